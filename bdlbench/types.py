@@ -1,0 +1,168 @@
+"""The vocabulary: what a log density, a method, a schedule and a stage are.
+
+Nothing here computes. Every inference method of the project is a handful of pure functions of the type :class:`Method`,
+so that one scan can drive them all, hold the only clock and charge them in one currency, the gradient evaluation.
+
+Shapes are written with these letters: D weights (unconstrained, flat), N training rows, B rows of a batch,
+S draws, C chains, P particles of a population that lives in one chain.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpyro.distributions as dist
+
+Array = jax.Array
+Task = Literal["regression", "classification"]
+Info = Mapping[str, Array]
+"""What a step reports: scalars by name. ``num_grads`` is required: gradient evaluations on the data it was handed.
+``log_density`` (of the tempered target, at the data it was handed) lets the loop find the first non-finite step,
+``diverging`` (bool) is counted, the rest become ``sample_stats``."""
+
+
+class ConfigError(ValueError):
+    """The user asked for something that cannot be done. The message is one sentence: the field, the fault, the remedy."""
+
+
+class Data(NamedTuple):
+    """Rows a log density is evaluated on: the whole training set or a batch of it.
+
+    Attributes
+    ----------
+    x : array (B, ...) or None
+        Standardised inputs.
+    y : array (B,) or (B, K)
+        Targets: standardised floats (regression) or integer labels (classification).
+    size : int
+        N, the number of training rows, however many rows ``x`` and ``y`` hold.
+    validation : tuple (x, y) or None
+        Rows cut from the training rows for early stopping. They enter no log density.
+    """
+
+    x: Any
+    y: Any
+    size: int
+    validation: tuple[Any, Any] | None = None
+
+
+class Target(NamedTuple):
+    """A log density over flat unconstrained theta, tempered and scaled, with what a prediction needs.
+
+    ``log_density(theta, data) = (log_prior(theta) + N/B sum_b log p(y_b | x_b, theta)) / T + log |d constrain / d theta|``
+
+    The temperature T is applied here and nowhere else; the Jacobian of a constrained site is left untouched by it.
+
+    Attributes
+    ----------
+    dim : int
+        D, the length of theta.
+    start : (key) -> theta
+        A draw from the prior.
+    initial : (key) -> theta
+        The network's own random initialisation (the prior for a model without a network).
+    log_prior : (theta) -> scalar
+        Log prior of all latent sites at the constrained values, with ``numpyro.factor`` terms, untempered.
+    log_jacobian : (theta) -> scalar
+        Log absolute determinant of ``constrain``.
+    log_lik : (theta, x, y) -> (B,)
+        Log likelihood of each row, untempered.
+    forward : (theta, x) -> (B, K)
+        The network's output, or the model's deterministic site ``f``; what Laplace linearises and diagnostics look at.
+    likelihood : (theta, f) -> Distribution
+        p(y | f, theta) with batch shape (B,).
+    predictive : (theta, x) -> Distribution
+        p(y | x, theta) with batch shape (B,).
+    constrain : (theta) -> dict
+        The named sites a user knows, deterministic ones included.
+    temperature : scalar
+    units : integer array (D,) or None
+        The hidden unit that a weight reads from, -1 where there is none: dropout masks by it.
+    """
+
+    dim: int
+    start: Callable[[Array], Array]
+    initial: Callable[[Array], Array]
+    log_prior: Callable[[Array], Array]
+    log_jacobian: Callable[[Array], Array]
+    log_lik: Callable[[Array, Any, Any], Array]
+    forward: Callable[[Array, Any], Array]
+    likelihood: Callable[[Array, Array], dist.Distribution]
+    predictive: Callable[[Array, Any], dist.Distribution]
+    constrain: Callable[[Array], dict[str, Array]]
+    temperature: Any
+    units: Any = None
+
+    def log_density(self, theta: Array, data: Data) -> Array:
+        """Tempered unnormalised log posterior at ``theta`` (D,), exact on all rows and unbiased on a random batch."""
+        # XLA's CPU backend would otherwise compute again whatever produced theta in each of its consumers.
+        theta = jax.lax.optimization_barrier(theta)
+        log_lik = self.log_lik(theta, data.x, data.y)
+        scale = data.size / log_lik.shape[0]
+        return (self.log_prior(theta) + scale * log_lik.sum()) / self.temperature + self.log_jacobian(theta)
+
+    def value_and_grad(self, theta: Array, data: Data) -> tuple[Array, Array]:
+        """Log density and its gradient (D,): one gradient evaluation on the rows of ``data``."""
+        return jax.value_and_grad(self.log_density)(theta, data)
+
+
+class Schedule(NamedTuple):
+    """How long a stage runs and what it keeps.
+
+    ``num_warmup`` steps, then ``num_samples`` times ``thinning`` steps and a draw. NUTS is (1000, 1000, 1),
+    SGLD (20000, 1000, 10), SVI (20000, 1000, 0): optimise, then read the guide.
+    ``batch_size`` None is the full data. ``batching`` is ``epoch`` (every row once an epoch, in a new order each time)
+    or ``iid`` (rows drawn with replacement).
+    """
+
+    num_chains: int
+    num_warmup: int
+    num_samples: int
+    thinning: int
+    batch_size: int | None = None
+    batching: Literal["epoch", "iid"] = "epoch"
+
+
+def _no_settle(key: Array, state: Any, data: Data) -> tuple[Any, Info]:
+    return state, {}
+
+
+class Method(NamedTuple):
+    """An inference method: pure functions that the loop drives. Keys and the step index ``t`` belong to the loop.
+
+    Attributes
+    ----------
+    init : (key, theta, data) -> state
+        From a start point (D,). ``data`` is the full training set.
+    step : (key, t, state, data) -> (state, Info)
+        One step while sampling. ``t`` counts the stage's steps from 0, warm-up included.
+    draw : (key, state) -> theta
+        (D,), or (P, D) for a population that lives in one lane.
+    warm : as ``step``, or None
+        One step of warm-up; ``step`` where None.
+    settle : (key, state, data) -> (state, Info)
+        Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted.
+    anchor : (state) -> theta0, or None
+        Where given, predictions come from the network linearised at theta0.
+    markov : bool
+        Whether the draws of one chain are a Markov chain, so that ESS and R-hat mean something.
+    """
+
+    init: Callable[[Array, Array, Data], Any]
+    step: Callable[[Array, Array, Any, Data], tuple[Any, Info]]
+    draw: Callable[[Array, Any], Array]
+    warm: Callable[[Array, Array, Any, Data], tuple[Any, Info]] | None = None
+    settle: Callable[[Array, Any, Data], tuple[Any, Info]] = _no_settle
+    anchor: Callable[[Any], Array] | None = None
+    markov: bool = True
+
+
+class Stage(NamedTuple):
+    """One method for one schedule. A run is a tuple of stages; each starts where the last one ended.
+
+    ``factory`` is called as ``factory(target, schedule, **options)`` while the program is traced.
+    """
+
+    name: str
+    factory: Callable[..., Method]
+    schedule: Schedule
