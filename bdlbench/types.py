@@ -46,6 +46,19 @@ class Data(NamedTuple):
     validation: tuple[Any, Any] | None = None
 
 
+class Terms(NamedTuple):
+    """The parts of a log density at one theta, untempered.
+
+    ``log_prior`` (scalar): all latent sites at their constrained values, and ``numpyro.factor`` terms.
+    ``log_jacobian`` (scalar): log absolute determinant of the map from theta to the constrained sites.
+    ``log_lik`` (B,): one number a row.
+    """
+
+    log_prior: Array
+    log_jacobian: Array
+    log_lik: Array
+
+
 class Target(NamedTuple):
     """A log density over flat unconstrained theta, tempered and scaled, with what a prediction needs.
 
@@ -60,22 +73,20 @@ class Target(NamedTuple):
     start : (key) -> theta
         A draw from the prior.
     initial : (key) -> theta
-        The network's own random initialisation (the prior for a model without a network).
-    log_prior : (theta) -> scalar
-        Log prior of all latent sites at the constrained values, with ``numpyro.factor`` terms, untempered.
-    log_jacobian : (theta) -> scalar
-        Log absolute determinant of ``constrain``.
-    log_lik : (theta, x, y) -> (B,)
-        Log likelihood of each row, untempered.
+        The network's own random initialisation; the prior for sites that are no network's weights.
+    terms : (theta, x, y) -> Terms
+        Log prior, log Jacobian and the rows' log likelihood, in one trace of the model.
     forward : (theta, x) -> (B, K)
         The network's output, or the model's deterministic site ``f``; what Laplace linearises and diagnostics look at.
-    likelihood : (theta, f) -> Distribution
+    likelihood : (theta, x, f) -> Distribution
         p(y | f, theta) with batch shape (B,).
     predictive : (theta, x) -> Distribution
         p(y | x, theta) with batch shape (B,).
     constrain : (theta) -> dict
         The named sites a user knows, deterministic ones included.
     temperature : scalar
+    rows : int
+        N: models with one latent a row cannot be evaluated on other rows.
     units : integer array (D,) or None
         The hidden unit that a weight reads from, -1 where there is none: dropout masks by it.
     """
@@ -83,23 +94,22 @@ class Target(NamedTuple):
     dim: int
     start: Callable[[Array], Array]
     initial: Callable[[Array], Array]
-    log_prior: Callable[[Array], Array]
-    log_jacobian: Callable[[Array], Array]
-    log_lik: Callable[[Array, Any, Any], Array]
+    terms: Callable[[Array, Any, Any], Terms]
     forward: Callable[[Array, Any], Array]
-    likelihood: Callable[[Array, Array], dist.Distribution]
+    likelihood: Callable[[Array, Any, Array], dist.Distribution]
     predictive: Callable[[Array, Any], dist.Distribution]
     constrain: Callable[[Array], dict[str, Array]]
     temperature: Any
+    rows: int
     units: Any = None
 
     def log_density(self, theta: Array, data: Data) -> Array:
         """Tempered unnormalised log posterior at ``theta`` (D,), exact on all rows and unbiased on a random batch."""
         # XLA's CPU backend would otherwise compute again whatever produced theta in each of its consumers.
         theta = jax.lax.optimization_barrier(theta)
-        log_lik = self.log_lik(theta, data.x, data.y)
-        scale = data.size / log_lik.shape[0]
-        return (self.log_prior(theta) + scale * log_lik.sum()) / self.temperature + self.log_jacobian(theta)
+        terms = self.terms(theta, data.x, data.y)
+        scale = data.size / terms.log_lik.shape[0]
+        return (terms.log_prior + scale * terms.log_lik.sum()) / self.temperature + terms.log_jacobian
 
     def value_and_grad(self, theta: Array, data: Data) -> tuple[Array, Array]:
         """Log density and its gradient (D,): one gradient evaluation on the rows of ``data``."""

@@ -1,0 +1,74 @@
+"""Likelihoods: what a network's outputs say about a target.
+
+A factory is handed the task and the number of outputs the data need (1 for regression, the number of classes for
+classification) and returns a :class:`Likelihood`. Its ``observe`` runs inside the NumPyro model, so a likelihood may
+have parameters of its own, such as a learned noise scale.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from bdlbench.types import ConfigError, Task
+
+
+class Likelihood(NamedTuple):
+    """How many outputs the network must have, and p(y | f) given those outputs (rows, out_features)."""
+
+    out_features: int
+    observe: Callable[[Float[Array, "rows out"]], dist.Distribution]
+
+
+def _only_for(name: str, wanted: Task, task: Task, remedy: str) -> None:
+    if task != wanted:
+        raise ConfigError(f"likelihood={name} is for {wanted}, but the data are a {task} task: use likelihood={remedy}.")
+
+
+def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likelihood:
+    """y ~ N(f(x), sigma^2) with one learned sigma ~ ``noise``, in standardised units.
+
+    Parameters
+    ----------
+    noise : Distribution
+        Prior of sigma; any NumPyro distribution on the positive numbers.
+    """
+    _only_for("gaussian", "regression", task, "categorical or likelihood=auto")
+
+    def observe(f: Float[Array, "rows out"]) -> dist.Distribution:
+        sigma = numpyro.sample("sigma", noise)
+        return dist.Normal(f[:, 0], sigma)
+
+    return Likelihood(1, observe)
+
+
+def gaussian_fixed(task: Task, num_outputs: int, *, sigma: float) -> Likelihood:
+    """y ~ N(f(x), sigma^2) with sigma known, in standardised units."""
+    _only_for("gaussian_fixed", "regression", task, "categorical or likelihood=auto")
+    if isinstance(sigma, int | float) and not sigma > 0:
+        raise ConfigError(f"likelihood.sigma={sigma} must be positive: it is a standard deviation.")
+    return Likelihood(1, lambda f: dist.Normal(f[:, 0], sigma))
+
+
+def heteroscedastic(task: Task, num_outputs: int, *, min_scale: float) -> Likelihood:
+    """y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)) (Nix & Weigend 1994)."""
+    _only_for("heteroscedastic", "regression", task, "categorical or likelihood=auto")
+    if isinstance(min_scale, int | float) and not min_scale >= 0:
+        raise ConfigError(f"likelihood.min_scale={min_scale} must not be negative: it is a floor on sigma(x).")
+    return Likelihood(2, lambda f: dist.Normal(f[:, 0], min_scale + jax.nn.softplus(f[:, 1])))
+
+
+def categorical(task: Task, num_outputs: int) -> Likelihood:
+    """y ~ Categorical(softmax f(x)), one output a class."""
+    _only_for("categorical", "classification", task, "gaussian or likelihood=auto")
+    return Likelihood(num_outputs, lambda f: dist.Categorical(logits=f))
+
+
+def auto(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likelihood:
+    """The usual likelihood of the task: ``gaussian`` with learned noise for regression, else ``categorical``."""
+    if task == "classification":
+        return categorical(task, num_outputs)
+    return gaussian(task, num_outputs, noise=noise)

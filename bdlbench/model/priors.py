@@ -1,0 +1,55 @@
+"""Priors over the weights of a network.
+
+A prior is a function of a weight's dotted name and shape that returns a NumPyro distribution, as
+``numpyro.contrib.module.random_nnx_module`` takes it.
+"""
+
+from collections.abc import Callable
+
+import numpyro.distributions as dist
+
+from bdlbench.types import ConfigError
+
+Prior = Callable[[str, tuple[int, ...]], dist.Distribution]
+
+
+def _positive(**scales: float) -> None:
+    for name, value in scales.items():
+        if isinstance(value, int | float) and not value > 0:  # a tracer has been checked on the host
+            raise ConfigError(f"prior.{name}={value} must be positive: it is a standard deviation.")
+
+
+def is_bias(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight is a bias: it has at most one axis, or is called so."""
+    return len(shape) < 2 or name.rsplit(".", 1)[-1] == "bias"
+
+
+def iid(*, scale: float) -> Prior:
+    """Every weight and bias ~ N(0, scale^2) (Neal 1996)."""
+    _positive(scale=scale)
+    return lambda name, shape: dist.Normal(0.0, scale)
+
+
+def normal(*, weight_scale: float, bias_scale: float) -> Prior:
+    """Weights ~ N(0, weight_scale^2), biases ~ N(0, bias_scale^2), whatever the layer's width."""
+    _positive(weight_scale=weight_scale, bias_scale=bias_scale)
+    return lambda name, shape: dist.Normal(0.0, bias_scale if is_bias(name, shape) else weight_scale)
+
+
+def fan_in(*, weight_scale: float, bias_scale: float) -> Prior:
+    """Weights ~ N(0, weight_scale^2 / fan_in), biases ~ N(0, bias_scale^2).
+
+    Keeps the prior over functions the same as the network gets wider (Neal 1996; Matthews et al. 2018).
+    The fan-in of a kernel is the product of all its axes but the last.
+    """
+    _positive(weight_scale=weight_scale, bias_scale=bias_scale)
+
+    def prior(name: str, shape: tuple[int, ...]) -> dist.Distribution:
+        if is_bias(name, shape):
+            return dist.Normal(0.0, bias_scale)
+        inputs = 1
+        for axis in shape[:-1]:
+            inputs *= axis
+        return dist.Normal(0.0, weight_scale / inputs**0.5)
+
+    return prior

@@ -1,0 +1,184 @@
+"""A NumPyro model becomes a target: one flat unconstrained vector, one trace a density."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.primitives import Messenger
+
+from bdlbench.types import ConfigError, Target, Terms
+
+Model = Callable[..., None]
+"""``model(x, y=None)``: a NumPyro model that observes y, one value or vector a row of x."""
+
+
+class _Slot(NamedTuple):
+    """Where a latent site lives in theta."""
+
+    start: int
+    size: int
+    shape: tuple[int, ...]
+
+
+def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
+    """Wrap a NumPyro model as a :class:`~bdlbench.types.Target` over flat theta in R^D.
+
+    Each latent site is mapped to the reals by NumPyro's ``biject_to`` of its support, and the sites lie in theta in the
+    order in which the model names them. ``numpyro.factor`` terms count as prior: they are not scaled by N/B.
+
+    Parameters
+    ----------
+    model : callable
+        ``model(x, y=None)``. Its numbers may be tracers: the model is traced again at each use.
+    x, y : arrays
+        Rows that show the shapes; their values are not used.
+    temperature : scalar
+        Divides log prior and log likelihood, never the Jacobian.
+
+    Raises
+    ------
+    ConfigError
+        For discrete latent sites, none or several observed sites, or a log likelihood that is not one number a row.
+    """
+    layout, observed, shape = _inspect(model, x, y)
+    rows = shape[0] if shape else 0
+
+    def trace(theta: Array, x: Any, y: Any, fixed: dict[str, Any]) -> tuple[dict[str, Any], Array]:
+        """The model's trace at theta, and log |d constrained / d theta|."""
+        log_jacobian = jnp.zeros((), theta.dtype)
+
+        def value_of(site: dict[str, Any]) -> Any:
+            nonlocal log_jacobian
+            if site["name"] in fixed:
+                return fixed[site["name"]]
+            if site["type"] != "sample" or site["name"] not in layout:
+                return None
+            slot = layout[site["name"]]
+            free = jax.lax.slice(theta, (slot.start,), (slot.start + slot.size,)).reshape(slot.shape)
+            transform = biject_to(site["fn"].support)
+            value = transform(free)
+            if not isinstance(transform, dist.transforms.IdentityTransform) and not _is_real(site["fn"].support):
+                log_jacobian = log_jacobian + transform.log_abs_det_jacobian(free, value).sum()
+            return value
+
+        # The key only feeds an unobserved y, whose value nobody reads: XLA removes it.
+        seeded = handlers.seed(handlers.substitute(model, substitute_fn=value_of), jax.random.key(0))
+        with handlers.block():
+            return handlers.trace(seeded).get_trace(x, y), log_jacobian
+
+    def terms(theta: Float[Array, " D"], x: Any, y: Any) -> Terms:
+        sites, log_jacobian = trace(theta, x, y, {})
+        log_prior = jnp.zeros((), theta.dtype)
+        for name, site in sites.items():
+            if site["type"] == "sample" and name != observed:
+                log_prior = log_prior + _log_prob(site).sum()
+        log_lik = _log_prob(sites[observed])
+        return Terms(log_prior, log_jacobian, log_lik.reshape(log_lik.shape[0], -1).sum(1))
+
+    def predictive(theta: Float[Array, " D"], x: Any) -> dist.Distribution:
+        return trace(theta, x, None, {})[0][observed]["fn"]
+
+    def likelihood(theta: Float[Array, " D"], x: Any, f: Array) -> dist.Distribution:
+        return trace(theta, x, None, {"f": f})[0][observed]["fn"]
+
+    def forward(theta: Float[Array, " D"], x: Any) -> Array:
+        sites, _ = trace(theta, x, None, {})
+        if "f" in sites:
+            return sites["f"]["value"]
+        mean = sites[observed]["fn"].mean
+        return mean.reshape(mean.shape[0], -1)
+
+    def constrain(theta: Float[Array, " D"]) -> dict[str, Array]:
+        sites, _ = trace(theta, x, y, {})
+        kept = {name: s for name, s in sites.items() if name in layout or (s["type"] == "deterministic" and name != "f")}
+        return {name.replace("/", "."): site["value"] for name, site in kept.items()}
+
+    def flatten(sites: dict[str, Any], values: dict[str, Array]) -> Float[Array, " D"]:
+        free = [biject_to(sites[name]["fn"].support).inv(values[name]) for name in layout]
+        return jnp.concatenate([jnp.ravel(part) for part in free])
+
+    def start(key: Array) -> Float[Array, " D"]:
+        sites = handlers.trace(handlers.seed(model, key)).get_trace(x, None)
+        return flatten(sites, {name: sites[name]["value"] for name in layout})
+
+    def initial(key: Array) -> Float[Array, " D"]:
+        own = _InitialWeights()
+        with own:
+            sites = handlers.trace(handlers.seed(model, key)).get_trace(x, None)
+        values = {name: own.found.get(name.replace("/", "."), sites[name]["value"]) for name in layout}
+        return flatten(sites, values)
+
+    dim = sum(slot.size for slot in layout.values())
+    return Target(dim, start, initial, terms, forward, likelihood, predictive, constrain, temperature, rows)
+
+
+def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple[int, ...]]:
+    """Layout of theta, the observed site and the shape of its log probability, found without computing anything."""
+    layout: dict[str, _Slot] = {}
+    observed: dict[str, tuple[int, ...]] = {}
+
+    def look(x: Any, y: Any) -> None:
+        offset = 0
+        for name, site in handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(x, y).items():
+            if site["type"] != "sample":
+                continue
+            if site["is_observed"]:
+                if not isinstance(site["fn"], dist.Unit):
+                    observed[name] = jnp.shape(site["fn"].log_prob(site["value"]))
+                continue
+            if site["fn"].support.is_discrete:
+                raise ConfigError(
+                    f"model: latent site '{name}' is discrete, which gradient methods cannot move: marginalise it out."
+                )
+            free = biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))
+            layout[name] = _Slot(offset, math.prod(free), tuple(free))
+            offset += math.prod(free)
+
+    jax.eval_shape(look, x, y)
+    if not layout:
+        raise ConfigError("model: it has no latent site, so there is nothing to infer: sample at least one parameter.")
+    if len(observed) != 1:
+        raise ConfigError(
+            f"model: it observes {sorted(observed) or 'nothing'}, but one site must observe y: "
+            "pass obs=y to exactly one numpyro.sample."
+        )
+    name, shape = next(iter(observed.items()))
+    rows = jnp.shape(y)[0]
+    if not shape or shape[0] != rows:
+        raise ConfigError(
+            f"model: the log likelihood of '{name}' has shape {shape}, but one number for each of the {rows} rows is "
+            "needed: observe y under a plate over the rows."
+        )
+    return layout, name, shape
+
+
+def _log_prob(site: dict[str, Any]) -> Array:
+    """Log probability of a site, with the scale that plates and handlers put on it."""
+    log_prob = site["fn"].log_prob(site["value"])
+    return log_prob if site["scale"] is None else site["scale"] * log_prob
+
+
+def _is_real(support: Any) -> bool:
+    base = support.base_constraint if isinstance(support, dist.constraints.independent) else support
+    return base is dist.constraints.real
+
+
+class _InitialWeights(Messenger):
+    """Collects what Flax modules put into their ``param`` sites before a prior replaces it, by dotted name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, Array] = {}
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        """Copy a module's own weights: NumPyro overwrites the dict in place afterwards."""
+        if msg["type"] == "param" and msg["name"].endswith("$params") and msg["value"] is not None:
+            prefix = msg["name"].removesuffix("$params")
+            for path, leaf in jax.tree_util.tree_leaves_with_path(msg["value"]):
+                self.found[".".join([prefix, *(str(step.key) for step in path)])] = leaf

@@ -1,0 +1,1 @@
+"""Flax networks. A network is any Flax module (NNX or Linen); see :mod:`bdlbench.networks.mlp` for the pattern."""

@@ -1,0 +1,61 @@
+"""The multilayer perceptron."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from bdlbench.types import ConfigError
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+    "elu": jax.nn.elu,
+    "sin": jnp.sin,
+}
+
+
+class MLP(nnx.Module):
+    r"""A fully connected network: ``depth`` hidden layers of ``width`` units, then a linear layer.
+
+    .. math:: h_0 = x, \quad h_l = a(h_{l-1} W_l + b_l), \quad f = h_L W_{L+1} + b_{L+1}
+
+    Inputs with more than one feature axis (images) are flattened. ``depth=0`` is linear regression. Smooth activations
+    (tanh, silu) keep the posterior density differentiable, which HMC's energy conservation needs; ReLU does not.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Handed over by the run: features after flattening, and what the likelihood needs.
+    width : int
+        Units in each hidden layer.
+    depth : int
+        Number of hidden layers.
+    activation : str
+        One of ``ACTIVATIONS``.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, rngs: nnx.Rngs, *, width: int, depth: int, activation: str
+    ) -> None:
+        if width < 1 or depth < 0:
+            raise ConfigError(f"network.width={width}, network.depth={depth}: give a width >= 1 and a depth >= 0.")
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"network.activation={activation!r} is unknown: use one of {', '.join(ACTIVATIONS)}.")
+        sizes = [in_features, *[width] * depth]
+        self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.output = nnx.Linear(sizes[-1], out_features, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "rows ..."]) -> Float[Array, "rows out"]:
+        """Network outputs (rows, out_features) at inputs (rows, ...)."""
+        h = x.reshape(x.shape[0], -1)
+        for layer in self.hidden:
+            h = ACTIVATIONS[self.activation](layer(h))
+        return self.output(h)
