@@ -22,3 +22,18 @@ def parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         found.pop("self", None)
         return found
     return inspect.signature(factory).parameters
+
+
+def static(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare float parameters that shape the computation: they are compiled in, not passed as arguments."""
+
+    def mark(factory: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(factory, "static", names)  # noqa: B010
+        return factory
+
+    return mark
+
+
+def static_names(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """The float parameters of a factory that :func:`static` declares."""
+    return getattr(factory, "static", ())

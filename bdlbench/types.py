@@ -17,8 +17,8 @@ Array = jax.Array
 Task = Literal["regression", "classification"]
 Info = Mapping[str, Array]
 """What a step reports: scalars by name. ``num_grads`` is required: gradient evaluations on the data it was handed.
-``log_density`` (of the tempered target, at the data it was handed) lets the loop find the first non-finite step,
-``diverging`` (bool) is counted, the rest become ``sample_stats``."""
+``log_density`` (of the tempered target, at the data it was handed), or ``loss`` where a method moves on one, lets the
+loop find the first non-finite step; ``diverging`` (bool) is counted; the rest become ``sample_stats``."""
 
 
 class ConfigError(ValueError):
@@ -133,7 +133,8 @@ class Schedule(NamedTuple):
     batching: Literal["epoch", "iid"] = "epoch"
 
 
-def _no_settle(key: Array, state: Any, data: Data) -> tuple[Any, Info]:
+def no_settle(key: Array, state: Any, data: Data) -> tuple[Any, Info]:
+    """The default: nothing to do between warm-up and sampling."""
     return state, {}
 
 
@@ -162,7 +163,7 @@ class Method(NamedTuple):
     step: Callable[[Array, Array, Any, Data], tuple[Any, Info]]
     draw: Callable[[Array, Any], Array]
     warm: Callable[[Array, Array, Any, Data], tuple[Any, Info]] | None = None
-    settle: Callable[[Array, Any, Data], tuple[Any, Info]] = _no_settle
+    settle: Callable[[Array, Any, Data], tuple[Any, Info]] = no_settle
     anchor: Callable[[Any], Array] | None = None
     markov: bool = True
 
@@ -170,7 +171,8 @@ class Method(NamedTuple):
 class Stage(NamedTuple):
     """One method for one schedule. A run is a tuple of stages; each starts where the last one ended.
 
-    ``factory`` is called as ``factory(target, schedule, **options)`` while the program is traced.
+    ``factory(target, schedule, numbers)`` makes the method while the program is traced; ``numbers`` maps the floats of
+    the configuration to tracers.
     """
 
     name: str

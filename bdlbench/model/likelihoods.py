@@ -13,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from bdlbench.checks import non_negative, positive
 from bdlbench.types import ConfigError, Task
 
 
@@ -48,16 +49,14 @@ def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likel
 def gaussian_fixed(task: Task, num_outputs: int, *, sigma: float) -> Likelihood:
     """y ~ N(f(x), sigma^2) with sigma known, in standardised units."""
     _only_for("gaussian_fixed", "regression", task, "categorical or likelihood=auto")
-    if isinstance(sigma, int | float) and not sigma > 0:
-        raise ConfigError(f"likelihood.sigma={sigma} must be positive: it is a standard deviation.")
+    positive("likelihood", sigma=sigma)
     return Likelihood(1, lambda f: dist.Normal(f[:, 0], sigma))
 
 
 def heteroscedastic(task: Task, num_outputs: int, *, min_scale: float) -> Likelihood:
     """y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)) (Nix & Weigend 1994)."""
     _only_for("heteroscedastic", "regression", task, "categorical or likelihood=auto")
-    if isinstance(min_scale, int | float) and not min_scale >= 0:
-        raise ConfigError(f"likelihood.min_scale={min_scale} must not be negative: it is a floor on sigma(x).")
+    non_negative("likelihood", min_scale=min_scale)
     return Likelihood(2, lambda f: dist.Normal(f[:, 0], min_scale + jax.nn.softplus(f[:, 1])))
 
 

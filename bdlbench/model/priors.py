@@ -8,15 +8,9 @@ from collections.abc import Callable
 
 import numpyro.distributions as dist
 
-from bdlbench.types import ConfigError
+from bdlbench.checks import positive
 
 Prior = Callable[[str, tuple[int, ...]], dist.Distribution]
-
-
-def _positive(**scales: float) -> None:
-    for name, value in scales.items():
-        if isinstance(value, int | float) and not value > 0:  # a tracer has been checked on the host
-            raise ConfigError(f"prior.{name}={value} must be positive: it is a standard deviation.")
 
 
 def is_bias(name: str, shape: tuple[int, ...]) -> bool:
@@ -26,13 +20,13 @@ def is_bias(name: str, shape: tuple[int, ...]) -> bool:
 
 def iid(*, scale: float) -> Prior:
     """Every weight and bias ~ N(0, scale^2) (Neal 1996)."""
-    _positive(scale=scale)
+    positive("prior", scale=scale)
     return lambda name, shape: dist.Normal(0.0, scale)
 
 
 def normal(*, weight_scale: float, bias_scale: float) -> Prior:
     """Weights ~ N(0, weight_scale^2), biases ~ N(0, bias_scale^2), whatever the layer's width."""
-    _positive(weight_scale=weight_scale, bias_scale=bias_scale)
+    positive("prior", weight_scale=weight_scale, bias_scale=bias_scale)
     return lambda name, shape: dist.Normal(0.0, bias_scale if is_bias(name, shape) else weight_scale)
 
 
@@ -42,7 +36,7 @@ def fan_in(*, weight_scale: float, bias_scale: float) -> Prior:
     Keeps the prior over functions the same as the network gets wider (Neal 1996; Matthews et al. 2018).
     The fan-in of a kernel is the product of all its axes but the last.
     """
-    _positive(weight_scale=weight_scale, bias_scale=bias_scale)
+    positive("prior", weight_scale=weight_scale, bias_scale=bias_scale)
 
     def prior(name: str, shape: tuple[int, ...]) -> dist.Distribution:
         if is_bias(name, shape):

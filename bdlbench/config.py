@@ -1,0 +1,347 @@
+"""The only place that instantiates: a composed configuration becomes a job.
+
+A configuration has two halves. What changes the computation's shape (names, ints, bools) is the *program*: it is
+compiled once. What only changes values (floats) are *numbers*: arguments of the compiled program. So a sweep over
+splits, seeds and step sizes compiles once, and nothing in a method's file knows about it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from bdlbench.data.dataset import Dataset
+from bdlbench.sampling import batches
+from bdlbench.sampling.programs import Numbers, Program
+from bdlbench.signatures import parameters, static_names
+from bdlbench.types import ConfigError, Data, Method, Schedule, Stage, Target
+
+RESULT_VERSION = 1
+"""Part of every run's identity: raised when the same configuration would give different results."""
+PROGRAM_SECTIONS = ("model", "network", "prior", "likelihood", "inference")
+LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
+STAGE_KEYS = ("schedule", "start", "before")
+"""Keys of an inference configuration that are not its factory's parameters."""
+
+
+def conf_dir() -> Path:
+    """The folder of configuration groups: inside an installed package, else beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.exists() else Path(__file__).parent.parent / "conf"
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """The place of a number in a program: its dotted path in the configuration."""
+
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run to do: everything composed, loaded and checked, nothing compiled."""
+
+    id: str
+    config: Mapping[str, Any]
+    labels: Mapping[str, str]
+    program: Program
+    numbers: Mapping[str, float]
+    seed: int
+    dataset: Dataset
+    metrics: Mapping[str, Callable[..., Any]]
+
+    @property
+    def num_chains(self) -> int:
+        """Chains of every stage."""
+        return self.program.stages[-1].schedule.num_chains
+
+
+def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose a configuration as the command line does; returns it resolved, with the chosen option of each group."""
+    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    del config["hydra"]
+    return resolve(config), labels_of(choices)
+
+
+def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The same from inside a Hydra application."""
+    return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Plain containers without interpolations. Missing values are refused."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} is required: give {missing[0]}=... on the command line.")
+    return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def labels_of(choices: Mapping[str, Any]) -> dict[str, str]:
+    """What a reader calls the parts of a run: the chosen option of each group, without package suffixes."""
+    short = {name.split("@")[0].strip("/"): value for name, value in choices.items()}
+    return {name: str(short[name]) for name in LABELS if short.get(name) is not None}
+
+
+# ---- a job
+
+
+def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
+    """Load the data, split program from numbers, name the run and check everything that can be checked.
+
+    Raises
+    ------
+    ConfigError
+        One sentence on what does not fit, before anything is compiled or written.
+    """
+    config = {**config, "temperature": _float("temperature", config["temperature"])}
+    dataset = load_data(config)
+    program_half, numbers = split(config)
+    numbers["temperature"] = config["temperature"]
+    program = make_program(program_half, dataset)
+    metrics = {name: functools.partial(call(node, f"metrics.{name}")) for name, node in config["metrics"].items()}
+    identity = {
+        "version": RESULT_VERSION,
+        "program": program.key,
+        "numbers": numbers,
+        "seed": config["seed"],
+        "data": dataset.checksum,
+        "metrics": config["metrics"],
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    name = "-".join(labels.get(part, part) for part in ("data", "inference"))
+    job = Job(f"{name}-s{config['seed']}-{digest}", config, labels, program, numbers, config["seed"], dataset, metrics)
+    check(job)
+    return job
+
+
+def load_data(config: Mapping[str, Any]) -> Dataset:
+    """The data set that the configuration names; the last few are kept in memory."""
+    from bdlbench.data import fetch
+
+    fetch.configure(cache=config["paths"]["data"], mirror=config["paths"]["mirror"])
+    return _load_data(json.dumps(checked(config["data"], "data"), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=32)
+def _load_data(node: str) -> Dataset:
+    return typing.cast(Dataset, call(json.loads(node), "data", partial=False))
+
+
+def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Split a configuration into its program, with :class:`Number` where a float stood, and the numbers by path."""
+    numbers: dict[str, float] = {}
+
+    def walk(node: Any, path: str, static: bool = False) -> Any:
+        if isinstance(node, Mapping):
+            kept: tuple[str, ...] = ()
+            if "_target_" in node:
+                node = checked(node, path)
+                kept = static_names(target_of(node, path))
+            return {key: walk(value, f"{path}.{key}", key in kept) for key, value in node.items()}
+        if isinstance(node, list):
+            return [walk(value, f"{path}.{i}") for i, value in enumerate(node)]
+        if isinstance(node, float) and not static:
+            numbers[path] = node
+            return Number(path)
+        return node
+
+    program = {name: walk(config[name], name) for name in PROGRAM_SECTIONS if config.get(name) is not None}
+    return program, numbers
+
+
+def make_program(program: Mapping[str, Any], dataset: Dataset) -> Program:
+    """The program half as functions of numbers, ready to be traced."""
+    if dataset.task == "density":
+        raise ConfigError(f"data '{dataset.name}' has no rows to learn from: choose a regression or classification set.")
+    inference = program["inference"]
+    start = inference.get("start", "network")
+    if start not in ("prior", "network"):
+        raise ConfigError(f"inference.start={start!r} is unknown: use prior or network.")
+    last = make_schedule(inference["schedule"], "inference.schedule", None)
+    before = [
+        make_stage(node, f"inference.before.{i}", make_schedule(node["schedule"], f"inference.before.{i}.schedule", last))
+        for i, node in enumerate(inference.get("before") or [])
+    ]
+    stages = (*before, make_stage(inference, "inference", last))
+    key = {"program": program, "task": dataset.task, "outputs": dataset.num_outputs, "stages": [s.schedule for s in stages]}
+    return Program(
+        key=json.dumps(key, sort_keys=True, default=lambda number: {"number": number.path}),
+        make_target=functools.partial(build_target, program, dataset.task, dataset.num_outputs),
+        stages=stages,
+        start=start,
+    )
+
+
+def build_target(program: Mapping[str, Any], task: Any, num_outputs: int, numbers: Numbers, x: Any, y: Any) -> Target:
+    """Called while tracing: numbers are tracers."""
+    # Flax and NumPyro's modules take a second to import, and only a model needs them.
+    from bdlbench.model.target import make_target
+
+    node = fill(program["model"], numbers)
+    needs = parameters(target_of(node, "model"))
+    parts: dict[str, Any] = {}
+    for name in ("network", "prior", "likelihood"):
+        if name in needs:
+            if name not in program:
+                raise ConfigError(f"{name} is missing, but the model needs it: choose one with {name}=<option>.")
+            parts[name] = call(fill(program[name], numbers), name)
+    if "prior" in parts:
+        parts["prior"] = parts["prior"]()
+    if "likelihood" in parts:
+        parts["likelihood"] = parts["likelihood"](task, num_outputs)
+    model = functools.partial(call(node, "model"), **parts)
+    return make_target(model, x, y, numbers["temperature"])
+
+
+def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
+    """A stage whose factory is built from the configuration each time it is traced."""
+    hyper = {key: value for key, value in node.items() if key not in STAGE_KEYS}
+
+    def factory(target: Target, schedule: Schedule, numbers: Numbers) -> Method:
+        return call(fill(hyper, numbers), path)(target, schedule)
+
+    return Stage(node["_target_"].rsplit(".", 1)[-1], factory, schedule)
+
+
+def make_schedule(node: Mapping[str, Any], path: str, last: Schedule | None) -> Schedule:
+    """A schedule, checked. Earlier stages have the last stage's chains."""
+    given = dict(node) if last is None else {"num_chains": last.num_chains, **node}
+    unknown = set(given) - set(Schedule._fields)
+    if unknown:
+        raise ConfigError(f"{path}.{min(unknown)} is unknown: a schedule has {', '.join(Schedule._fields)}.")
+    for name in ("num_chains", "num_warmup", "num_samples", "thinning"):
+        least = 1 if name == "num_chains" or (name == "num_samples" and last is None) else 0
+        value = given.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{path}.{name}={value} must be a whole number, at least {least}.")
+    size = given.get("batch_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        raise ConfigError(f"{path}.batch_size={size} must be a whole number, or null for all rows.")
+    if given.get("batching", "epoch") not in ("epoch", "iid"):
+        raise ConfigError(f"{path}.batching={given['batching']!r} is unknown: use epoch or iid.")
+    return Schedule(**given)
+
+
+def check(job: Job) -> None:
+    """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
+    import jax
+    import jax.numpy as jnp
+
+    if not isinstance(job.seed, int) or isinstance(job.seed, bool) or not 0 <= job.seed < 2**32:
+        raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
+    if not job.numbers["temperature"] > 0:
+        raise ConfigError(f"temperature={job.numbers['temperature']} must be positive; 1 is the Bayesian posterior.")
+    size = len(job.dataset.train.y)
+    for stage in job.program.stages:
+        batches.check(stage.schedule, size)
+    data = Data(job.dataset.train.x, job.dataset.train.y, size)
+
+    def build() -> Any:
+        target = job.program.make_target(job.numbers, jnp.asarray(data.x), jnp.asarray(data.y))
+        for stage in job.program.stages:
+            stage.factory(target, stage.schedule, job.numbers)
+        return target.log_density(jnp.zeros(target.dim), data)
+
+    jax.eval_shape(build)
+
+
+# ---- one instantiate site
+
+
+def call(node: Mapping[str, Any], path: str, *, partial: bool = True) -> Any:
+    """Instantiate a node: a partial of its factory, or (``partial=False``) what the factory returns."""
+    try:
+        return instantiate({**node, "_partial_": partial}, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, ConfigError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from error
+        raise ConfigError(f"{path}: {_first_line(error.__cause__ or error)}") from error
+
+
+def fill(node: Any, numbers: Numbers) -> Any:
+    """Put numbers back where :class:`Number` stands."""
+    if isinstance(node, Number):
+        return numbers[node.path]
+    if isinstance(node, Mapping):
+        return {key: fill(value, numbers) for key, value in node.items()}
+    return [fill(value, numbers) for value in node] if isinstance(node, list) else node
+
+
+def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
+    """The factory that ``_target_`` names."""
+    try:
+        return get_object(node["_target_"])
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}._target_={node['_target_']}: {_first_line(error)}") from error
+
+
+def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The node with its values coerced to the factory's annotations, so that ``a=1`` and ``a=1.0`` are one run.
+
+    Raises
+    ------
+    ConfigError
+        For an option that the factory does not take, one it needs, or a value of the wrong type.
+    """
+    known = parameters(target_of(node, path))
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
+    out = dict(node)
+    for key, value in node.items():
+        if key.startswith("_") or key in reserved:
+            continue
+        if key not in known and not open_ended:
+            raise ConfigError(f"{path}.{key} is unknown: {node['_target_']} takes {', '.join(_options(known))}.")
+        if key in known:
+            out[key] = _coerce(f"{path}.{key}", value, known[key].annotation)
+    for key, parameter in known.items():
+        supplied = key in node or (path == "model" and key in PROGRAM_SECTIONS)
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty and not supplied:
+            raise ConfigError(f"{path}.{key} is missing: {node['_target_']} needs it.")
+    return out
+
+
+def _options(known: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name, parameter in known.items() if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+def _coerce(path: str, value: Any, annotation: Any) -> Any:
+    kinds = set(typing.get_args(annotation)) if _is_union(annotation) else {annotation}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if float in kinds and number and not (int in kinds and isinstance(value, int)):
+        return float(value)
+    if kinds <= {int, float, type(None)} and int in kinds | {float} and value is not None and kinds & {int, float}:
+        if number and float(value).is_integer():
+            return int(value)
+        wanted = "a number" if float in kinds else "a whole number"
+        raise ConfigError(f"{path}={value!r} must be {wanted}.")
+    return value
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _float(path: str, value: Any) -> float:
+    return float(_coerce(path, value, float))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.splitlines()[0].split())

@@ -1,0 +1,1 @@
+"""Inference methods, one family a file: a factory, its state and its pure functions."""

@@ -1,0 +1,29 @@
+"""The only clock."""
+
+import time
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def measure(self, phase: str) -> "_Measure":
+        """A context whose duration is added to ``phase``."""
+        return _Measure(self, phase)
+
+
+class _Measure:
+    def __init__(self, clock: Clock, phase: str) -> None:
+        self.clock, self.phase, self.elapsed = clock, phase, 0.0
+
+    def __enter__(self) -> "_Measure":
+        self._start, self._inner = time.perf_counter(), dict(self.clock.seconds)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        # What a nested measure has counted is not counted again.
+        nested = sum(s - self._inner.get(k, 0.0) for k, s in self.clock.seconds.items())
+        self.elapsed = time.perf_counter() - self._start - nested
+        self.clock.seconds[self.phase] = self.clock.seconds.get(self.phase, 0.0) + self.elapsed

@@ -1,0 +1,230 @@
+"""The one loop, seen from the host: it drives every method in blocks and hands over what each block left.
+
+Between blocks the caller shows progress, stores draws and scores them; none of that is on the loop's clock.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bdlbench.sampling import lanes
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.programs import NEVER, Lane, Phase, Program, Shared, StagePrograms
+from bdlbench.types import no_settle
+
+Marks = Callable[[int, Phase], Sequence[int]]
+
+
+class Block(NamedTuple):
+    """What one block leaves behind, on the host, a row a lane.
+
+    ``draws`` (L, n, D) or (L, n, P, D) start at draw ``first_draw`` of the stage and come with ``stats`` (L, n) of the
+    step before each. ``num_grads`` (full-data equivalents), ``num_diverging`` and ``seconds`` are those of this block;
+    ``bad_step`` is the first step of the stage with a non-finite log density, ``NEVER`` where there is none.
+    ``provisional(n)`` draws n times from the running state of a method that optimises (``thinning`` 0).
+    """
+
+    stage: int
+    phase: Phase
+    steps_done: int
+    first_draw: int
+    draws: np.ndarray | None
+    stats: dict[str, np.ndarray]
+    num_grads: np.ndarray
+    num_diverging: np.ndarray
+    bad_step: np.ndarray
+    seconds: float
+    provisional: Callable[[int], np.ndarray] | None
+    anchor: np.ndarray | None
+
+
+_PROGRAMS: dict[Any, StagePrograms] = {}
+
+
+def stage_programs(program: Program, index: int, shared: Shared, lane: Lane) -> StagePrograms:
+    """The programs of a stage, from the process's cache where the same shapes have been compiled before."""
+    shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), (shared, lane))
+    key = (program, index, str(shapes), jax.default_backend(), bool(jax.config.jax_enable_x64))
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = StagePrograms(program, index, shared, lane)
+    return _PROGRAMS[key]
+
+
+def run(
+    program: Program,
+    shared: Shared,
+    lane: Lane,
+    *,
+    clock: Clock,
+    marks: Marks = lambda stage, phase: (),
+    block_seconds: float = 1.0,
+) -> Iterator[Block]:
+    """Drive all stages over all lanes; yield a :class:`Block` after each block. Ends early if every lane has failed.
+
+    Parameters
+    ----------
+    program, shared, lane
+        What to compute, the rows, and the L lanes' keys, data-set indices and numbers (host arrays).
+    clock : Clock
+        Gets ``compile``, ``warmup`` and ``sample`` seconds; what the caller does between blocks is not on it.
+    marks : (stage, phase) -> sorted steps (warm-up) or draws (sampling)
+        Where a block must end so that the caller can look. They change no number.
+    block_seconds : float
+        Aimed length of a block, so that progress is seen.
+    """
+    num_lanes = int(np.shape(lane.dataset)[0])
+    shared = lanes.replicate(shared)
+    lane = lanes.place(lane._replace(active=np.ones(num_lanes, bool)))
+    lane = lane._replace(active=lanes.place(lanes.active(num_lanes)))
+    theta = None
+    for index in range(len(program.stages)):
+        with clock.measure("compile"):
+            programs = stage_programs(program, index, shared, lane)
+        if theta is None:
+            theta = programs.call("start", clock, 1, shared, lane)
+        with clock.measure("warmup"):
+            state = jax.block_until_ready(programs.call("init", clock, 1, shared, lane, theta))
+        stage = _StageRun(programs, shared, lane, state, num_lanes, clock, marks, block_seconds)
+        yield from stage.go()
+        if stage.failed():
+            return
+        if index < len(program.stages) - 1:
+            theta = programs.call("final", clock, 1, shared, lane, stage.state)
+
+
+class _StageRun:
+    """One stage in progress."""
+
+    def __init__(
+        self,
+        programs: StagePrograms,
+        shared: Any,
+        lane: Any,
+        state: Any,
+        num_lanes: int,
+        clock: Clock,
+        marks: Marks,
+        block_seconds: float,
+    ) -> None:
+        self.programs, self.shared, self.lane, self.state = programs, shared, lane, state
+        self.num_lanes, self.clock, self.block_seconds = num_lanes, clock, block_seconds
+        self.marks = marks
+        self.schedule = programs.schedule
+        self.anchor: np.ndarray | None = None
+        self.bad_step = np.full(num_lanes, NEVER)
+
+    def failed(self) -> bool:
+        """Whether no lane has a finite state left."""
+        return bool((self.bad_step < NEVER).all())
+
+    def go(self) -> Iterator[Block]:
+        schedule = self.schedule
+        yield from self.steps("warmup", schedule.num_warmup)
+        if self.failed():
+            return
+        if self.programs.method.settle is not no_settle or self.programs.has_anchor:
+            yield self.settle()
+        if schedule.num_samples and schedule.thinning:
+            yield from self.steps("sample", schedule.num_samples)
+        elif schedule.num_samples:
+            yield from self.read()
+
+    def pieces(self, phase: Phase, total: int, largest: int) -> Iterator[tuple[int, int, Callable[[float], None]]]:
+        """Cut ``total`` units into blocks that end at the marks, fit ``largest`` and last about ``block_seconds``."""
+        marks = sorted({m for m in self.marks(self.programs.index, phase) if 0 < m < total} | {total})
+        done, rate = 0, 0.0
+
+        def took(seconds: float) -> None:
+            nonlocal rate
+            rate = count / max(seconds, 1e-9)
+
+        while done < total:
+            aim = max(1, total // 100) if rate == 0 else max(1, int(rate * self.block_seconds))
+            count = min(aim, largest, next(m for m in marks if m > done) - done)
+            yield done, count, took
+            done += count
+
+    def steps(self, phase: Phase, total: int) -> Iterator[Block]:
+        """Blocks of steps; in warm-up a unit is a step, in sampling a draw and the steps before it."""
+        warm = phase == "warmup"
+        stride = 1 if warm else self.schedule.thinning
+        offset = 0 if warm else self.schedule.num_warmup
+        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity):
+            counts = lanes.replicate(
+                (np.int32(offset + done * stride), np.int32(count * stride), np.int32(count if warm else stride))
+            )
+            with self.clock.measure(phase) as timed:
+                self.state, totals, slots, stats = jax.block_until_ready(
+                    self.programs.call(
+                        f"block_{phase}", self.clock, 4, self.shared, *counts, self.lane, self.state, donate=(5,)
+                    )
+                )
+            took(timed.elapsed)
+            kept = 1 if warm else count
+            totals, stats = lanes.fetch((totals, stats), self.num_lanes)
+            self.bad_step = np.minimum(self.bad_step, totals.bad_step)
+            yield Block(
+                stage=self.programs.index,
+                phase=phase,
+                steps_done=offset + (done + count) * stride,
+                first_draw=done,
+                draws=None if warm else np.array(np.asarray(slots)[: self.num_lanes, :count]),
+                stats={name: np.array(a[:, :kept]) for name, a in stats.items()},
+                num_grads=totals.num_grads.astype(np.float64),
+                num_diverging=totals.num_diverging,
+                bad_step=self.bad_step,
+                seconds=timed.elapsed,
+                provisional=self.provisional if warm and self.can_peek() else None,
+                anchor=self.anchor,
+            )
+            if self.failed():
+                return
+
+    def can_peek(self) -> bool:
+        """Whether the running state is a distribution already, as a guide's is."""
+        return self.schedule.thinning == 0 and not self.programs.two_bodies
+
+    def settle(self) -> Block:
+        with self.clock.measure("warmup") as timed:
+            self.state, num_grads, anchor = jax.block_until_ready(
+                self.programs.call("settle", self.clock, 1, self.shared, self.lane, self.state)
+            )
+        self.anchor = None if anchor is None else lanes.fetch(anchor, self.num_lanes)
+        zeros = np.zeros(self.num_lanes, np.int64)
+        done = self.schedule.num_warmup
+        grads = lanes.fetch(num_grads, self.num_lanes).astype(np.float64)
+        return Block(
+            self.programs.index, "warmup", done, 0, None, {}, grads, zeros, self.bad_step, timed.elapsed, None, self.anchor
+        )
+
+    def provisional(self, count: int, first: int = 0) -> np.ndarray:
+        """Up to ``capacity`` draws from the running state, on the clock's ``predict``."""
+        with self.clock.measure("predict"):
+            args = (self.shared, lanes.replicate(np.int32(first)), self.lane, self.state)
+            draws = self.programs.call("draws", self.clock, 2, *args)
+            return np.array(lanes.fetch(draws, self.num_lanes)[:, :count])
+
+    def read(self) -> Iterator[Block]:
+        """Draws from a state that is a distribution: nothing moves."""
+        total, zeros = self.schedule.num_samples, np.zeros(self.num_lanes, np.int64)
+        for done, count, took in self.pieces("sample", total, self.programs.capacity):
+            with self.clock.measure("sample") as timed:
+                args = (self.shared, lanes.replicate(np.int32(done)), self.lane, self.state)
+                draws = jax.block_until_ready(self.programs.call("draws", self.clock, 2, *args))
+            took(timed.elapsed)
+            yield Block(
+                stage=self.programs.index,
+                phase="sample",
+                steps_done=self.schedule.num_warmup,
+                first_draw=done,
+                draws=np.array(np.asarray(draws)[: self.num_lanes, :count]),
+                stats={},
+                num_grads=zeros.astype(np.float64),
+                num_diverging=zeros,
+                bad_step=self.bad_step,
+                seconds=timed.elapsed,
+                provisional=None,
+                anchor=self.anchor,
+            )

@@ -1,0 +1,240 @@
+"""A stage as compiled programs: what is traced, for one lane.
+
+The step count is an argument, so blocks of any length reuse one program, and one long block gives the same bits as many
+short ones. Keys of a lane: ``fold_in(fold_in(key, stage), purpose)``, then the step, the epoch or the draw.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bdlbench.sampling import batches, lanes
+from bdlbench.sampling.clock import Clock
+from bdlbench.types import Array, Data, Method, Schedule, Stage, Target, no_settle
+
+Numbers = Mapping[str, Any]
+Phase = Literal["warmup", "sample"]
+STEP, BATCH, DRAW, INIT, SETTLE, START = range(6)
+DRAW_BYTES = 2**20
+"""Bytes of draws that one lane holds on the device between two blocks."""
+NEVER = int(np.iinfo(np.int32).max)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """Everything that is traced and compiled: equal keys mean equal computations.
+
+    Attributes
+    ----------
+    key : str
+        Names the program half of a configuration.
+    make_target : (numbers, x, y) -> Target
+    stages : tuple of Stage
+        ``stage.factory(target, schedule, numbers)`` makes the method.
+    start : "prior" or "network"
+        Where the first stage's lanes begin.
+    """
+
+    key: str
+    make_target: Callable[[Numbers, Any, Any], Target]
+    stages: tuple[Stage, ...]
+    start: Literal["prior", "network"]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and other.key == self.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class Lane(NamedTuple):
+    """What differs between lanes; every leaf has the lane axis in front."""
+
+    key: Any
+    dataset: Any
+    numbers: Mapping[str, Any]
+    active: Any
+
+
+class Shared(NamedTuple):
+    """Rows of the U different data sets that the lanes of a program use: x (U, N, ...), y (U, N, ...)."""
+
+    x: Any
+    y: Any
+    validation: tuple[Any, Any] | None = None
+
+    def rows(self, dataset: Array, schedule: Schedule | None = None, index: Array | None = None) -> Data:
+        """All rows of one data set, or those at ``index``; with one data set nothing is copied a lane."""
+
+        def take(a: Any) -> Any:
+            if index is not None:
+                return a[0, index] if a.shape[0] == 1 else a[dataset, index]
+            return a[0] if a.shape[0] == 1 else a[dataset]
+
+        held_out = None
+        if self.validation is not None and index is None:
+            held_out = (take(self.validation[0]), take(self.validation[1]))
+        return Data(take(self.x), take(self.y), self.x.shape[1], held_out)
+
+
+class _Totals(NamedTuple):
+    num_grads: Array
+    num_diverging: Array
+    bad_step: Array
+
+
+class StagePrograms:
+    """The compiled programs of one stage for one set of shapes."""
+
+    def __init__(self, program: Program, index: int, shared: Shared, lane: Lane) -> None:
+        self.program, self.index = program, index
+        self.stage = program.stages[index]
+        self.schedule = self.stage.schedule
+        self.method: Method | None = None
+        self._compiled: dict[Any, Any] = {}
+        target_dim: list[int] = []
+
+        def look(shared: Shared, lane: Lane) -> None:
+            target, method, _ = self.build(shared, lane)
+            self.method = method
+            target_dim.append(target.dim)
+
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
+        jax.eval_shape(look, shared, one)
+        self.dim = target_dim[0]
+        assert self.method is not None
+        self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
+        self.has_anchor = self.method.anchor is not None
+        self.markov = self.method.markov
+        self.capacity = max(1, min(self.schedule.num_samples, DRAW_BYTES // (4 * self.dim)))
+
+    def build(self, shared: Shared, lane: Lane) -> tuple[Target, Method, Data]:
+        """Rebuild target and method inside a trace: libraries keep tracers in closures."""
+        data = shared.rows(lane.dataset)
+        target = self.program.make_target(lane.numbers, data.x, data.y)
+        return target, self.stage.factory(target, self.schedule, lane.numbers), data
+
+    def key(self, lane: Lane, purpose: int) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(lane.key, self.index), purpose)
+
+    # ---- the functions of one lane
+
+    def start(self, shared: Shared, lane: Lane) -> Array:
+        target, _, _ = self.build(shared, lane)
+        draw = target.initial if self.program.start == "network" else target.start
+        return draw(self.key(lane, START))
+
+    def init(self, shared: Shared, lane: Lane, theta: Array) -> Any:
+        _, method, data = self.build(shared, lane)
+        return method.init(self.key(lane, INIT), theta, data)
+
+    def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Any]:
+        _, method, data = self.build(shared, lane)
+        state, info = method.settle(self.key(lane, SETTLE), state, data)
+        anchor = method.anchor(state) if method.anchor is not None else None
+        return state, jnp.asarray(info.get("num_grads", 0.0), jnp.float32), anchor
+
+    def final(self, shared: Shared, lane: Lane, state: Any) -> Array:
+        """Where the next stage starts: one draw (D,), the first particle of a population."""
+        _, method, _ = self.build(shared, lane)
+        draw = method.draw(jax.random.fold_in(self.key(lane, DRAW), NEVER), state)
+        return draw if draw.ndim == 1 else draw[0]
+
+    def draws(self, shared: Shared, first: Array, lane: Lane, state: Any) -> Array:
+        """Draws first, first+1, ... from a state that is a distribution."""
+        _, method, _ = self.build(shared, lane)
+        keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
+        return jax.lax.map(lambda key: method.draw(key, state), keys)
+
+    def block_warmup(self, *args: Any) -> Any:
+        return self._block("warmup", *args)
+
+    def block_sample(self, *args: Any) -> Any:
+        return self._block("sample", *args)
+
+    def _block(
+        self, phase: Phase, shared: Shared, t0: Array, num_steps: Array, stride: Array, lane: Lane, state: Any
+    ) -> tuple[Any, _Totals, Array, dict[str, Array]]:
+        """``num_steps`` steps from step ``t0``; every ``stride``-th leaves a draw and its statistics in a slot."""
+        target, method, data = self.build(shared, lane)
+        take_step = method.warm if phase == "warmup" and method.warm is not None else method.step
+        step_key, draw_key = self.key(lane, STEP), self.key(lane, DRAW)
+
+        def advance(i: Array, state: Any, rows: Data) -> tuple[Any, dict[str, Array]]:
+            t = t0 + i
+            state, info = take_step(jax.random.fold_in(step_key, t), t, state, rows)
+            return state, dict(info)
+
+        info_shape = jax.eval_shape(lambda: advance(jnp.int32(0), state, self._some_rows(shared, lane))[1])
+        keeps_draws = self.schedule.thinning > 0 and (phase == "sample" or not self.two_bodies)
+        draw = jax.eval_shape(lambda: method.draw(draw_key, state)) if keeps_draws else jnp.zeros(())
+        kept = {name: s for name, s in info_shape.items() if name != "num_grads"}
+        slots = jnp.zeros((self.capacity, *draw.shape), draw.dtype)
+        stats = {name: jnp.zeros((self.capacity, *s.shape), s.dtype) for name, s in kept.items()}
+        share = 1.0 if self.schedule.batch_size is None else self.schedule.batch_size / data.size
+
+        def body(i: Array, carry: Any, rows: Data) -> Any:
+            state, totals, slots, stats = carry
+            state, info = advance(i, state, rows)
+            finite = jnp.isfinite(info.get("log_density", info.get("loss", jnp.float32(0))))
+            bad = jnp.where(finite, NEVER, t0 + i)
+            totals = _Totals(
+                totals.num_grads + share * info["num_grads"],
+                totals.num_diverging + jnp.asarray(info.get("diverging", False), jnp.int32),
+                jnp.minimum(totals.bad_step, bad),
+            )
+            slot = jnp.minimum(i // stride, self.capacity - 1)
+            if keeps_draws:
+                draw = method.draw(jax.random.fold_in(draw_key, t0 + i), state)
+                slots = jax.lax.dynamic_update_index_in_dim(slots, draw, slot, 0)
+            stats = {n: jax.lax.dynamic_update_index_in_dim(a, info[n], slot, 0) for n, a in stats.items()}
+            return state, totals, slots, stats
+
+        carry = (state, _Totals(jnp.float32(0), jnp.int32(0), jnp.int32(NEVER)), slots, stats)
+        num_steps = lanes.steps_here(num_steps, lane.active)
+        if self.schedule.batch_size is None:
+            return jax.lax.fori_loop(0, num_steps, lambda i, c: body(i, c, data), carry)
+        return self._with_batches(shared, lane, t0, num_steps, body, carry)
+
+    def _with_batches(
+        self, shared: Shared, lane: Lane, t0: Array, num_steps: Array, body: Callable[..., Any], carry: Any
+    ) -> Any:
+        """Run ``body`` on batches that are gathered many at a time and then sliced."""
+        num_rows = shared.x.shape[1]
+        row_bytes = sum(int(np.prod(a.shape[2:])) * a.dtype.itemsize for a in (shared.x, shared.y))
+        many = batches.steps_per_gather(row_bytes, self.schedule)
+        key = self.key(lane, BATCH)
+        rows_of = jax.vmap(lambda t: batches.rows_of_step(key, t, num_rows, self.schedule))
+
+        def gathered(first: Array, carry: Any) -> Any:
+            together = shared.rows(lane.dataset, index=rows_of(t0 + first + jnp.arange(many)))
+            together = together._replace(x=jax.lax.optimization_barrier(together.x))
+
+            def one(i: Array, carry: Any) -> Any:
+                at = lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, keepdims=False)  # noqa: E731
+                rows = Data(at(together.x), at(together.y), num_rows)
+                return body(first + i, carry, rows)
+
+            return jax.lax.fori_loop(0, jnp.minimum(many, num_steps - first), one, carry)
+
+        chunks = (num_steps + many - 1) // many
+        return jax.lax.fori_loop(0, chunks, lambda c, carry: gathered(c * many, carry), carry)
+
+    def _some_rows(self, shared: Shared, lane: Lane) -> Data:
+        if self.schedule.batch_size is None:
+            return shared.rows(lane.dataset)
+        return shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+
+    # ---- compiled ahead of time, once for these shapes
+
+    def call(self, name: str, clock: Clock, num_shared: int, *args: Any, donate: tuple[int, ...] = ()) -> Any:
+        """Call the function ``name`` over lanes; compilation is on the clock's ``compile``."""
+        kind = "block" if name.startswith("block_") and not self.two_bodies else name
+        if kind not in self._compiled:
+            with clock.measure("compile"):
+                self._compiled[kind] = lanes.over_lanes(getattr(self, name), num_shared, donate).lower(*args).compile()
+        return self._compiled[kind](*args)
