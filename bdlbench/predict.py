@@ -1,0 +1,172 @@
+"""Draws x inputs -> predictive quantities, in blocks of bounded memory.
+
+Knows no method by name: a method with an ``anchor`` gets the network linearised there, any other the network itself.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from bdlbench.sampling import lanes
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.programs import Lane, Program, Shared
+from bdlbench.types import Array, ConfigError, Target, Task
+
+BLOCK_BYTES = 2**22
+"""Bytes of each predictive array that one lane holds at a time."""
+_PREDICT = 2**30
+"""Purpose of the keys that draw y, apart from those of the stages."""
+
+
+class Predictor:
+    """Predictions and named sites of draws, for all lanes of a program at once.
+
+    Parameters
+    ----------
+    program : Program
+    task : "regression" or "classification"
+    shared : Shared
+        Training rows: they give the model its shapes.
+    lane : Lane
+        Keys, data sets and numbers of the L lanes, on the host.
+    rows : Shared
+        Inputs and targets to predict, x (U, T, ...), y (U, T).
+    clock : Clock
+        Gets ``compile``; what predictions take is the caller's to measure.
+    """
+
+    def __init__(self, program: Program, task: Task, shared: Shared, lane: Lane, rows: Shared | None, clock: Clock) -> None:
+        self.program, self.task, self.clock = program, task, clock
+        self.num_lanes = int(np.shape(lane.dataset)[0])
+        self.shared = lanes.replicate(Shared(shared.x, shared.y))
+        self.lane = lanes.place(lane._replace(active=np.ones(self.num_lanes, bool)))
+        self.rows = None if rows is None else lanes.replicate(rows)
+        width = 1 if rows is None else max(1, int(np.prod(np.shape(rows.y)[1:])))
+        self.block = int(max(1, min(256, BLOCK_BYTES // (4 * width))))
+
+    def predict(self, draws: np.ndarray, first: int = 0, anchor: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Predictive quantities of draws (L, n, D), or (L, n, P, D) with the population pooled, at the T rows.
+
+        Returns
+        -------
+        dict of arrays (L, n, T)
+            ``log_lik`` of the observed targets and ``sample``, a draw of y; for regression ``mean``, ``variance`` and,
+            where the distribution has one, ``cdf`` at the observed targets; for classification ``probs`` (L, n, T, K).
+        """
+        assert self.rows is not None
+        held = () if anchor is None else (lanes.place(anchor),)
+        return self._in_blocks("predictions", draws, first, (self.shared, self.rows), held)
+
+    def sites(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """The model's named sites at draws (L, n, D): dict of arrays (L, n, ...)."""
+        return self._in_blocks("named_sites", draws, 0, (self.shared,), ())
+
+    def _in_blocks(
+        self, name: str, draws: np.ndarray, first: int, shared: tuple[Any, ...], held: tuple[Any, ...]
+    ) -> dict[str, np.ndarray]:
+        draws = draws.reshape(draws.shape[0], -1, draws.shape[-1])
+        parts = []
+        for start in range(0, draws.shape[1], self.block):
+            part = draws[:, start : start + self.block]
+            count = part.shape[1]
+            part = np.concatenate([part, np.repeat(part[:, -1:], self.block - count, 1)], 1)
+            args = (*shared, lanes.replicate(np.int32(first + start)), self.lane, lanes.place(part), *held)
+            out = _compiled(name, self.program, self.task, len(shared) + 1, args, self.clock)(*args)
+            parts.append(jax.tree.map(lambda a: a[:, :count], lanes.fetch(out, self.num_lanes)))  # noqa: B023
+        return {key: np.concatenate([part[key] for part in parts], 1) for key in parts[0]}
+
+
+_COMPILED: dict[Any, Any] = {}
+
+
+def _compiled(name: str, program: Program, task: Task, num_shared: int, args: Any, clock: Clock) -> Any:
+    key = (name, program, str(jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)), jax.default_backend())
+    if key not in _COMPILED:
+        function = {"predictions": _predictions, "named_sites": _named_sites}[name]
+        with clock.measure("compile"):
+            over = lanes.over_lanes(lambda *a: function(program, task, *a), num_shared)
+            _COMPILED[key] = over.lower(*args).compile()
+    return _COMPILED[key]
+
+
+def _target(program: Program, shared: Shared, lane: Lane) -> Target:
+    data = shared.rows(lane.dataset)
+    return program.make_target(lane.numbers, data.x, data.y)
+
+
+def _named_sites(program: Program, task: Task, shared: Shared, first: Array, lane: Lane, draws: Array) -> dict[str, Array]:
+    target = _target(program, shared, lane)
+    return jax.lax.map(target.constrain, draws, batch_size=min(32, draws.shape[0]))
+
+
+def _predictions(
+    program: Program,
+    task: Task,
+    shared: Shared,
+    rows: Shared,
+    first: Array,
+    lane: Lane,
+    draws: Array,
+    anchor: Array | None = None,
+) -> dict[str, Array]:
+    target = _target(program, shared, lane)
+    at = rows.rows(lane.dataset)
+    keys = jax.vmap(lambda j: jax.random.fold_in(jax.random.fold_in(lane.key, _PREDICT), j))(
+        first + jnp.arange(draws.shape[0])
+    )
+
+    def one(args: tuple[Array, Array]) -> dict[str, Array]:
+        key, theta = args
+        p = target.predictive(theta, at.x) if anchor is None else linearised(target, anchor, theta, at.x)
+        return describe(p, at.y, key, task)
+
+    return jax.lax.map(one, (keys, draws), batch_size=min(32, draws.shape[0]))
+
+
+def linearised(target: Target, anchor: Array, theta: Array, x: Any) -> dist.Distribution:
+    """p(y | f, theta) at f = f(x; theta0) + J(x; theta0) (theta - theta0) (Immer, Korzepa & Bauer 2021)."""
+    f, change = jax.jvp(lambda t: target.forward(t, x), (anchor,), (theta - anchor,))
+    return target.likelihood(theta, x, f + change)
+
+
+def describe(p: dist.Distribution, y: Array, key: Array, task: Task) -> dict[str, Array]:
+    """What is kept of one draw's predictive distribution; see :meth:`Predictor.predict`."""
+    out = {"log_lik": p.log_prob(y), "sample": p.sample(key)}
+    if task == "classification":
+        out["probs"] = class_probabilities(p)
+        return out
+    out |= {"mean": p.mean, "variance": p.variance}
+    if not p.support.is_discrete:
+        try:
+            out["cdf"] = p.cdf(y)
+        except NotImplementedError:
+            pass  # No CDF, no coverage: the metrics that need it are left out of the record.
+    return out
+
+
+def class_probabilities(p: dist.Distribution) -> Array:
+    """Probabilities (T, K) of a distribution over classes."""
+    base = p.base_dist if isinstance(p, dist.ExpandedDistribution) else p
+    if not hasattr(base, "probs"):
+        raise ConfigError(f"model: y ~ {type(base).__name__} gives no class probabilities: use Categorical or Bernoulli.")
+    probs = base.probs
+    return jnp.stack([1 - probs, probs], -1) if base.event_dim == 0 and isinstance(
+        base, dist.BernoulliLogits | dist.BernoulliProbs
+    ) else probs
+
+
+def is_gaussian(program: Program, numbers: Any, x: Any, y: Any) -> bool:
+    """Whether the model's y given theta is normal, so that closed forms for mixtures of normals apply."""
+    found: list[bool] = []
+
+    def look() -> None:
+        target = program.make_target(numbers, jnp.asarray(x), jnp.asarray(y))
+        p = target.predictive(jnp.zeros(target.dim), jnp.asarray(x))
+        base = p.base_dist if isinstance(p, dist.ExpandedDistribution) else p
+        found.append(isinstance(base, dist.Normal))
+
+    jax.eval_shape(look)
+    return found[0]
