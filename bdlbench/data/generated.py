@@ -7,7 +7,8 @@ from bdlbench.data.splits import cut, random_split
 from bdlbench.types import ConfigError
 
 
-def _positive(**values: float) -> None:
+def check_positive(**values: float) -> None:
+    """Raise ConfigError that names the first value which is not above 0."""
     for name, value in values.items():
         if not value > 0:
             raise ConfigError(f"data.{name}={value} must be positive: choose a value above 0.")
@@ -20,7 +21,7 @@ def linear_regression(*, n: int, center: float, half_width: float, seed: int) ->
     With ``center=0`` slope and intercept are independent a posteriori and a mean-field guide is exact; with
     ``center=5`` (the interval [0, 10]) they are correlated and it is not.
     """
-    _positive(n=n, half_width=half_width)
+    check_positive(n=n, half_width=half_width)
     rng = np.random.default_rng(seed)
     x = np.linspace(center - half_width, center + half_width, n)[:, None]
 
@@ -41,7 +42,7 @@ def cosine_gap(
     ``n_cluster`` training points an interval; ``n_test`` fresh ones from both; ``shifted["gap"]`` has ``n_test`` from
     (-0.7, 0.5), where a good posterior is uncertain. Not standardised.
     """
-    _positive(n_cluster=n_cluster, n_test=n_test, noise=noise)
+    check_positive(n_cluster=n_cluster, n_test=n_test, noise=noise)
     rng = np.random.default_rng(seed)
 
     def draw(*intervals: tuple[float, float], n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +77,7 @@ def two_clusters(
     ``shifted["between"]`` lies along the segment from one centre to the other, more than 3 spreads from both; there
     mean-field and dropout posteriors are overconfident (Foong et al., 2020, arXiv 1909.00719). Not standardised.
     """
-    _positive(n_cluster=n_cluster, n_test=n_test, noise=noise, spread=spread)
+    check_positive(n_cluster=n_cluster, n_test=n_test, noise=noise, spread=spread)
     if spread > 0.25:
         raise ConfigError(f"data.spread={spread} lets the clusters meet: choose at most 0.25.")
     rng = np.random.default_rng(seed)
@@ -104,7 +105,7 @@ def heteroscedastic_sine(*, n: int, n_test: int, seed: int, validation_fraction:
     x comes with equal odds from N(-4, 0.4^2), N(0, 0.9^2) and N(4, 0.4^2), so that density, noise and function all
     vary. Test rows are a fresh draw.
     """
-    _positive(n=n, n_test=n_test)
+    check_positive(n=n, n_test=n_test)
     rng = np.random.default_rng(seed)
 
     def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +138,7 @@ def two_moons(
     With t equally spaced on [0, pi], class 0 lies on (cos t, sin t) and class 1 on (1 - cos t, 0.5 - sin t), as in
     scikit-learn's ``make_moons``.
     """
-    _positive(n=n, noise=noise)
+    check_positive(n=n, noise=noise)
     rng = np.random.default_rng(seed)
     num_upper = n // 2
     upper, lower = np.linspace(0.0, np.pi, num_upper), np.linspace(0.0, np.pi, n - num_upper)

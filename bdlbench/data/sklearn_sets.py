@@ -5,14 +5,12 @@ to what scikit-learn's own loaders return.
 """
 
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
 from bdlbench.data.dataset import Dataset, Scaler, Table, make_table, split_table
 from bdlbench.data.splits import Split, random_split
-from bdlbench.types import ConfigError
+from bdlbench.data.wheels import wheel_file
 
 _NUCLEUS = (
     "radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity", "concave_points", "symmetry",
@@ -26,13 +24,7 @@ _WINE_FEATURES = (
 
 
 def _read(name: str, skip: int = 0, delimiter: str | None = ",") -> np.ndarray:
-    spec = find_spec("sklearn")
-    folders = spec.submodule_search_locations if spec is not None else None
-    if not folders:
-        raise ConfigError("data needs scikit-learn for this set: pip install scikit-learn.")
-    file = Path(folders[0]) / "datasets" / "data" / name
-    if not file.is_file():
-        raise ConfigError(f"data: this version of scikit-learn has no {file}: install a version from 1.6 on.")
+    file = wheel_file("sklearn", "scikit-learn", f"datasets/data/{name}")
     return np.loadtxt(file, delimiter=delimiter, skiprows=skip, ndmin=2)
 
 

@@ -81,7 +81,7 @@ def test_linear_regression_is_the_known_line() -> None:
 
 
 def test_cosine_gap_leaves_the_gap_empty() -> None:
-    """Train and test lie in the two intervals, the shifted rows in the gap; residual noise is N(0, 0.1^2) (KS, 1e-6)."""
+    """Train and test lie in the two intervals, the rest in the gap; residual noise is N(0, 0.1^2) (KS, 1e-6)."""
     data = generated.cosine_gap(n_cluster=500, n_test=1000, noise=0.1, seed=3, **PLAIN)
     assert data.test is not None and len(data.train.y) == 1000
     for rows in (data.train, data.test):
@@ -93,7 +93,7 @@ def test_cosine_gap_leaves_the_gap_empty() -> None:
 
 
 def test_two_clusters_and_between() -> None:
-    """Clusters are N(+-(1, 1), spread^2): per-cluster KS at 1e-6; nothing of ``between`` is centred within 3 spreads."""
+    """Clusters are N(+-(1, 1), spread^2): KS at 1e-6; nothing of ``between`` is centred within 3 spreads."""
     data = generated.two_clusters(n_cluster=500, n_test=400, spread=0.1, noise=0.1, seed=1, **PLAIN)
     side = np.sign(data.train.x.sum(axis=1))
     assert (side > 0).sum() == 500
