@@ -20,13 +20,13 @@ class Reliability(NamedTuple):
         Mean probability of the predicted class.
     accuracy : array (b,)
         Share of right predictions.
-    count : integer array (b,)
+    num_points : integer array (b,)
         Points in the bin.
     """
 
     confidence: Floats
     accuracy: Floats
-    count: Ints
+    num_points: Ints
 
 
 def coverage(pit: ArrayLike, *, level: float) -> float:
@@ -177,9 +177,9 @@ def reliability(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> Reliability
 
 
 def ece(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> float:
-    """Expected calibration error sum_b (n_b/n) |acc_b - conf_b| over the bins of :func:`reliability`.
+    """Calibration error expected over points (ECE), sum_b (n_b/n) |acc_b - conf_b| over the bins of :func:`reliability`.
 
-    Biased upwards: at 15 bins a perfectly calibrated classifier of mean confidence .96 scores about .066 on 57 points
+    Biased upwards: at 15 bins a perfectly calibrated classifier of confidence .96 scores about .066 on 57 points
     and .018 on 1,000. Below 1,000 points pool splits or leave it out. Source: Naeini, Cooper & Hauskrecht (2015).
 
     Parameters
@@ -188,15 +188,15 @@ def ece(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> float:
     probs : array (n, K)
     num_bins : int
     """
-    confidence, accuracy_, count = reliability(y, probs, num_bins=num_bins)
-    return float(np.sum(count / count.sum() * np.abs(accuracy_ - confidence)))
+    confidence, accuracy, num_points = reliability(y, probs, num_bins=num_bins)
+    return float(np.sum(num_points / num_points.sum() * np.abs(accuracy - confidence)))
 
 
 def ece_debiased_squared(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> float:
     """Debiased squared calibration error sum_b (n_b/n) [(acc_b - conf_b)^2 - acc_b (1 - acc_b) / (n_b - 1)].
 
     Zero in expectation for a perfectly calibrated classifier given its bins, hence sometimes negative. Source: Kumar,
-    Liang & Ma (2019), section 5.
+    Liang & Ma (2019).
 
     Parameters
     ----------
@@ -209,11 +209,11 @@ def ece_debiased_squared(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> fl
     ValueError
         Where a bin holds a single point, whose variance has no estimate.
     """
-    confidence, accuracy_, count = reliability(y, probs, num_bins=num_bins)
-    if (count < 2).any():
+    confidence, accuracy, num_points = reliability(y, probs, num_bins=num_bins)
+    if (num_points < 2).any():
         raise ValueError("a bin holds a single point: take fewer bins")
-    terms = (accuracy_ - confidence) ** 2 - accuracy_ * (1 - accuracy_) / (count - 1)
-    return float(np.sum(count / count.sum() * terms))
+    terms = (accuracy - confidence) ** 2 - accuracy * (1 - accuracy) / (num_points - 1)
+    return float(np.sum(num_points / num_points.sum() * terms))
 
 
 def _in_unit(pit: ArrayLike) -> Floats:

@@ -144,9 +144,7 @@ def psis_khat(log_ratios: ArrayLike) -> float:
     return float(khat)
 
 
-def _read(
-    read_columns: Callable[[int, int], ArrayLike], start: int, stop: int, shape: tuple[int, int, int]
-) -> Floats:
+def _read(read_columns: Callable[[int, int], ArrayLike], start: int, stop: int, shape: tuple[int, int, int]) -> Floats:
     block = np.asarray(read_columns(start, stop), np.float64)
     if block.shape != shape:
         raise ValueError(f"read_columns({start}, {stop}) must give (chains, draws, columns) {shape}, got {block.shape}")

@@ -49,7 +49,7 @@ def evaluate(metrics: Mapping[str, Callable[..., Any]], y: Any, ingredients: Map
 
 
 def required_ingredients(name: str, metric: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a metric's positional parameters without defaults, having checked that its options are bound."""
+    """Return the names of a metric's positional parameters without defaults; its options must be bound."""
     wanted = []
     for key, parameter in inspect.signature(metric).parameters.items():
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):

@@ -1,4 +1,4 @@
-"""How far are a method's draws from a reference posterior's, in function space?
+"""Distances between a method's draws and a reference posterior's, in function space.
 
 ``draws`` (S, n) and ``reference`` (R, n) are function values at n test points, S and R any numbers of draws. Every
 distance is read beside :func:`noise_floor`, what exact draws would score.

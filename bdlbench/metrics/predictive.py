@@ -57,11 +57,11 @@ def rmse(y: ArrayLike, mean: ArrayLike) -> float:
 
 
 def crps(y: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
-    """Continuous ranked probability score of an equally weighted Gaussian mixture, in closed form, averaged over points.
+    """Continuous ranked probability score of an equally weighted Gaussian mixture, closed form, averaged over points.
 
     CRPS = (1/S) sum_i A(y - mu_i, s_i^2) - 1/(2 S^2) sum_ij A(mu_i - mu_j, s_i^2 + s_j^2),
     A(m, s^2) = 2 s phi(m/s) + m (2 Phi(m/s) - 1). This scores the mixture itself, pairs i = j included, and is not the
-    "fair" form that corrects a finite sample. Source: Grimit, Gneiting, Berrocal & Johnson (2006), eq. 5.
+    "fair" form that corrects a finite sample. Source: Grimit, Gneiting, Berrocal & Johnson (2006).
 
     Parameters
     ----------

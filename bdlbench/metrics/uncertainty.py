@@ -112,7 +112,7 @@ def augrc(y: ArrayLike, probs: ArrayLike) -> float:
 
     The generalised risk at coverage k/n is (errors among the k most confident) / n, the probability of a silent
     failure. With accuracy a and the AUROC of telling right from wrong by confidence, equal to
-    (1 - AUROC) a (1 - a) + (1 - a)^2 / 2. Source: Traub et al. (2024), arXiv 2407.01032, eq. 7.
+    (1 - AUROC) a (1 - a) + (1 - a)^2 / 2. Source: Traub et al. (2024), arXiv 2407.01032.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def _detection(score_in: ArrayLike, score_out: ArrayLike) -> tuple[Floats, Float
 
 
 def _accumulated_errors(y: ArrayLike, probs: ArrayLike) -> Floats:
-    """Return the expected number of errors (n,) among the k = 1..n most confident points, over random orders of ties."""
+    """Return the expected number of errors (n,) among the k = 1..n most confident points, ties in random order."""
     probs = probabilities(probs)
     wrong = (probs.argmax(axis=1) != labels(y, probs.shape[1], len(probs))).astype(np.float64)
     _, group, size = np.unique(-probs.max(axis=1), return_inverse=True, return_counts=True)
