@@ -177,7 +177,7 @@ def reliability(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> Reliability
 
 
 def ece(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> float:
-    """Calibration error expected over points (ECE), sum_b (n_b/n) |acc_b - conf_b| over the bins of :func:`reliability`.
+    """ECE, the expected calibration error sum_b (n_b/n) |acc_b - conf_b| over the bins of :func:`reliability`.
 
     Biased upwards: at 15 bins a perfectly calibrated classifier of confidence .96 scores about .066 on 57 points
     and .018 on 1,000. Below 1,000 points pool splits or leave it out. Source: Naeini, Cooper & Hauskrecht (2015).

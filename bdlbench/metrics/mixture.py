@@ -22,8 +22,8 @@ class PredictiveMixture:
 
     CRPS and intervals need components, not moments. Of the draws seen so far, the ``max_components`` whose indices i
     have the smallest i / golden ratio modulo 1 are kept: all draws while they are few, and later a subset whose gaps
-    take at most three lengths (the three-gap theorem; Slater, 1967), at any length of the stream. Unlike a stride it
-    never falls into step with the number of chains, so it does not matter in which order chains are interleaved.
+    take at most three lengths (the three-gap theorem; Slater, 1967), at any length of the stream. A stride would fall
+    into step with the number of chains where they are interleaved, and keep one chain of eight; this does not.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class PredictiveMixture:
             fine = np.isfinite(value)
             if name == "variance":
                 fine &= value > 0
-            bad = np.flatnonzero(~fine.reshape(len(value), -1).all(axis=1))
+            bad = np.flatnonzero(~fine.all(axis=tuple(range(1, value.ndim))))
             if bad.size:
                 fault = "not finite and positive" if name == "variance" else "not finite"
                 raise FloatingPointError(f"{name} is {fault} in draw {self.num_draws + int(bad[0])}")
