@@ -15,7 +15,9 @@ LOC = RNG.normal(size=(9, 30))
 SCALE = np.exp(0.5 * RNG.normal(size=(9, 30)))
 
 
-@pytest.mark.parametrize(("level", "low", "high"), [(0.5, 0.25, 0.75), (0.8, 0.1, 0.9), (0.9, 0.05, 0.95), (0.95, 0.025, 0.975)])
+@pytest.mark.parametrize(
+    ("level", "low", "high"), [(0.5, 0.25, 0.75), (0.8, 0.1, 0.9), (0.9, 0.05, 0.95), (0.95, 0.025, 0.975)]
+)
 def test_coverage_includes_both_ends(level, low, high):
     """A point exactly on an end is inside, its neighbour in float64 (two units to spare for rounding) is not."""
     assert calibration.coverage([low, high], level=level) == 1.0
@@ -122,13 +124,13 @@ def test_bins_have_equal_mass(num_points):
     assert sizes.sum() == num_points
 
 
-@pytest.mark.parametrize(("num_points", "floor"), [(57, 0.066), (1000, 0.018)])
+@pytest.mark.parametrize(("num_points", "floor"), [(57, 0.066), (1000, 0.019)])
 def test_perfect_classifier_has_an_ece_floor(num_points, floor):
     """Labels drawn from the very probabilities, all within 1e-6 of .9615 and distinct.
 
     Then the number right in a bin is binomial and E ECE = sum_b (n_b / n) E|k_b / n_b - c|, summed here exactly. The
     simulated mean agrees within 5 standard errors, the debiased form within 5 of zero, and the floor is the one the
-    docstring names, to its second digit.
+    docstring names, to half of its last digit. Another spread of confidences has another floor.
     """
     rng, confidence, repeats = np.random.default_rng(0), 0.9615, 400
     top = confidence + 1e-6 * np.linspace(-1, 1, num_points)
@@ -142,7 +144,7 @@ def test_perfect_classifier_has_an_ece_floor(num_points, floor):
     squared = np.array([calibration.ece_debiased_squared(y, probs, num_bins=15) for y in labels])
     assert scores.mean() == pytest.approx(exact, abs=5 * scores.std() / np.sqrt(repeats) + 1e-6)
     assert squared.mean() == pytest.approx(0, abs=5 * squared.std() / np.sqrt(repeats) + 1e-6)
-    assert exact == pytest.approx(floor, abs=0.001)
+    assert exact == pytest.approx(floor, abs=0.0005)
 
 
 def test_a_bin_of_one_has_no_debiased_error():
