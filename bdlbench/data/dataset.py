@@ -1,0 +1,333 @@
+"""What a data set is, once it is split and scaled.
+
+Everything that enters a log density has been standardised with moments of the training rows alone, and every
+:class:`Dataset` knows how to go back to the units of its source.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from bdlbench.data.splits import Split
+from bdlbench.types import ConfigError
+
+DataTask = Literal["regression", "classification", "density"]
+
+
+class Rows(NamedTuple):
+    """Inputs and targets, row by row.
+
+    Attributes
+    ----------
+    x : array (n, ...)
+        Standardised inputs, floating point.
+    y : array (n,)
+        Standardised floats (regression) or int32 labels 0..K-1 (classification).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Scaler(NamedTuple):
+    """The affine map back to the source's units: ``original = loc + scale * standardised``.
+
+    ``loc`` and ``scale`` are (d,) for inputs and () for a target.
+    """
+
+    loc: np.ndarray
+    scale: np.ndarray
+
+    def standardise(self, original: Any) -> np.ndarray:
+        """``(original - loc) / scale``."""
+        return (np.asarray(original) - self.loc) / self.scale
+
+    def original(self, standardised: Any) -> np.ndarray:
+        """``loc + scale * standardised``."""
+        return self.loc + self.scale * np.asarray(standardised)
+
+
+class Table(NamedTuple):
+    """Rows as their source gives them: unscaled, unsplit, shared by all splits of a set and therefore read-only.
+
+    Attributes
+    ----------
+    x : array (n, ...)
+    y : array (n,)
+    feature_names : tuple of str
+        Empty for images and signals.
+    target_name : str
+    class_names : tuple of str
+        What the labels 0..K-1 stand for; empty for regression.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    feature_names: tuple[str, ...] = ()
+    target_name: str = "y"
+    class_names: tuple[str, ...] = ()
+
+
+def make_table(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    feature_names: tuple[str, ...] = (),
+    target_name: str = "y",
+    class_names: tuple[str, ...] = (),
+    first_row: int = 0,
+    unit: str = "row",
+) -> Table:
+    """Check raw rows once and freeze them, so that every split can share them.
+
+    ``first_row`` is the number that the source gives its first ``unit``, for error messages.
+
+    Raises
+    ------
+    ConfigError
+        A value is NaN or infinite (names column and row), or x and y differ in length.
+    """
+    if len(x) != len(y):
+        raise ConfigError(f"data has {len(x)} rows of inputs but {len(y)} targets: give one target for every row.")
+    for part, names in ((x, feature_names), (y, (target_name,))):
+        if np.issubdtype(part.dtype, np.floating) and not np.isfinite(part).all():
+            row, *rest = (int(i) for i in np.argwhere(~np.isfinite(part))[0])
+            value = part[(row, *rest)]
+            column = names[rest[0] if rest else 0] if len(rest) <= 1 and names else f"x{rest}"
+            raise ConfigError(
+                f"data.{column} is {value} in {unit} {row + first_row}: remove or fill in such rows first."
+            )
+    for part in (x, y):
+        part.flags.writeable = False
+    return Table(x, y, feature_names, target_name, class_names)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, split and scaled, on the host.
+
+    Attributes
+    ----------
+    name : str
+    task : {"regression", "classification", "density"}
+        ``density`` is a known density to sample from; it has no training rows.
+    train, validation, test : Rows or None
+        ``validation`` is cut from the training rows, for tuning and early stopping.
+    shifted : dict of Rows
+        Labelled rows from elsewhere: a gap in the inputs, rotated images, higher speeds.
+    ood : dict of Rows
+        Out-of-distribution rows, whose labels mean nothing to the model.
+    num_outputs : int
+        1 for regression, the number of classes K for classification, 0 for a density.
+    x_scaler, y_scaler : Scaler or None
+        Fitted on ``train`` only; None where the rows are in the source's units.
+    feature_names : tuple of str
+        Empty for images and signals.
+    target_name : str
+    notes : tuple of str
+        What was done to the rows that a reader should know (a constant feature dropped, say).
+    checksum : str
+        SHA-256 over names, dtypes, shapes and bytes of all arrays, scalers included.
+    class_names : tuple of str
+    """
+
+    name: str
+    task: DataTask
+    train: Rows
+    validation: Rows | None
+    test: Rows | None
+    shifted: dict[str, Rows]
+    ood: dict[str, Rows]
+    num_outputs: int
+    x_scaler: Scaler | None
+    y_scaler: Scaler | None
+    feature_names: tuple[str, ...]
+    target_name: str
+    notes: tuple[str, ...]
+    checksum: str = field(repr=False)
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self.train.x.shape[1:]
+
+
+def default_dtype() -> np.dtype:
+    """float64 where JAX runs with ``jax_enable_x64``, else float32."""
+    jax = sys.modules.get("jax")  # a process that has not imported JAX cannot have switched x64 on
+    return np.dtype(np.float64 if jax is not None and jax.config.jax_enable_x64 else np.float32)
+
+
+def make_dataset(
+    *,
+    name: str,
+    task: DataTask,
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    shifted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    ood: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    scale_x: Scaler | Literal["fit"] | None = "fit",
+    scale_y: Literal["fit"] | None = "fit",
+    num_classes: int | None = None,
+    feature_names: tuple[str, ...] = (),
+    target_name: str = "y",
+    class_names: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    dtype: Any = None,
+) -> Dataset:
+    """Scale the parts of a data set by its training rows, check them, and seal them with a checksum.
+
+    Parameters
+    ----------
+    train, validation, test : (x, y)
+        In the source's units.
+    shifted, ood : dict of (x, y)
+    scale_x : "fit", Scaler or None
+        ``fit`` standardises each feature with mean and standard deviation (divisor n) of the training rows, and drops
+        features that are constant there. A :class:`Scaler` says that the inputs already are scaled by fixed constants
+        (pixels): it is kept, not applied. None leaves them in the source's units.
+    scale_y : "fit" or None
+        As above, for a regression target.
+    num_classes : int or None
+        K, for classification; None takes it from ``class_names``.
+    dtype : dtype or None
+        Floating type of the arrays; None is :func:`default_dtype`.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than two training rows, a constant target or feature table, labels outside 0..K-1.
+    """
+    dtype = default_dtype() if dtype is None else np.dtype(dtype)
+    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {"train": train}
+    parts |= {key: part for key, part in (("validation", validation), ("test", test)) if part is not None}
+    parts |= {f"shifted/{key}": part for key, part in (shifted or {}).items()}
+    parts |= {f"ood/{key}": part for key, part in (ood or {}).items()}
+    if task != "density":
+        _check_rows(name, parts)
+
+    fitted_x = scale_x if isinstance(scale_x, Scaler) else None
+    if scale_x == "fit":
+        parts, feature_names, notes = _drop_constant(parts, feature_names, notes)
+        fitted_x = _fit(parts["train"][0])
+        parts = {key: (fitted_x.standardise(x), y) for key, (x, y) in parts.items()}
+    fitted_y = None
+    if task == "regression":
+        y = np.asarray(train[1], dtype=np.float64)
+        if np.ptp(y) == 0:
+            raise ConfigError(f"data.{target_name} is constant over the training rows of {name}: take another target.")
+        if scale_y == "fit":
+            fitted_y = _fit(y)
+            parts = {key: (x, fitted_y.standardise(y)) for key, (x, y) in parts.items()}
+    num_outputs = {"regression": 1, "classification": num_classes or len(class_names), "density": 0}[task]
+    if task == "classification":
+        _check_labels(name, parts, num_outputs)
+
+    y_dtype = np.dtype(np.int32) if task == "classification" else dtype
+    rows = {key: Rows(_freeze(x, dtype), _freeze(y, y_dtype)) for key, (x, y) in parts.items()}
+    x_scaler, y_scaler = (
+        None if s is None else Scaler(_freeze(s.loc, dtype), _freeze(s.scale, dtype)) for s in (fitted_x, fitted_y)
+    )
+    return Dataset(
+        name=name,
+        task=task,
+        train=rows["train"],
+        validation=rows.get("validation"),
+        test=rows.get("test"),
+        shifted={key.removeprefix("shifted/"): part for key, part in rows.items() if key.startswith("shifted/")},
+        ood={key.removeprefix("ood/"): part for key, part in rows.items() if key.startswith("ood/")},
+        num_outputs=num_outputs,
+        x_scaler=x_scaler,
+        y_scaler=y_scaler,
+        feature_names=feature_names,
+        target_name=target_name,
+        notes=notes,
+        checksum=checksum(rows | {"scaler/x": x_scaler, "scaler/y": y_scaler}),
+        class_names=class_names,
+    )
+
+
+def split_table(name: str, task: DataTask, table: Table, split: Split, **options: Any) -> Dataset:
+    """:func:`make_dataset` of the rows that ``split`` picks from ``table``; ``options`` as there."""
+
+    def take(index: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray] | None:
+        part = table.x[index], table.y[index]
+        return part if len(part[1]) else None
+
+    train = take(split.train)
+    if train is None:
+        raise ConfigError(f"data.test_fraction leaves {name} no training rows: make it smaller.")
+    options = {"test": take(split.test), "validation": take(split.validation)} | options
+    return make_dataset(
+        name=name,
+        task=task,
+        train=train,
+        feature_names=table.feature_names,
+        target_name=table.target_name,
+        class_names=table.class_names,
+        **options,
+    )
+
+
+def checksum(parts: Mapping[str, tuple[np.ndarray, ...] | None]) -> str:
+    """SHA-256 (hex) over the name, dtype, shape and bytes of every array. Paths and times do not enter."""
+    digest = hashlib.sha256()
+    for key in sorted(parts):
+        for i, array in enumerate(parts[key] or ()):
+            digest.update(f"{key}[{i}] {array.dtype.str} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _fit(values: np.ndarray) -> Scaler:
+    # moments in float64 whatever the source holds: float32 sums of 45,000 rows are off in the fourth digit
+    values = np.asarray(values, dtype=np.float64)
+    return Scaler(values.mean(axis=0), values.std(axis=0))
+
+
+def _freeze(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    out = np.ascontiguousarray(array, dtype=dtype).reshape(np.shape(array))  # ascontiguousarray turns () into (1,)
+    out.flags.writeable = False
+    return out
+
+
+def _check_rows(name: str, parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    shape = parts["train"][0].shape[1:]
+    if len(parts["train"][1]) < 2:
+        raise ConfigError(f"data.n_train leaves {name} fewer than 2 training rows: raise it, or lower test_fraction.")
+    for key, (x, y) in parts.items():
+        if x.shape[1:] != shape or len(x) != len(y) or not len(y):
+            raise ConfigError(
+                f"data: the {key} rows of {name} have inputs {x.shape} and targets {np.shape(y)}, "
+                f"but training inputs have shape {shape}: give every part the same features and one target a row."
+            )
+
+
+def _drop_constant(
+    parts: dict[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...], notes: tuple[str, ...]
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...], tuple[str, ...]]:
+    x = parts["train"][0]
+    keep = np.ptp(x, axis=0) > 0  # the range is exact where a standard deviation rounds to 1e-17
+    if keep.all():
+        return parts, names, notes
+    if x.ndim != 2 or not keep.any():
+        raise ConfigError("data: no feature varies over the training rows, so none can be standardised: check x.")
+    labels = names or tuple(f"x{i}" for i in range(x.shape[1]))
+    dropped = [label for label, kept in zip(labels, keep, strict=True) if not kept]
+    note = f"dropped {', '.join(dropped)}: constant over the training rows"
+    names = tuple(label for label, kept in zip(labels, keep, strict=True) if kept)
+    return {key: (x[:, keep], y) for key, (x, y) in parts.items()}, names, (*notes, note)
+
+
+def _check_labels(name: str, parts: Mapping[str, tuple[np.ndarray, np.ndarray]], num_classes: int) -> None:
+    if len(np.unique(parts["train"][1])) < 2:
+        raise ConfigError(f"data: the training rows of {name} hold a single class: raise n_train or change split.")
+    for key, (_, y) in parts.items():
+        if not key.startswith("ood/") and (y.min() < 0 or y.max() >= num_classes):
+            raise ConfigError(f"data: the {key} labels of {name} leave 0..{num_classes - 1}: recode them.")

@@ -1,0 +1,235 @@
+"""How a file comes to the user: from the cache, a mirror folder, or a pinned URL, and never unchecked.
+
+Files are named by repository and path; ``registry.csv`` pins the commit and the SHA-256 of each. A file is looked for
+under ``OWNER/REPO/COMMIT/PATH`` in this order:
+
+1. the cache: ``fetch.configure(cache=...)``, else the environment variable ``BDLBENCH_DATA``, else the user's cache
+   folder;
+2. the mirror, where one is named: ``fetch.configure(mirror=...)``, else ``BDLBENCH_MIRROR``. A folder is read in
+   place; a URL stands for ``https://raw.githubusercontent.com``;
+3. ``https://raw.githubusercontent.com``, also for files that a mirror folder lacks.
+
+``python -m bdlbench.data.fetch [SET ...]`` fetches everything, or the files of the named sets, beforehand.
+"""
+
+import csv
+import errno
+import hashlib
+import os
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from bdlbench.types import ConfigError
+
+BASE_URL = "https://raw.githubusercontent.com"
+TIMEOUT = 30.0  # seconds without a byte
+_configured: dict[str, str | None] = {"cache": None, "mirror": None}
+
+
+class NotFetchedError(ConfigError):
+    """A file is neither in the cache nor in the mirror, and could not be downloaded."""
+
+
+class File(NamedTuple):
+    """One line of the registry. ``sets`` names the data sets that read it; ``tests`` marks a file only tests read."""
+
+    sets: tuple[str, ...]
+    repository: str
+    commit: str
+    path: str
+    sha256: str
+    size: int
+
+    @property
+    def tail(self) -> str:
+        """OWNER/REPO/COMMIT/PATH, the same in the cache, in a mirror and at the end of the URL."""
+        return f"{self.repository}/{self.commit}/{self.path}"
+
+
+def configure(cache: str | os.PathLike[str] | None = None, mirror: str | os.PathLike[str] | None = None) -> None:
+    """Set cache folder and mirror (folder or base URL) for this process; None leaves them to the environment."""
+    _configured.update(cache=None if cache is None else os.fspath(cache))
+    _configured.update(mirror=None if mirror is None else os.fspath(mirror))
+
+
+def cache_folder() -> Path:
+    """Where downloaded files are kept."""
+    named = _configured["cache"] or os.environ.get("BDLBENCH_DATA")
+    if named:
+        return Path(named).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("bdlbench") / "data"
+
+
+def mirror() -> str | None:
+    """The mirror's folder or base URL, if one is named."""
+    return _configured["mirror"] or os.environ.get("BDLBENCH_MIRROR") or None
+
+
+@lru_cache(maxsize=1)
+def registry() -> dict[tuple[str, str], File]:
+    """All known files by (repository, path)."""
+    with open(Path(__file__).with_name("registry.csv"), newline="", encoding="utf-8") as lines:
+        files = [
+            File(
+                tuple(row["sets"].split()), row["repository"], row["commit"], row["path"], row["sha256"],
+                int(row["bytes"]),
+            )
+            for row in csv.DictReader(lines)
+        ]  # fmt: skip
+    return {(file.repository, file.path): file for file in files}
+
+
+def fetch(repository: str, path: str) -> Path:
+    """Return where the checked file lies on this machine, downloading it into the cache where it must.
+
+    Raises
+    ------
+    ConfigError
+        The registry does not know the file; its checksum is wrong (a file in the cache or a download is set aside as
+        ``*.corrupt``, never deleted, and the next call fetches it anew); the disk is full or not writable.
+    NotFetchedError
+        There is no network and no mirror that has it, or the server does not.
+    """
+    file = registry().get((repository, path))
+    if file is None:
+        raise ConfigError(f"data: {repository}/{path} is not in the registry of files: add it to registry.csv.")
+    return _locate(file)
+
+
+def _locate(file: File) -> Path:
+    cached = cache_folder() / file.tail
+    if cached.is_file():
+        if _checked(cached, file.sha256):
+            return cached
+        aside = _set_aside(cached)
+        raise ConfigError(f"data: {cached} had a wrong checksum and was moved to {aside.name}: run again to fetch it.")
+    source = mirror()
+    if source is not None and "://" not in source:
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"data.mirror={source} is no folder: name a folder or a base URL, or unset it.")
+        mirrored = folder / file.tail
+        if mirrored.is_file():
+            if not _checked(mirrored, file.sha256):
+                raise ConfigError(f"data: {mirrored} has the wrong checksum: copy it into the mirror again.")
+            return mirrored
+        source = None
+    return _download(f"{(source or BASE_URL).rstrip('/')}/{file.tail}", cached, file)
+
+
+def _download(url: str, target: Path, file: File) -> Path:
+    import requests
+    from pooch import HTTPDownloader
+
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # beside the target, so that the rename cannot cross file systems; a unique name, so that two processes can race
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        HTTPDownloader(progressbar=False, timeout=TIMEOUT)(url, str(temporary), None)
+        if temporary.stat().st_size and not _checked(temporary, file.sha256):
+            short = f" ({temporary.stat().st_size} of {file.size} bytes)"
+            aside = _set_aside(temporary, target)
+            raise ConfigError(f"data: {url} gave a file of the wrong checksum{short}, kept as {aside}: try again.")
+        if not temporary.stat().st_size:
+            raise NotFetchedError(f"data: {url} gave an empty file: try again or set BDLBENCH_MIRROR.")
+        temporary.chmod(0o644)
+        os.replace(temporary, target)
+    except requests.exceptions.HTTPError as error:
+        code = error.response.status_code
+        error.response.close()  # the downloader leaves the socket open
+        raise NotFetchedError(
+            f"data: {url} answered {code}: put the file at {target}, or set BDLBENCH_MIRROR to a mirror that has it."
+        ) from None
+    except requests.exceptions.RequestException as error:
+        raise NotFetchedError(
+            f"data: {url} could not be downloaded ({type(error).__name__}): put the file at {target}, "
+            f"or set BDLBENCH_MIRROR to a folder that has {file.tail}."
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space or set BDLBENCH_DATA to a folder on another disk"
+        else:
+            remedy = "set BDLBENCH_DATA to a folder you can write to"
+        raise ConfigError(f"data: {target} cannot be written ({error.strerror or error}): {remedy}.") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def _set_aside(file: Path, target: Path | None = None) -> Path:
+    aside = (target or file).with_name((target or file).name + ".corrupt")
+    os.replace(file, aside)
+    return aside
+
+
+def _checked(file: Path, sha256: str) -> bool:
+    stat = file.stat()
+    return _digest(str(file), stat.st_mtime_ns, stat.st_size) == sha256
+
+
+@lru_cache(maxsize=4096)
+def _digest(file: str, mtime: int, size: int) -> str:
+    """SHA-256 of a file, once a process for a file that has not changed."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fetch_all(sets: tuple[str, ...] = (), *, quiet: bool = False) -> dict[str, str]:
+    """Fetch the files of the named sets (none named: of all), with a progress bar.
+
+    Returns
+    -------
+    dict
+        What could not be fetched: the file and why. Empty when all is there.
+    """
+    from rich.progress import Progress
+
+    known = {name for file in registry().values() for name in file.sets}
+    if unknown := set(sets) - known:
+        raise ConfigError(
+            f"no files are registered for {', '.join(sorted(unknown))}: choose from {', '.join(sorted(known))}."
+        )
+    files = [file for file in registry().values() if not sets or set(sets) & set(file.sets)]
+    failed: dict[str, str] = {}
+    with Progress(disable=quiet) as bar, ThreadPoolExecutor(8) as pool:
+        task = bar.add_task("fetching data", total=sum(file.size for file in files))
+        waiting = {pool.submit(_locate, file): file for file in files}
+        for done in as_completed(waiting):
+            file = waiting[done]
+            error = done.exception()
+            if isinstance(error, ConfigError):
+                failed[file.tail] = str(error)
+            elif error is not None:
+                raise error
+            bar.advance(task, file.size)
+    return failed
+
+
+def main(arguments: list[str]) -> int:
+    """Fetch and report; the exit code is 1 when a file is missing."""
+    try:
+        failed = fetch_all(tuple(arguments))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for reason in failed.values():
+        print(reason, file=sys.stderr)
+    print(f"cache: {cache_folder()}" + (f", mirror: {mirror()}" if mirror() else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    # the module that runs as __main__ is a second copy: let the one that data sets import do the work
+    from bdlbench.data import fetch as module
+
+    sys.exit(module.main(sys.argv[1:]))

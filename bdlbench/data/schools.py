@@ -1,0 +1,24 @@
+"""Eight schools: coaching effects on SAT scores."""
+
+import numpy as np
+
+from bdlbench.data.dataset import Dataset, make_dataset
+
+
+def eight_schools() -> Dataset:
+    """Estimated effects y (points of SAT-V) with their standard errors x in eight schools (Rubin, 1981, table 1).
+
+    Nothing is standardised and nothing is held out: the set is for a hierarchical model that reads both as they are.
+    """
+    effects = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+    standard_errors = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+    return make_dataset(
+        name="eight_schools",
+        task="regression",
+        train=(standard_errors[:, None], effects),
+        scale_x=None,
+        scale_y=None,
+        feature_names=("standard_error",),
+        target_name="effect",
+        notes=("not standardised", "no test rows"),
+    )

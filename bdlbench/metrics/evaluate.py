@@ -1,0 +1,62 @@
+"""Match metrics with the ingredients they name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def evaluate(metrics: Mapping[str, Callable[..., Any]], y: Any, ingredients: Mapping[str, Any]) -> dict[str, float]:
+    """Call every metric whose ingredients are all there.
+
+    A metric's positional parameters are names of ingredients, or ``y``; its keyword-only parameters are options, bound
+    beforehand by ``functools.partial``. A metric that names an ingredient which is not there is left out of the result:
+    accuracy of a regression, CRPS of a classification.
+
+    Parameters
+    ----------
+    metrics : mapping
+        Functions, or partials of functions, by the name that the result has.
+    y : array (n,)
+        Observed targets, in the units of the ingredients.
+    ingredients : mapping
+        As :meth:`bdlbench.metrics.mixture.PredictiveMixture.ingredients` returns them.
+
+    Returns
+    -------
+    dict
+        One float by the name of each metric called, in the order of ``metrics``.
+
+    Raises
+    ------
+    TypeError
+        Where an option is unbound, a metric takes ``*args`` or ``**kwargs``, or its value is not one number.
+    """
+    available = {**ingredients, "y": y}
+    out: dict[str, float] = {}
+    for name, metric in metrics.items():
+        wanted = required_ingredients(name, metric)
+        if not set(wanted) <= set(available):
+            continue
+        value = np.asarray(metric(*(available[key] for key in wanted)))
+        if value.ndim != 0 or value.dtype.kind not in "fiub":
+            raise TypeError(f"metric {name} must return one number, got {value.dtype} of shape {value.shape}")
+        out[name] = float(value)
+    return out
+
+
+def required_ingredients(name: str, metric: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of a metric's positional parameters without defaults; its options must be bound."""
+    wanted = []
+    for key, parameter in inspect.signature(metric).parameters.items():
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            raise TypeError(f"metric {name} must name its parameters, {parameter} names none")
+        if parameter.default is not inspect.Parameter.empty:
+            continue
+        if parameter.kind not in _POSITIONAL:
+            raise TypeError(f"metric {name} lacks a value for its option {key}")
+        wanted.append(key)
+    return tuple(wanted)

@@ -1,0 +1,216 @@
+"""The posterior predictive as a mixture over draws, gathered in a stream so that memory never grows with the draws."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.special import entr
+
+from bdlbench.metrics.checks import Floats
+
+_FIELDS = ("log_lik", "mean", "variance", "cdf", "probs")
+# 2^64 divided by the golden ratio: multiples of it, modulo 2^64, are the most evenly spread of all rotations.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class PredictiveMixture:
+    """Streaming ingredients of p(y | x, data) = (1/S) sum_s p(y | x, theta_s), chains and draws pooled.
+
+    Everything is accumulated in float64: the likelihood by a running log-sum-exp, the mean and the variance between
+    draws by Chan's update (Chan, Golub & LeVeque, 1983), all else by running means. No result depends on how the
+    draws were cut into blocks, beyond rounding.
+
+    CRPS and intervals need components, not moments. Of the draws seen so far, the ``max_components`` whose indices i
+    have the smallest i / golden ratio modulo 1 are kept: all draws while they are few, and later a subset whose gaps
+    take at most three lengths (the three-gap theorem; Slater, 1967), at any length of the stream. A stride would fall
+    into step with the number of chains where they are interleaved, and keep one chain of eight; this does not.
+
+    Parameters
+    ----------
+    max_components : int
+        The largest number of draws of which (mean, variance) are kept.
+    gaussian : bool
+        Whether p(y | x, theta) is Gaussian. Where it is not, ``loc`` and ``scale`` are not offered, since CRPS and
+        intervals would take them for Gaussian components.
+    """
+
+    def __init__(self, *, max_components: int = 128, gaussian: bool = True) -> None:
+        if max_components < 1:
+            raise ValueError(f"max_components is {max_components}, but must be at least 1")
+        self.max_components = max_components
+        self.gaussian = gaussian
+        self.num_draws = 0
+        self._fields: frozenset[str] = frozenset()
+        self._shape: tuple[int, ...] = ()
+        self._peak: Floats = np.empty(0)
+        self._sum: Floats = np.empty(0)
+        self._squares: Floats = np.empty(0)
+        self._means: dict[str, Floats] = {}
+        self._kept_index = np.empty(0, np.int64)
+        self._kept: dict[str, Floats] = {}
+
+    def update(self, block: Mapping[str, Any]) -> None:
+        """Add S draws at n points.
+
+        Parameters
+        ----------
+        block : mapping
+            ``log_lik`` (S, n): log p(y | x, theta_s) at the observed y. For regression ``mean`` (S, n) and
+            ``variance`` (S, n) of p(y | x, theta_s), and ``cdf`` (S, n), p(Y <= y | x, theta_s) at the observed y.
+            For classification ``probs`` (S, n, K). The fields and n must be the same in all blocks; S may be zero.
+
+        Raises
+        ------
+        FloatingPointError
+            Where a value is not finite or a variance not positive. Names the field and the draw, counted from 0 over
+            all blocks. Nothing of the block is added.
+        ValueError
+            Where shapes or fields do not fit, or probabilities are none.
+        """
+        arrays = self._checked(block)
+        log_lik = arrays["log_lik"]
+        size = log_lik.shape[0]
+        if size == 0:
+            return
+        if self.num_draws == 0:
+            self._start(arrays)
+        total = self.num_draws + size
+
+        peak = np.maximum(self._peak, log_lik.max(axis=0))
+        self._sum = self._sum * np.exp(self._peak - peak) + np.exp(log_lik - peak).sum(axis=0)
+        self._peak = peak
+
+        if "mean" in arrays:
+            centre = arrays["mean"].mean(axis=0)
+            self._squares += ((arrays["mean"] - centre) ** 2).sum(axis=0)
+            self._squares += (centre - self._means["mean"]) ** 2 * (self.num_draws * size / total)
+        if "probs" in arrays:
+            arrays["entropy"] = entr(arrays["probs"]).sum(axis=-1)
+        for name, mean in self._means.items():
+            mean += (arrays[name].mean(axis=0) - mean) * (size / total)
+
+        if "mean" in arrays and self.gaussian:
+            self._keep(arrays, size)
+        self.num_draws = total
+
+    def ingredients(self) -> dict[str, np.ndarray]:
+        """Return what metrics are computed from, by name.
+
+        Returns
+        -------
+        dict
+            ``num_draws`` () and ``lpd`` (n,) = log (1/S) sum_s p(y | x, theta_s).
+
+            With mean and variance: ``mean`` (n,), ``noise_variance`` (n,) = mean of the draws' variances,
+            ``model_variance`` (n,) = variance of the draws' means (divisor S: the draws are the mixture, not a sample
+            of it), ``variance`` (n,) their sum, by the law of total variance; where Gaussian also ``loc`` and
+            ``scale`` (S', n), S' <= ``max_components``, in the order of the draws.
+
+            With cdf: ``pit`` (n,) = (1/S) sum_s p(Y <= y | x, theta_s), the probability integral transform.
+
+            With probs: ``probs`` (n, K), their mean; ``entropy_of_mean`` (n,) and ``mean_entropy`` (n,) in nats.
+
+        Raises
+        ------
+        ValueError
+            Where no draw has been added.
+        """
+        if self.num_draws == 0:
+            raise ValueError("the predictive mixture holds no draws")
+        out: dict[str, np.ndarray] = {"num_draws": np.asarray(self.num_draws)}
+        out["lpd"] = self._peak + np.log(self._sum / self.num_draws)
+        if "mean" in self._fields:
+            out["mean"] = self._means["mean"].copy()
+            out["noise_variance"] = self._means["variance"].copy()
+            out["model_variance"] = self._squares / self.num_draws
+            out["variance"] = out["noise_variance"] + out["model_variance"]
+            if self.gaussian:
+                out["loc"] = self._kept["mean"].copy()
+                out["scale"] = np.sqrt(self._kept["variance"])
+        if "cdf" in self._fields:
+            # A running mean of ones may pass 1 by a rounding, and a histogram would lose that point.
+            out["pit"] = np.clip(self._means["cdf"], 0, 1)
+        if "probs" in self._fields:
+            out["probs"] = self._means["probs"].copy()
+            out["entropy_of_mean"] = entr(out["probs"]).sum(axis=-1)
+            out["mean_entropy"] = self._means["entropy"].copy()
+        return out
+
+    def to_original(self, loc: float, scale: float) -> dict[str, np.ndarray]:
+        """Return the ingredients in original units y = loc + scale * y_standardised, for regression.
+
+        Means become mean * scale + loc, variances variance * scale^2, and densities lpd - log(scale); ``pit`` has no
+        units.
+
+        Parameters
+        ----------
+        loc, scale : float
+            Mean and standard deviation by which the targets were standardised.
+        """
+        if "mean" not in self._fields:
+            raise ValueError("only the ingredients of a regression have units")
+        if not (np.isfinite(loc) and np.isfinite(scale) and scale > 0):
+            raise ValueError(f"loc and scale must be finite and scale positive, got {loc} and {scale}")
+        out = self.ingredients()
+        out["lpd"] = out["lpd"] - np.log(scale)
+        for name in ("mean", "loc"):
+            if name in out:
+                out[name] = out[name] * scale + loc
+        for name in ("variance", "noise_variance", "model_variance"):
+            out[name] = out[name] * scale**2
+        if "scale" in out:
+            out["scale"] = out["scale"] * scale
+        return out
+
+    def _checked(self, block: Mapping[str, Any]) -> dict[str, Floats]:
+        unknown = set(block) - set(_FIELDS)
+        if unknown or "log_lik" not in block or ("mean" in block) != ("variance" in block):
+            raise ValueError(f"a block holds log_lik, mean with variance, cdf and probs; got {sorted(block)}")
+        arrays = {name: np.asarray(value, np.float64) for name, value in block.items()}
+        shape = arrays["log_lik"].shape
+        for name, value in arrays.items():
+            if value.ndim != (3 if name == "probs" else 2) or value.shape[:2] != shape:
+                raise ValueError(f"{name} has shape {value.shape}, log_lik {shape}; expected (S, n), probs (S, n, K)")
+        points = arrays["probs"].shape[1:] if "probs" in arrays else shape[1:]
+        if self.num_draws and (self._fields != set(block) or self._shape != points):
+            raise ValueError(
+                f"all blocks must hold the same fields and points: {sorted(self._fields)} at {self._shape} "
+                f"before, {sorted(block)} at {points} now"
+            )
+        for name, value in arrays.items():
+            fine = np.isfinite(value)
+            if name == "variance":
+                fine &= value > 0
+            bad = np.flatnonzero(~fine.all(axis=tuple(range(1, value.ndim))))
+            if bad.size:
+                fault = "not finite and positive" if name == "variance" else "not finite"
+                raise FloatingPointError(f"{name} is {fault} in draw {self.num_draws + int(bad[0])}")
+        if "cdf" in arrays and ((arrays["cdf"] < -1e-6) | (arrays["cdf"] > 1 + 1e-6)).any():
+            raise ValueError("cdf must lie in [0, 1]")
+        if "probs" in arrays:
+            probs = arrays["probs"]
+            if (probs < 0).any() or (np.abs(probs.sum(axis=-1) - 1) > 1e-4).any():
+                raise ValueError("probs must be non-negative and sum to one over classes")
+        return arrays
+
+    def _start(self, arrays: Mapping[str, Floats]) -> None:
+        num_points = arrays["log_lik"].shape[1]
+        self._fields = frozenset(arrays)
+        self._shape = arrays["probs"].shape[1:] if "probs" in arrays else (num_points,)
+        self._peak = np.full(num_points, -np.inf)
+        self._sum = np.zeros(num_points)
+        self._squares = np.zeros(num_points)
+        self._means = {name: np.zeros(arrays[name].shape[1:]) for name in self._fields - {"log_lik"}}
+        if "probs" in arrays:
+            self._means["entropy"] = np.zeros(num_points)
+        self._kept = {name: np.empty((0, num_points)) for name in ("mean", "variance") if name in arrays}
+
+    def _keep(self, arrays: Mapping[str, Floats], size: int) -> None:
+        index = np.concatenate([self._kept_index, np.arange(self.num_draws, self.num_draws + size)])
+        priority = index.astype(np.uint64) * _GOLDEN  # wraps modulo 2^64, exactly
+        chosen = np.sort(np.argsort(priority)[: self.max_components])
+        old = chosen[chosen < len(self._kept_index)]
+        new = chosen[chosen >= len(self._kept_index)] - len(self._kept_index)
+        for name, kept in self._kept.items():
+            self._kept[name] = np.concatenate([kept[old], arrays[name][new]])
+        self._kept_index = index[chosen]

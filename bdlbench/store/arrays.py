@@ -1,0 +1,236 @@
+"""The draws of a run: an ArviZ-schema DataTree in Zarr 3, written block of draws by block of draws.
+
+Arrays are allocated for the planned number of draws and cut to the number written when the run ends, so no draw that
+was never made is ever read as a zero. Memory is bounded by the block that is handed in.
+"""
+
+import math
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdlbench.store.errors import config_error
+
+GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data")
+CHUNK_BYTES = 16 * 2**20
+"""Largest chunk, uncompressed: a wide last axis is split rather than have one chunk outgrow it."""
+
+
+class PosteriorArrays:
+    """The folder ``posterior.zarr`` while its run is being written.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; made by the first :meth:`allocate`, or found there when a run is resumed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.written: dict[str, int] = {}
+        """Draws written so far to each ``group/name``; 0 or 1 for an array without draws."""
+        self._arrays: dict[str, Any] = {}
+
+    def allocate(
+        self,
+        group: str,
+        name: str,
+        shape: Sequence[int],
+        dtype: Any,
+        dims: Sequence[str],
+        coords: Mapping[str, Any] | None = None,
+        chunk_draws: int | None = None,
+    ) -> None:
+        """Make room for one variable; see :meth:`bdlbench.store.RunWriter.allocate`."""
+        shape, dims, dtype = tuple(int(size) for size in shape), tuple(dims), np.dtype(dtype)
+        self._check(group, name, shape, dtype, dims, coords or {})
+        parent = self._group(group)
+        key = f"{group}/{name}"
+        if name in parent:
+            array = parent[name]
+            kept = (*array.shape[:1], *shape[1:2], *array.shape[2:]) if "draw" in dims else array.shape
+            if kept != shape or array.dtype != dtype:
+                raise ValueError(f"{key} is stored as {array.shape} {array.dtype}, not as {shape} {dtype}.")
+            array.resize(shape)  # a run that ended early was cut
+        else:
+            array = parent.create_array(
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=_chunks(shape, dtype, "draw" in dims, chunk_draws),
+                dimension_names=dims,
+                fill_value=math.nan if dtype.kind == "f" else None,
+                compressors=_compressors(),
+                # A chunk that is not there would read as its fill value, whether it was lost or left out.
+                config={"write_empty_chunks": True},
+            )
+        self._arrays[key] = array
+        self.written.setdefault(key, 0)
+        index = {dim: np.arange(size) for dim, size in zip(dims, shape, strict=True) if dim in ("chain", "draw")}
+        for dim, values in {**index, **(coords or {})}.items():
+            self._write_coordinate(parent, dim, np.asarray(values))
+
+    def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
+        """Write the draws from ``start_draw`` on; see :meth:`bdlbench.store.RunWriter.write`."""
+        key = f"{group}/{name}"
+        target = self._allocated(key)
+        block = np.asarray(array)
+        if block.dtype != target.dtype:
+            raise TypeError(f"{key} holds {target.dtype}, not {block.dtype}.")
+        if not _has_draws(target):
+            if start_draw != 0 or block.shape != target.shape:
+                raise ValueError(f"{key} has no draws: write it whole, {target.shape}, at 0.")
+            target[...] = block
+            self.written[key] = 1
+            return
+        stop = start_draw + (block.shape[1] if block.ndim > 1 else 0)
+        if block.shape[:1] + block.shape[2:] != target.shape[:1] + target.shape[2:] or block.ndim != target.ndim:
+            raise ValueError(f"A block of {key} has shape {block.shape}; the array has {target.shape}.")
+        if not 0 <= start_draw <= self.written[key] or stop > target.shape[1]:
+            raise ValueError(
+                f"Draws {start_draw} to {stop} of {key} do not follow the {self.written[key]} written"
+                f" of {target.shape[1]}."
+            )
+        target[:, start_draw:stop] = block
+        self.written[key] = max(self.written[key], stop)
+
+    def read_columns(self, group: str, name: str, start: int, stop: int) -> np.ndarray:
+        """Columns of the last axis of the written draws; see :meth:`bdlbench.store.RunWriter.read_columns`."""
+        key = f"{group}/{name}"
+        array = self._allocated(key)
+        if not _has_draws(array):
+            raise ValueError(f"{key} has dims {array.metadata.dimension_names}; columns are cut from (chain, draw, ...).")
+        drawn = self.written[key]
+        if array.ndim == 2:  # a scalar site is its own only column
+            return np.asarray(array[:, :drawn])[..., None][..., start:stop]
+        return np.asarray(array[:, :drawn, ..., start:stop])
+
+    def close(self) -> list[str]:
+        """Cut each group to the draws written, drop what was never written, consolidate; what was dropped is returned.
+
+        Within a group every variable has the same draws (xarray demands it), so a run that broke off between two of
+        them is cut to the shorter.
+        """
+        import zarr
+
+        notes: list[str] = []
+        if not self.path.exists():
+            return notes
+        root = zarr.open_group(self.path, mode="r+")
+        for group, parent in sorted(root.groups()):
+            arrays = {name: array for name, array in sorted(parent.arrays()) if array.metadata.dimension_names != (name,)}
+            written = {name: self.written.get(f"{group}/{name}", 0) for name in arrays}
+            for name in [name for name in arrays if not written[name]]:
+                notes.append(f"{group}/{name} was not stored: nothing was written to it.")
+                shutil.rmtree(self.path / group / name)
+                del arrays[name]
+            drawn = [name for name in arrays if _has_draws(arrays[name])]
+            kept = min((written[name] for name in drawn), default=0)
+            cut = [name for name in drawn if written[name] > kept]
+            if cut:
+                notes.append(f"{group}: {', '.join(cut)} cut to the {kept} draws that the others have.")
+            for name in drawn:
+                arrays[name].resize((arrays[name].shape[0], kept, *arrays[name].shape[2:]))
+            if drawn:
+                parent["draw"].resize((kept,))
+            elif not arrays:
+                shutil.rmtree(self.path / group)
+        if not any(root.group_keys()):
+            shutil.rmtree(self.path)
+            return notes
+        with warnings.catch_warnings():
+            # Every reader that does not know consolidated metadata reads the array's own.
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(str(self.path))
+        return notes
+
+    def _allocated(self, key: str) -> Any:
+        if key not in self._arrays:
+            raise ValueError(f"{key} was not allocated.")
+        return self._arrays[key]
+
+    def _group(self, group: str) -> Any:
+        import zarr
+
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        attributes = {"creation_library": "bdlbench", "created_at": now}
+        root = zarr.open_group(self.path, mode="a", attributes=attributes)
+        return root[group] if group in root else root.create_group(group, attributes=attributes)
+
+    def _check(
+        self, group: str, name: str, shape: tuple[int, ...], dtype: np.dtype, dims: tuple[str, ...], coords: Mapping
+    ) -> None:
+        key = f"{group}/{name}"
+        if group not in GROUPS:
+            raise ValueError(f"Group '{group}' is none of {', '.join(GROUPS)}.")
+        if "/" in name or not name:
+            raise config_error(f"model: the site name '{name}' cannot be stored; rename it without '/'.")
+        if dtype.kind not in "fiub":
+            raise TypeError(f"{key} cannot hold {dtype}: floats, integers and bools are stored.")
+        if len(dims) != len(shape) or len(set(dims)) != len(dims) or name in dims:
+            raise ValueError(f"{key} of shape {shape} cannot have the dims {dims}.")
+        if {"chain", "draw"} & set(dims) and dims[:2] != ("chain", "draw"):
+            raise ValueError(f"{key} has dims {dims}; draws come as (chain, draw, ...).")
+        sizes = dict(zip(dims, shape, strict=True))
+        for other in self._arrays:
+            if other.startswith(f"{group}/") and other != key:
+                array = self._arrays[other]
+                for dim, size in zip(array.metadata.dimension_names, array.shape, strict=True):
+                    if sizes.get(dim, size) != size:
+                        raise ValueError(f"Dim {dim} has {size} entries in {other}, but {sizes[dim]} in {key}.")
+        for dim, values in coords.items():
+            if dim not in sizes or np.shape(values) != (sizes[dim],):
+                raise ValueError(f"The coordinate {dim} of {key} has shape {np.shape(values)}; the dims are {sizes}.")
+
+    @staticmethod
+    def _write_coordinate(parent: Any, dim: str, values: np.ndarray) -> None:
+        text = values.dtype.kind in "UOT"
+        if dim in parent:
+            array = parent[dim]
+            if dim == "draw" and array.shape != values.shape:  # resumed after an early end
+                array.resize(values.shape)
+                array[:] = values
+            if np.asarray(array[:]).tolist() != values.tolist():
+                raise ValueError(f"The coordinate {dim} differs between two variables of {parent.path}.")
+            return
+        array = parent.create_array(
+            dim,
+            shape=values.shape,
+            dtype="str" if text else values.dtype,
+            chunks=(max(1, values.size),),
+            dimension_names=(dim,),
+            config={"write_empty_chunks": True},
+        )
+        array[:] = values.astype(object) if text else values
+
+
+def _has_draws(array: Any) -> bool:
+    return "draw" in array.metadata.dimension_names
+
+
+def _compressors() -> list[Any]:
+    from zarr.codecs import ZstdCodec
+
+    # Draws are noise, so a higher level buys nothing; the checksum makes a flipped chunk an error when it is read.
+    return [ZstdCodec(level=1, checksum=True)]
+
+
+def _chunks(shape: tuple[int, ...], dtype: np.dtype, has_draws: bool, chunk_draws: int | None) -> tuple[int, ...]:
+    """All chains and ``chunk_draws`` draws to a chunk, later axes split where a chunk would outgrow ``CHUNK_BYTES``."""
+    chunks = [max(1, size) for size in shape]
+    rest = 0
+    if has_draws:
+        rest = 2
+        if chunk_draws is None:
+            chunk_draws = CHUNK_BYTES // (math.prod(chunks) // chunks[1] * dtype.itemsize)
+        chunks[1] = max(1, min(chunk_draws, chunks[1]))
+    for axis in reversed(range(rest, len(chunks))):  # the last axis first: diagnostics read it by columns
+        size = math.prod(chunks) * dtype.itemsize
+        if size > CHUNK_BYTES:
+            chunks[axis] = max(1, chunks[axis] // math.ceil(size / CHUNK_BYTES))
+    return tuple(chunks)

@@ -1,0 +1,57 @@
+"""What can go wrong between a run and its folder.
+
+``bdlbench.types`` imports JAX and NumPyro, three seconds that a command which only reads records should not pay. So
+:class:`~bdlbench.types.ConfigError` is fetched when it is raised or caught, never at import.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class StoreError(RuntimeError):
+    """The store could not do what a sound disk would have done: it is full, or a stored file is damaged."""
+
+
+class RunBusy(RuntimeError):
+    """Another process is writing this run."""
+
+
+class RunExists(RuntimeError):
+    """The run has a finished record already, perhaps since a moment ago and from another process."""
+
+
+def config_error_type() -> type[ValueError]:
+    """:class:`bdlbench.types.ConfigError`, imported on first use."""
+    from bdlbench.types import ConfigError
+
+    return ConfigError
+
+
+def config_error(message: str) -> ValueError:
+    """A :class:`bdlbench.types.ConfigError` to raise: one sentence that names the field and the remedy."""
+    return config_error_type()(message)
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Say in one sentence what a full disk means for the run in ``path``; other errors pass unchanged.
+
+    Raises
+    ------
+    StoreError
+        In place of an ``OSError`` for want of space (disk, quota or file size limit).
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise StoreError(
+            f"store.path: no room left to write '{path}' ({error.strerror}); what was complete is intact, so free some "
+            "space or set store.path to another disk and run again."
+        ) from error

@@ -1,0 +1,147 @@
+"""Files that are whole or absent, folders held by one process, checksums a shell can repeat."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from bdlbench.store.errors import RunBusy
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that a reader, or a crash at any instant, sees the old file or the new one, never a part.
+
+    ``write`` fills a temporary file beside ``path``, which is synced to disk, renamed over ``path``, and the folder
+    synced so that the name itself survives a power cut.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's list of names to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(path: Path) -> dict[str, int | str]:
+    """SHA-256 and size in bytes of a file, or of a folder with all below it.
+
+    A folder's sum is that of the list ``sha256sum`` prints for its files in byte order of their relative paths, so
+
+    ``find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum``
+
+    run inside the folder gives the same value, and a lost, added, renamed or changed file changes it.
+    """
+    if path.is_file():
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"sha256": digest, "bytes": path.stat().st_size}
+    files = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    names = sorted((file.relative_to(path).as_posix() for file in files), key=os.fsencode)
+    total, size = hashlib.sha256(), 0
+    for name in names:
+        one = checksum(path / name)
+        total.update(f"{one['sha256']}  {name}\n".encode())
+        size += int(one["bytes"])
+    return {"sha256": total.hexdigest(), "bytes": size}
+
+
+class FolderLock:
+    """An exclusive ``flock`` on ``<folder>/.lock``, held by at most one process and freed by the kernel when it dies.
+
+    The lock file is never deleted by itself: whoever waits on it would then hold a lock nobody else can see. A folder
+    may be renamed away with its lock, so after locking the file is compared with the one now at the path.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: IO[str] | None = None
+
+    def acquire(self, on_busy: Callable[[str], object] | None = None) -> None:
+        """Take the lock, creating the folder where it is missing.
+
+        Parameters
+        ----------
+        on_busy : callable (message), optional
+            Called once if another process holds the lock, which is then waited for.
+
+        Raises
+        ------
+        RunBusy
+            If another process holds the lock and ``on_busy`` is None.
+        """
+        path = self.folder / ".lock"
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                file = open(path, "a+")  # noqa: SIM115 (stays open for as long as the lock is held)
+            except FileNotFoundError:  # the folder was deleted between the two calls
+                continue
+            try:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    message = f"Run {self.folder.name} is being written by {holder}"
+                    if on_busy is None:
+                        raise RunBusy(f"{message}; wait for it to end, or stop it.") from None
+                    on_busy(f"{message}; waiting for it to end.")
+                    on_busy = _say_nothing  # one message a wait is enough
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if _same_file(file, path):
+                    file.truncate(0)
+                    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                    file.flush()
+                    self._file = file
+                    return
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+    def release(self) -> None:
+        """Free the lock; without one, nothing happens."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _say_nothing(message: str) -> None:
+    pass
+
+
+def _same_file(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def wipe_folder(folder: Path, keep: tuple[str, ...] = (".lock",)) -> None:
+    """Delete what is inside ``folder`` except the names in ``keep``."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name in keep:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)

@@ -1,0 +1,173 @@
+"""The record of a run: strict JSON on disk, plain Python in memory, one flat row in the table of runs."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bdlbench.store.errors import StoreError
+
+SCHEMA = 1
+"""Version of the store's format, written into every record. A reader refuses records of a later version."""
+
+STATUSES = ("complete", "diverged", "failed")
+REQUIRED = ("status", "labels", "metrics", "seconds", "num_grads", "device", "versions", "warnings")
+LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
+IDENTITY = ("id", "status", "reason", *LABELS, "seed", "split")
+COST = ("lanes", "peak_memory_bytes", "device", "warnings", "created")
+PREFIXES = ("seconds_", "num_grads_", "config.")
+
+Record = dict[str, Any]
+_SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """A record as strict JSON (RFC 8259), ending in a checksum of itself.
+
+    JSON has no NaN or infinity: such a float becomes null and is listed in ``nonfinite``, a map from JSON pointer
+    (RFC 6901) to ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. A null that is not listed there was a None.
+    ``record_sha256`` is the SHA-256 of the rest with sorted keys, no white space and UTF-8 text.
+
+    Raises
+    ------
+    TypeError
+        If a value is not a number, text, bool, None, path, array, list or mapping with text keys.
+    """
+    nonfinite: dict[str, str] = {}
+    plain = {key: _plain(value, f"/{_escape(key)}", nonfinite) for key, value in record.items()}
+    plain["nonfinite"] = nonfinite
+    plain["record_sha256"] = _own_checksum(plain)
+    return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
+    """A record from its JSON, non-finite floats in their places again.
+
+    Raises
+    ------
+    StoreError
+        If the text is not a record, its checksum does not fit (unless ``check`` is False), or its schema is later
+        than this reader's.
+    """
+    try:
+        record = json.loads(text)
+        schema = record["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"The record '{path}' is damaged ({error}); delete its run and run it again.") from error
+    if schema > SCHEMA:
+        raise StoreError(f"The record '{path}' has schema {schema}, but this bdlbench reads {SCHEMA}; upgrade bdlbench.")
+    if check and record.get("record_sha256") != _own_checksum(record):
+        raise StoreError(f"The record '{path}' does not fit its checksum; delete its run and run it again.")
+    for pointer, spelled in record["nonfinite"].items():
+        *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer[1:].split("/"))
+        place: Any = record
+        for key in parents:
+            place = place[int(key)] if isinstance(place, list) else place[key]
+        place[int(last) if isinstance(place, list) else last] = _SPELLED[spelled]
+    return record
+
+
+def encode_line(values: Mapping[str, Any]) -> bytes:
+    """One line of ``curve.jsonl``: as :func:`encode`, without a checksum, ``nonfinite`` only where there is one."""
+    nonfinite: dict[str, str] = {}
+    plain = {key: _plain(value, f"/{_escape(key)}", nonfinite) for key, value in values.items()}
+    if nonfinite:
+        plain["nonfinite"] = nonfinite
+    return (json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def decode_line(line: bytes) -> dict[str, Any]:
+    """The values of one line of ``curve.jsonl``."""
+    values = json.loads(line)
+    for pointer, spelled in values.pop("nonfinite", {}).items():
+        values[pointer[1:].replace("~1", "/").replace("~0", "~")] = _SPELLED[spelled]
+    return values
+
+
+def _own_checksum(record: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in record.items() if key != "record_sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _escape(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"A record's keys are text, not {key!r}.")
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _plain(value: Any, pointer: str, nonfinite: dict[str, str]) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        nonfinite[pointer] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(item, f"{pointer}/{_escape(key)}", nonfinite) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{pointer}/{index}", nonfinite) for index, item in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and JAX arrays and scalars
+        return _plain(value.tolist(), pointer, nonfinite)
+    raise TypeError(f"A record cannot hold a {type(value).__name__} (at {pointer}).")
+
+
+def validated(record: Mapping[str, Any], run_id: str, config: Mapping[str, Any]) -> Record:
+    """The record with ``id``, ``schema``, ``config`` and (unless it is given) ``created`` in place.
+
+    Raises
+    ------
+    ValueError
+        If a required field is missing, the status is unknown, a record that is not complete has no reason, or a
+        metric has the name of another column of the table of runs.
+    """
+    missing = [name for name in REQUIRED if name not in record]
+    if missing:
+        raise ValueError(f"The record of run {run_id} lacks {', '.join(missing)}.")
+    if record["status"] not in STATUSES:
+        raise ValueError(f"Status '{record['status']}' of run {run_id} is none of {', '.join(STATUSES)}.")
+    if record["status"] != "complete" and not record.get("reason"):
+        raise ValueError(f"Run {run_id} is {record['status']}, but its record gives no reason.")
+    if record.get("id", run_id) != run_id:
+        raise ValueError(f"The record of '{record['id']}' cannot be stored as run '{run_id}'.")
+    taken = {*IDENTITY, *COST}
+    clashes = [name for name in record["metrics"] if name in taken or name.startswith(PREFIXES)]
+    if clashes:
+        raise ValueError(f"Metrics of run {run_id} have names of other columns: {', '.join(sorted(clashes))}.")
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"id": run_id, "schema": SCHEMA, "created": created, **record, "config": dict(config)}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested mapping with their paths joined by ``separator``; lists are leaves."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}{separator}", separator)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def row(record: Record, *, config: bool) -> dict[str, Any]:
+    """A record as one row of the table of runs (see :meth:`bdlbench.store.Store.runs`)."""
+    labels, settings = record["labels"], record["config"]
+    data = settings.get("data")
+    columns = {"id": record["id"], "status": record["status"], "reason": record.get("reason")}
+    for name in LABELS:
+        columns[name] = labels.get(name)
+    columns["seed"] = labels.get("seed", settings.get("seed"))
+    columns["split"] = labels.get("split", data.get("split") if isinstance(data, Mapping) else None)
+    columns.update(flatten(record["metrics"], separator="_"))
+    columns.update(flatten(record["seconds"], "seconds_", "_"))
+    columns.update(flatten(record["num_grads"], "num_grads_", "_"))
+    for name in COST:
+        columns[name] = record.get(name)
+    columns["warnings"] = len(record["warnings"])
+    if config:
+        columns.update(flatten(settings, "config."))
+    return columns

@@ -1,0 +1,339 @@
+"""The reader of results, and where their only writer comes from.
+
+A store is a folder of run folders. A run counts from the instant its ``run.json`` is there; the table of runs is a
+query over these records, never a second truth. The format is written down in ``docs/store.md``.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bdlbench.store import records
+from bdlbench.store.errors import StoreError, config_error
+from bdlbench.store.files import FolderLock, checksum
+from bdlbench.store.writer import RunWriter
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{0,199}")
+
+
+class Store:
+    """A folder of runs.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder. Reading one that does not exist finds no runs; it is made when the first run is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def check_writable(self) -> None:
+        """Make the folder and prove that a run can be written to it: a file is made, locked and removed.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot. Permission bits are not asked, since they mean nothing to root or on a read-only mount.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                file.write(bytes(4096))
+                file.flush()
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise config_error(
+                f"store.path: cannot write to '{self.path}' ({error.strerror}); set store.path to a folder on a disk "
+                "with room that you may write to."
+            ) from error
+
+    def writer(
+        self,
+        id: str,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        on_busy: Callable[[str], object] | None = None,
+    ) -> RunWriter:
+        """The context manager that writes run ``id``; see :class:`~bdlbench.store.writer.RunWriter`.
+
+        A folder whose record is damaged is set aside first, so that its run is simply run again.
+        """
+        folder = self._folder(id)
+        if self._damaged(id):
+            self._move(id, ".set_aside", on_busy, lambda: self._damaged(id))
+        return RunWriter(folder, config, resume=resume, overwrite=overwrite, on_busy=on_busy)
+
+    def runs(self, *, config: bool = False) -> "pd.DataFrame":
+        """One row a finished run, whatever its status, in order of creation.
+
+        Parameters
+        ----------
+        config : bool
+            Add every leaf of the configuration as a column ``config.<dotted key>``.
+
+        Returns
+        -------
+        DataFrame
+            ``id``, ``status``, ``reason``, the labels (``data``, ``model``, ``network``, ``prior``, ``likelihood``,
+            ``inference``), ``seed``, ``split``, each metric by its name (nested ones joined by ``_``),
+            ``seconds_<phase>``, ``num_grads_<phase>``, ``lanes``, ``peak_memory_bytes``, ``device``, ``warnings``
+            (their number), ``created``. What a record lacks is missing (NaN or None).
+
+        Warns
+        -----
+        UserWarning
+            With the ids of runs whose record cannot be read; they are left out.
+        """
+        import pandas as pd
+
+        rows = self._rows(config)
+        return pd.DataFrame({name: [row.get(name) for row in rows] for name in _columns(rows)})
+
+    def sql(self, query: str) -> "pd.DataFrame":
+        """Answer a DuckDB query over the table ``runs``: the frame of :meth:`runs`, missing values as NULL.
+
+        Columns of the configuration are there as ``"config.<dotted key>"``, in double quotes. Lists, and columns
+        whose entries are of several kinds, are text.
+
+        Raises
+        ------
+        ConfigError
+            If DuckDB cannot answer the query.
+        """
+        import duckdb
+        import pandas as pd
+
+        rows = self._rows(config="config." in query)
+        frame = pd.DataFrame({name: _sql_column([row.get(name) for row in rows]) for name in _columns(rows)})
+        with duckdb.connect() as connection:
+            connection.register("runs", frame)
+            try:
+                return connection.execute(query).df()
+            except duckdb.Error as error:
+                first_line = str(error).split("\n")[0]
+                raise config_error(f"sql: the query cannot be answered ({first_line}); its table is 'runs'.") from error
+
+    def record(self, id: str) -> records.Record:
+        """The whole record of a finished run.
+
+        Raises
+        ------
+        ConfigError
+            If there is no finished run ``id``.
+        StoreError
+            If the record is damaged.
+        """
+        path = self._folder(id) / "run.json"
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise config_error(f"id: the store '{self.path}' has no finished run '{id}'; list them first.") from None
+        return records.decode(text, path)
+
+    def has(self, id: str) -> bool:
+        """Whether run ``id`` has a finished record that is sound, whatever its status."""
+        path = self._folder(id) / "run.json"
+        try:
+            records.decode(path.read_bytes(), path)
+        except (FileNotFoundError, NotADirectoryError, StoreError):
+            return False
+        return True
+
+    def unfinished(self) -> list[str]:
+        """Ids of folders without a record: runs in progress, or broken off."""
+        return sorted(entry.name for entry in self._folders() if not os.path.exists(f"{entry.path}/run.json"))
+
+    def find(self, prefix: str) -> str:
+        """The id of the one finished run that begins with ``prefix`` (or is exactly it).
+
+        Raises
+        ------
+        ConfigError
+            If none or several do; up to ten candidates are named.
+        """
+        finished = sorted(entry.name for entry in self._folders() if os.path.exists(f"{entry.path}/run.json"))
+        if prefix in finished:
+            return prefix
+        fits = [name for name in finished if name.startswith(prefix)]
+        if len(fits) == 1:
+            return fits[0]
+        if not fits:
+            raise config_error(f"id: no finished run in '{self.path}' begins with '{prefix}'; list the runs to see them.")
+        named = ", ".join(fits[:10]) + (f" and {len(fits) - 10} more" if len(fits) > 10 else "")
+        raise config_error(f"id: '{prefix}' is the beginning of {len(fits)} runs; give more of one of {named}.")
+
+    def posterior(self, id: str) -> "xr.DataTree":
+        """The run's draws as an ArviZ-schema DataTree, read from disk where they are used.
+
+        Raises
+        ------
+        ConfigError
+            If the run stored no draws.
+        """
+        import xarray as xr
+
+        path = self._folder(id) / "posterior.zarr"
+        if not path.is_dir():
+            raise config_error(f"id: run '{id}' in '{self.path}' stored no draws; choose a run that is complete.")
+        return xr.open_datatree(path, engine="zarr")
+
+    def curve(self, id: str) -> "pd.DataFrame":
+        """Scores of the running posterior against gradients, seconds and draws: one row a line of ``curve.jsonl``.
+
+        A run in progress can be read too; a last line that is still being written is left out.
+        """
+        import pandas as pd
+
+        path = self._folder(id) / "curve.jsonl"
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise config_error(f"id: the store '{self.path}' has no curve of a run '{id}'; list the runs.") from None
+        try:
+            return pd.DataFrame([records.decode_line(line) for line in text.split(b"\n")[:-1]])
+        except (ValueError, KeyError) as error:
+            raise StoreError(f"The curve '{path}' is damaged ({error}); delete its run and run it again.") from error
+
+    def verify(self, id: str) -> list[str]:
+        """What is wrong with a finished run, in sentences: its record, then each file against its checksum.
+
+        Zarr reads a lost chunk as empty without complaint; this does not.
+        """
+        try:
+            record = self.record(id)
+        except StoreError as error:
+            return [str(error)]
+        faults = []
+        for name, stored in record["files"].items():
+            path = self._folder(id) / name
+            if not path.exists():
+                faults.append(f"'{path}' is missing.")
+            elif checksum(path) != stored:
+                faults.append(f"'{path}' does not fit its checksum.")
+        return faults
+
+    def delete(self, id: str) -> None:
+        """Delete a run, finished or not. It stops counting at once, by a rename, before its files go.
+
+        Raises
+        ------
+        RunBusy
+            If a process is writing it.
+        ConfigError
+            If there is no such folder.
+        """
+        self._move(id, ".deleted")
+
+    def set_aside(self, id: str) -> None:
+        """Move a damaged run out of the way, to ``.set_aside/`` in the store; raises as :meth:`delete` does."""
+        self._move(id, ".set_aside")
+
+    def _move(
+        self,
+        id: str,
+        where: str,
+        on_busy: Callable[[str], object] | None = None,
+        still_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        folder = self._folder(id)
+        if not folder.is_dir():
+            raise config_error(f"id: the store '{self.path}' has no run '{id}'; list them first.")
+        lock = FolderLock(folder)
+        lock.acquire(on_busy)
+        try:
+            if not still_wanted():  # the process that was waited for put it right
+                return
+            (self.path / where).mkdir(exist_ok=True)
+            place = tempfile.mkdtemp(prefix=f"{id}.", dir=self.path / where)
+            os.replace(folder, place)  # a folder may be renamed onto an empty one
+        finally:
+            lock.release()
+        if where == ".deleted":
+            shutil.rmtree(place)
+
+    def _damaged(self, id: str) -> bool:
+        return (self._folder(id) / "run.json").exists() and not self.has(id)
+
+    def _folder(self, id: str) -> Path:
+        if not _ID.fullmatch(id):
+            raise config_error(f"id: '{id}' is no run id; use letters, digits and _ . , = + @ - only.")
+        return self.path / id
+
+    def _folders(self) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.path) as entries:
+                yield from (entry for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+
+    def _rows(self, config: bool) -> list[dict[str, Any]]:
+        rows, damaged = [], []
+        for entry in self._folders():
+            path = f"{entry.path}/run.json"
+            try:
+                with open(path, "rb") as file:
+                    text = file.read()
+            except FileNotFoundError:
+                continue
+            try:
+                # Hashing each record would double the time; has(), record() and verify() do.
+                rows.append(records.row(records.decode(text, Path(path), check=False), config=config))
+            except (StoreError, KeyError, TypeError, AttributeError):
+                damaged.append(entry.name)
+        if damaged:
+            warnings.warn(
+                f"store.path: {len(damaged)} records in '{self.path}' cannot be read and are left out: "
+                f"{', '.join(sorted(damaged)[:10])}; verify them.",
+                stacklevel=3,
+            )
+        return sorted(rows, key=lambda row: (row["created"], row["id"]))
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """The columns of all rows, each section in its place though some rows have more of it than others."""
+
+    def section(name: str) -> int:
+        if name in records.IDENTITY or name in records.COST:
+            return 0 if name in records.IDENTITY else 4
+        return {"seconds_": 2, "num_grads_": 3, "config.": 5}.get(_prefix(name), 1)  # the rest are metrics
+
+    names = dict.fromkeys((*records.IDENTITY, *records.COST))
+    for row in rows:
+        names.update(dict.fromkeys(row))
+    return sorted(names, key=section)
+
+
+def _prefix(name: str) -> str | None:
+    return next((prefix for prefix in records.PREFIXES if name.startswith(prefix)), None)
+
+
+def _sql_column(values: list[Any]) -> Any:
+    """A column whose missing entries DuckDB reads as NULL, and a NaN as NaN."""
+    import numpy as np
+    import pandas as pd
+
+    missing = np.array([value is None for value in values])
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pd.array(values, dtype="boolean")
+    if kinds == {int}:
+        return pd.array(values, dtype="Int64")
+    if kinds and kinds <= {int, float}:
+        floats = np.array([0.0 if value is None else value for value in values])
+        return pd.arrays.FloatingArray(floats, missing)
+    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pd.Series(texts, dtype=object)

@@ -1,0 +1,203 @@
+"""Fetching: the HTTP path against a local server, the cache, the mirror, and what goes wrong on the way."""
+
+import errno
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdlbench.data import fetch
+from bdlbench.types import ConfigError
+
+BODY = b"1.0 2.0\n" * 5000
+FILE = fetch.File(("toy",), "owner/repo", "c0ffee", "sets/toy.txt", hashlib.sha256(BODY).hexdigest(), len(BODY))
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with what ``mode`` says and remembers the paths it was asked for."""
+
+    mode = "good"
+
+    def __init__(self) -> None:
+        """Listen on a free port of this machine."""
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Good, missing, wrong bytes, half the bytes with or without the promise of all, or nothing."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        """Answer in the server's mode."""
+        self.server.asked.append(self.path)
+        mode = self.server.mode
+        if mode == "missing":
+            self.send_error(404)
+            return
+        body = {"good": BODY, "wrong": b"x" + BODY[1:], "half": BODY[:777], "cut": BODY[:777], "empty": b""}[mode]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY) if mode == "half" else len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Stay quiet."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty cache, no mirror, and a registry of one file."""
+    monkeypatch.setattr(fetch, "registry", lambda: {(FILE.repository, FILE.path): FILE})
+    monkeypatch.setattr(fetch, "_configured", {"cache": None, "mirror": None})
+    monkeypatch.setenv("BDLBENCH_DATA", str(tmp_path / "cache"))
+    monkeypatch.delenv("BDLBENCH_MIRROR", raising=False)
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Server]:
+    """Serve on 127.0.0.1 as the mirror."""
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("BDLBENCH_MIRROR", f"http://127.0.0.1:{running.server_port}/base/")
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def left(cache: Path) -> list[str]:
+    """Names of all files in the cache."""
+    return sorted(p.name for p in cache.rglob("*") if p.is_file())
+
+
+def test_success_is_cached(cache: Path, server: Server) -> None:
+    """The file lies under OWNER/REPO/COMMIT/PATH, was asked for by the same tail, and only once."""
+    for _ in range(2):
+        found = fetch.fetch("owner/repo", "sets/toy.txt")
+        assert found == cache / "owner/repo/c0ffee/sets/toy.txt" and found.read_bytes() == BODY
+    assert server.asked == ["/base/owner/repo/c0ffee/sets/toy.txt"]
+    assert left(cache) == ["toy.txt"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "message", "rest"),
+    [
+        ("missing", fetch.NotFetchedError, r"answered 404: put the file at .*toy\.txt, or set BDLBENCH_MIRROR", []),
+        (
+            "wrong",
+            ConfigError,
+            r"wrong checksum \(40000 of 40000 bytes\), kept as .*toy\.txt\.corrupt",
+            ["toy.txt.corrupt"],
+        ),
+        ("cut", ConfigError, r"wrong checksum \(777 of 40000 bytes\)", ["toy.txt.corrupt"]),
+        ("half", fetch.NotFetchedError, r"could not be downloaded \(ChunkedEncodingError\)", []),
+        ("empty", fetch.NotFetchedError, "gave an empty file", []),
+    ],
+)
+def test_a_bad_answer_leaves_nothing_half_cached_and_a_retry_works(
+    cache: Path, server: Server, mode: str, kind: type[Exception], message: str, rest: list[str]
+) -> None:
+    """Each fault is one sentence, leaves at most the file set aside, and the next good answer is taken."""
+    server.mode = mode
+    with pytest.raises(kind, match=message) as caught:
+        fetch.fetch("owner/repo", "sets/toy.txt")
+    assert "\n" not in str(caught.value) and left(cache) == rest
+    server.mode = "good"
+    assert fetch.fetch("owner/repo", "sets/toy.txt").read_bytes() == BODY
+    assert left(cache) == sorted(["toy.txt", *rest])
+
+
+def test_no_network_and_no_mirror_says_where_the_file_goes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused connection names the URL, the place in the cache and the mirror's tail."""
+    monkeypatch.setattr(fetch, "BASE_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
+    with pytest.raises(fetch.NotFetchedError, match=r"put the file at .*cache/owner/repo/c0ffee/sets/toy\.txt, or set"):
+        fetch.fetch("owner/repo", "sets/toy.txt")
+    assert left(cache) == []
+
+
+def test_corrupt_cache_is_set_aside_and_fetched_again(cache: Path, server: Server) -> None:
+    """A flipped byte in the cache is an error once; the damaged file is kept; then a good copy comes."""
+    found = fetch.fetch("owner/repo", "sets/toy.txt")
+    found.write_bytes(b"y" + BODY[1:])
+    with pytest.raises(ConfigError, match=r"a wrong checksum and was moved to toy\.txt\.corrupt: run again"):
+        fetch.fetch("owner/repo", "sets/toy.txt")
+    assert fetch.fetch("owner/repo", "sets/toy.txt").read_bytes() == BODY
+    assert (found.parent / "toy.txt.corrupt").read_bytes() == b"y" + BODY[1:]
+
+
+def test_mirror_folder_is_read_in_place(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder's file is checked and not copied; a damaged one is an error and stays; a missing folder is named."""
+    mirrored = tmp_path / "mirror" / FILE.tail
+    mirrored.parent.mkdir(parents=True)
+    mirrored.write_bytes(BODY)
+    fetch.configure(mirror=tmp_path / "mirror")
+    assert fetch.fetch("owner/repo", "sets/toy.txt") == mirrored and left(cache) == []
+    mirrored.write_bytes(b"z" + BODY)
+    with pytest.raises(ConfigError, match="copy it into the mirror again"):
+        fetch.fetch("owner/repo", "sets/toy.txt")
+    assert mirrored.read_bytes() == b"z" + BODY
+    fetch.configure(mirror=tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"data\.mirror=.*nowhere is no folder"):
+        fetch.fetch("owner/repo", "sets/toy.txt")
+    fetch.configure(cache=tmp_path / "other")
+    assert fetch.cache_folder() == tmp_path / "other"
+
+
+def test_file_missing_in_the_mirror_folder_is_downloaded(
+    cache: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the folder lacks comes from the network into the cache."""
+    monkeypatch.setattr(fetch, "BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    fetch.configure(mirror=tmp_path)
+    assert fetch.fetch("owner/repo", "sets/toy.txt") == cache / FILE.tail
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "a folder you can write to")]
+)
+def test_disk_full(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
+    """A write that fails half-way is one sentence with the remedy and leaves nothing."""
+    import pooch
+
+    def fail(self: Any, url: str, output: str, caller: Any) -> None:
+        Path(output).write_bytes(BODY[:10])
+        raise OSError(number, "cannot write")
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fail)
+    with pytest.raises(ConfigError, match=message):
+        fetch.fetch("owner/repo", "sets/toy.txt")
+    assert left(cache) == []
+
+
+def test_unknown_file(cache: Path) -> None:
+    """A file that the registry does not know is refused."""
+    with pytest.raises(ConfigError, match=r"owner/repo/other\.txt is not in the registry"):
+        fetch.fetch("owner/repo", "other.txt")
+
+
+def test_fetch_all_reports_what_is_missing(cache: Path, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """All at once; failures are listed, and the exit code says so."""
+    server.mode = "missing"
+    assert list(fetch.fetch_all(quiet=True)) == [FILE.tail]
+    assert fetch.main(["toy"]) == 1 and "answered 404" in capsys.readouterr().err
+    server.mode = "good"
+    assert fetch.main([]) == 0 and left(cache) == ["toy.txt"]
+    assert fetch.main(["unknown"]) == 1 and "choose from toy" in capsys.readouterr().err
+
+
+def test_registry_is_well_formed() -> None:
+    """Commits and checksums are whole hexadecimal numbers, and no file is named twice."""
+    files = fetch.registry().values()
+    assert len(files) == len({f.tail for f in files}) > 300
+    for file in files:
+        assert len(file.commit) == 40 and len(file.sha256) == 64 and file.size > 0 and file.sets
+        int(file.commit + file.sha256, 16)
