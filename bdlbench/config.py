@@ -72,7 +72,7 @@ def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[st
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
-    del config["hydra"]
+    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     return resolve(config), labels_of(choices)
 
 
@@ -120,11 +120,16 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         "data": dataset.checksum,
         "metrics": config["metrics"],
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
     job = Job(f"{name}-s{config['seed']}-{digest}", config, labels, program, numbers, config["seed"], dataset, metrics)
     check(job)
     return job
+
+
+def short_hash(text: str) -> str:
+    """Ten hexadecimal digits of SHA-256: 40 bits tell a million runs apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def load_data(config: Mapping[str, Any]) -> Dataset:

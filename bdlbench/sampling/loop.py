@@ -52,6 +52,12 @@ def stage_programs(program: Program, index: int, shared: Shared, lane: Lane) -> 
     return _PROGRAMS[key]
 
 
+def is_markov(program: Program, shared: Shared, lane: Lane) -> bool:
+    """Whether the draws of the last stage's chains are Markov chains."""
+    lane = lane._replace(active=np.ones(np.shape(lane.dataset), bool))
+    return stage_programs(program, len(program.stages) - 1, shared, lane).markov
+
+
 def run(
     program: Program,
     shared: Shared,

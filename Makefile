@@ -1,0 +1,51 @@
+# Everything a fresh machine needs is python3, make, git and a package index.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help compare test bench notebooks data lint format types requirements clean python
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+python:
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "bdlbench needs Python 3.12 or newer, but python3 here is $$(python3 --version 2>&1 | cut -d' ' -f2): install one, or name it with make PYTHON=/path/to/python3.12 ..." >&2; exit 1; fi
+
+.venv/ready: requirements.txt pyproject.toml | python
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, one table
+	$(BIN)/bdlbench -m inference=nuts,svi,sgld data=diabetes
+
+test: .venv/ready  ## the whole test suite
+	$(BIN)/python -m pytest -q tests
+
+bench: .venv/ready  ## speed against its limits, as a table and as JSON
+	$(BIN)/python -m benchmarks
+
+notebooks: .venv/ready  ## execute the notebooks again
+	$(BIN)/python -m bdlbench.report.notebooks results/*.ipynb
+
+data: .venv/ready  ## download every data set beforehand
+	$(BIN)/python -m bdlbench.data.fetch
+
+readme: .venv/ready  ## write the README's table of results again
+	$(BIN)/python -m bdlbench.report.readme README.md
+
+lint: .venv/ready  ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: .venv/ready  ## let ruff write
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+requirements:  ## pin the requirements again
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --all-extras --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.txt
+
+clean:  ## remove the environment and caches, keep results
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache dist build

@@ -1,0 +1,273 @@
+"""One run's bookkeeping: what of each block goes to the store, into the running scores and into the record."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bdlbench.config import Job
+from bdlbench.metrics.diagnostics import e_bfmi, function_diagnostics
+from bdlbench.metrics.evaluate import evaluate
+from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.sampling.loop import Block
+from bdlbench.sampling.programs import NEVER
+from bdlbench.store.writer import RunWriter
+
+SITE_STAT = {"log_density": "lp"}
+"""ArviZ's names for statistics where they differ."""
+PREDICTED = ("log_lik", "mean", "variance", "cdf", "probs")
+STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
+"""Metrics that have units and are recorded in standardised ones too."""
+
+
+class Recorder:
+    """Follows one job through the loop.
+
+    Draws that are not finite are stored as NaN, enter no average and no diagnostic, and are counted in the record.
+
+    Parameters
+    ----------
+    job : Job
+    writer : RunWriter
+        Entered; only this class writes to it.
+    lanes : slice
+        The job's chains among the group's lanes.
+    gaussian : bool
+        Whether y given theta is normal.
+    markov : bool
+        Whether a chain's draws are a Markov chain.
+    predictive_rows : int
+        Predictions are stored and diagnosed for at most so many test rows.
+    """
+
+    def __init__(
+        self, job: Job, writer: RunWriter, lanes: slice, *, gaussian: bool, markov: bool, predictive_rows: int
+    ) -> None:
+        self.job, self.writer, self.lanes = job, writer, lanes
+        self.gaussian, self.markov, self.rows = gaussian, markov, predictive_rows
+        self.schedule = job.program.stages[-1].schedule
+        self.mixture = PredictiveMixture(gaussian=gaussian)
+        self.shifted = {name: PredictiveMixture(gaussian=gaussian) for name in job.dataset.shifted}
+        self.num_grads = {"warmup": 0.0, "sample": 0.0}
+        self.num_diverging = 0
+        self.num_nonfinite = 0
+        self.num_draws = 0
+        self.bad: dict[int, tuple[int, str, int]] = {}
+        self.capped = 0
+        self.energy: list[np.ndarray] = []
+        self._written = 0
+        self._allocated: dict[tuple[str, str], tuple[int, ...]] = {}
+
+    # ---- blocks
+
+    def count(self, block: Block) -> None:
+        """Charge a block's gradients and note chains that have become non-finite."""
+        last = block.stage == len(self.job.program.stages) - 1
+        phase = block.phase if last else "warmup"
+        self.num_grads[phase] += float(block.num_grads[self.lanes].sum())
+        if last and block.phase == "sample":
+            self.num_diverging += int(block.num_diverging[self.lanes].sum())
+        for chain, step in enumerate(block.bad_step[self.lanes]):
+            if step < NEVER and chain not in self.bad:
+                self.bad[chain] = (int(step), block.phase, block.stage)
+
+    def finite(self, block: Block) -> np.ndarray:
+        """Which of the job's draws (C, n) are finite and come before their chain's first bad step."""
+        assert block.draws is not None
+        draws = block.draws[self.lanes]
+        good = np.isfinite(draws).reshape(*draws.shape[:2], -1).all(-1)
+        thinning = self.schedule.thinning
+        ends = self.schedule.num_warmup + (block.first_draw + np.arange(draws.shape[1]) + 1) * thinning - 1
+        return good & (ends[None] < block.bad_step[self.lanes][:, None])
+
+    def keep(
+        self,
+        block: Block,
+        sites: Mapping[str, np.ndarray],
+        predictions: Mapping[str, np.ndarray],
+        shifted: Mapping[str, Mapping[str, np.ndarray]],
+    ) -> None:
+        """Store a block of draws and add it to the running scores."""
+        good = self.finite(block)
+        start, count = block.first_draw, good.shape[1]
+        self.num_draws += int(good.sum())
+        self.num_nonfinite += int((~good).sum())
+        for name, values in sites.items():
+            self._write("posterior", name, values[self.lanes], start, good)
+        self._keep_stats(block, start, good)
+        if predictions:
+            own = {name: values[self.lanes] for name, values in predictions.items()}
+            self._store_predictions(own, start, good)
+            pooled(self.mixture, own, good)
+            for name, others in shifted.items():
+                pooled(self.shifted[name], {key: a[self.lanes] for key, a in others.items()}, good)
+        self._written = start + count
+
+    def _keep_stats(self, block: Block, start: int, good: np.ndarray) -> None:
+        for name, values in block.stats.items():
+            own = values[self.lanes]
+            self._write("sample_stats", SITE_STAT.get(name, name), own, start, np.ones_like(good))
+            if name == "reached_max_treedepth":
+                self.capped += int(own.sum())
+            if name == "energy":
+                self.energy.append(own)
+
+    def _store_predictions(self, own: Mapping[str, np.ndarray], start: int, good: np.ndarray) -> None:
+        scaler = self.job.dataset.y_scaler
+        loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+        top = slice(0, self.rows)
+        self._write("log_likelihood", "y", (own["log_lik"] - math.log(scale))[:, :, top].astype(np.float32), start, good)
+        if "probs" in own:
+            self._write("posterior_predictive", "probs", own["probs"][:, :, top], start, good)
+            self._write("posterior_predictive", "y", own["sample"][:, :, top], start, np.ones_like(good))
+        else:
+            for name, key in (("mean", "mean"), ("y", "sample")):
+                values = (own[key][:, :, top] * scale + loc).astype(np.float32)
+                self._write("posterior_predictive", name, values, start, good)
+
+    def _write(self, group: str, name: str, values: np.ndarray, start: int, good: np.ndarray) -> None:
+        """Write (C, n, ...), bad draws as NaN where the type has one."""
+        if np.issubdtype(values.dtype, np.floating) and not good.all():
+            values = np.where(good.reshape(*good.shape, *[1] * (values.ndim - 2)), values, np.nan).astype(values.dtype)
+        if (group, name) not in self._allocated:
+            extra = self._allocated[group, name] = values.shape[2:]
+            if group in ("log_likelihood", "posterior_predictive"):
+                dims = ["row", *(["class"] if len(extra) > 1 else [])]
+            else:
+                dims = [f"{name}_dim_{axis}" for axis in range(len(extra))]
+            shape = (values.shape[0], self.schedule.num_samples, *extra)
+            block = max(1, min(self.schedule.num_samples, 2**20 // max(1, values[:1, :1].nbytes)))
+            self.writer.allocate(group, name, shape, values.dtype, ["chain", "draw", *dims], chunk_draws=block)
+        self.writer.write(group, name, start, values)
+
+    # ---- scores
+
+    def observed(self) -> None:
+        """Store the test rows that predictions are stored for, targets in original units."""
+        test = self.job.dataset.test
+        if test is None:
+            return
+        y = self.original(test.y)[: self.rows]
+        self.writer.allocate("observed_data", "y", y.shape, y.dtype, ["row"])
+        self.writer.write("observed_data", "y", 0, y)
+
+    def original(self, y: np.ndarray) -> np.ndarray:
+        """Targets in original units."""
+        scaler = self.job.dataset.y_scaler
+        return y if scaler is None else np.asarray(scaler.original(y), np.float64)
+
+    def scores(self, mixture: PredictiveMixture | None = None, y: np.ndarray | None = None) -> dict[str, Any]:
+        """Metrics of the draws so far: original units, and standardised ones beside them where they differ."""
+        mixture = self.mixture if mixture is None else mixture
+        test = self.job.dataset.test
+        y = test.y if y is None and test is not None else y
+        if y is None or mixture.num_draws == 0:
+            return {}
+        scaler = self.job.dataset.y_scaler
+        if scaler is None:
+            return dict(evaluate(self.job.metrics, y, mixture.ingredients()))
+        out: dict[str, Any] = dict(
+            evaluate(
+                self.job.metrics, self.original(y), mixture.to_original(float(scaler.loc), float(scaler.scale))
+            )
+        )
+        standard = {name: self.job.metrics[name] for name in STANDARDISED if name in self.job.metrics}
+        out["standardized"] = evaluate(standard, y, mixture.ingredients())
+        return out
+
+    def curve(self, phase: str, num_draws: int, seconds: float, scores: Mapping[str, Any]) -> None:
+        """Append the running posterior's scores at its price so far."""
+        flat = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
+        price = sum(self.num_grads.values())
+        self.writer.append_curve(
+            {"phase": phase, "num_draws": num_draws, "num_grads": price, "seconds": seconds, **flat}
+        )
+
+    def diagnostics(self) -> dict[str, Any]:
+        """ESS and R-hat of function values and log likelihoods at the test rows; of the sites without test rows.
+
+        Over the chains that stayed finite; null where draws are no Markov chain.
+        """
+        names = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
+        chains = [c for c in range(self.schedule.num_chains) if c not in self.bad]
+        if not self.markov or not chains or self.num_nonfinite and len(chains) == 0:
+            return dict.fromkeys(names)
+        wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
+        if self.job.dataset.test is None:
+            wanted = [key for key in self._allocated if key[0] == "posterior"]
+        found: list[dict[str, Any]] = []
+        for group, name in wanted:
+            if (group, name) in self._allocated:
+                found.append(self._diagnose(group, name, chains))
+        out: dict[str, Any] = {}
+        for name in names:
+            values = [d[name] for d in found if d[name] is not None]
+            reduce = {"ess_bulk_median": np.median, "rhat_max": max}.get(name, min)
+            out[name] = float(reduce(values)) if values else None
+        return out
+
+    def _diagnose(self, group: str, name: str, chains: list[int]) -> dict[str, Any]:
+        extra = self._allocated[group, name]
+        if len(extra) > 1:  # a matrix-valued site of a model without test rows: small enough to read at once
+            whole = self.writer.read_columns(group, name, 0, extra[-1])[chains]
+            flat = whole.reshape(*whole.shape[:2], -1)
+            columns, read = flat.shape[-1], lambda start, stop: flat[..., start:stop]
+        else:
+            columns = extra[0] if extra else 1
+            read = lambda start, stop: self.writer.read_columns(group, name, start, stop)[chains]  # noqa: E731
+        return function_diagnostics(read, columns, num_chains=len(chains), num_draws=self._written)
+
+    # ---- the record
+
+    def status(self) -> tuple[str, str | None]:
+        """``complete``, or ``diverged`` with the reason."""
+        if self.bad:
+            chain, (step, phase, stage) = min(self.bad.items(), key=lambda item: item[1][0])
+            word = "warm-up" if phase == "warmup" else "sampling"
+            method = self.job.program.stages[stage].name
+            return "diverged", (
+                f"the log density became non-finite in {len(self.bad)} of {self.schedule.num_chains} chains, first at "
+                f"step {step} ({word} of {method}, chain {chain}): try a smaller step size or learning rate"
+            )
+        if self.num_nonfinite:
+            return "diverged", f"{self.num_nonfinite} draws are not finite: try a smaller step size or learning rate"
+        return "complete", None
+
+    def warnings(self, diagnostics: Mapping[str, Any]) -> list[str]:
+        """What a reader of the table must know."""
+        out = []
+        steps = self.schedule.num_chains * self.schedule.num_samples * max(1, self.schedule.thinning)
+        share = self.num_diverging / steps
+        if share > 0.05:
+            out.append(f"{share:.1%} of the transitions diverged (over 5 %): not to be ranked")
+        elif share > 0.01:
+            out.append(f"{share:.1%} of the transitions diverged (over 1 %)")
+        if self.capped:
+            capped = self.capped / (self.schedule.num_chains * self.schedule.num_samples)
+            if capped > 0.01:
+                out.append(f"{capped:.0%} of the draws reached max_tree_depth")
+        rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
+        if rhat is not None and rhat > 1.01:
+            out.append(f"R-hat {rhat:.3f} > 1.01: the chains disagree")
+        if ess is not None and ess < 100 * self.schedule.num_chains:
+            out.append(f"bulk ESS {ess:.0f} < {100 * self.schedule.num_chains} (100 a chain)")
+        if self.energy:
+            fraction = float(np.min(e_bfmi(np.concatenate(self.energy, 1))))
+            if fraction < 0.3:
+                out.append(f"E-BFMI {fraction:.2f} < 0.3")
+        if self.job.numbers["temperature"] != 1:
+            out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
+        return out
+
+
+def pooled(mixture: PredictiveMixture, values: Mapping[str, np.ndarray], good: np.ndarray) -> None:
+    """Add the good draws of (C, n, ...) arrays to a mixture, in the order of the draws, chains side by side."""
+    mask = good.T.reshape(-1)
+    mixture.update(
+        {
+            name: np.swapaxes(values[name], 0, 1).reshape(-1, *values[name].shape[2:])[mask]
+            for name in PREDICTED
+            if name in values
+        }
+    )
