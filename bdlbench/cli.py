@@ -64,23 +64,19 @@ def job(config: DictConfig, outcome: Outcome) -> None:
     from bdlbench.run import run_config
     from bdlbench.store.errors import RunBusy, StoreError
 
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         resolved, labels = configuration.composed(config)
         outcome.report = resolved["report"]
         outcome.records.append(run_config(resolved, labels))
+        return
     except (ConfigError, OmegaConfBaseException, StoreError, RunBusy) as error:
-        if not sweeping:
-            raise ConfigError(sentence(error)) from error
-        overrides = " ".join(HydraConfig.get().overrides.task)
-        outcome.errors.append(f"{sentence(error)} ({overrides})")
-    except Exception as error:
+        message = sentence(error)
+    except Exception as error:  # noqa: BLE001 - the rest of the sweep goes on
+        message = f"{type(error).__name__}: {sentence(error)} (BDLBENCH_TRACEBACK=1 shows where)"
         if os.environ.get("BDLBENCH_TRACEBACK"):
             traceback.print_exc()
-        message = f"{type(error).__name__}: {sentence(error)} (BDLBENCH_TRACEBACK=1 shows where)"
-        if not sweeping:
-            raise ConfigError(message) from error
-        outcome.errors.append(message)
+    overrides = " ".join(HydraConfig.get().overrides.task)
+    outcome.errors.append(f"{message} ({overrides})" if HydraConfig.get().mode == RunMode.MULTIRUN else message)
 
 
 def sentence(error: BaseException) -> str:
