@@ -104,6 +104,12 @@ def test_chains_that_stand_apart_have_infinite_rhat(values_of_chains):
     assert got["num_constant"] == 0
 
 
+def test_a_jump_between_the_halves_has_infinite_rhat():
+    """Both chains jump once, at their middle: no half varies, as in chains that stand apart."""
+    values = np.repeat([[0.0, 1.0]], 2, axis=0).repeat(50, axis=1)[:, :, None]
+    assert diagnose(values)["rhat_max"] == np.inf
+
+
 def test_binary_columns_have_finite_rhat():
     """Moving columns of two values, whose folded ranks are all equal when both are met equally often: bulk decides."""
     values = np.tile([0.0, 1.0], (4, 50))[:, :, None]

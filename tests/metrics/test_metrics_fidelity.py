@@ -76,8 +76,8 @@ def test_joint_distances_see_what_marginal_ones_cannot():
     """Each column permuted on its own: the margins are identical, their dependence is gone.
 
     Then W1 is zero to rounding; the reference's correlation is one between all columns, so the covariance error is
-    near sqrt(n(n-1)) / n = .913 for n = 6, times one minus the mean of 15 correlations of sd 1/sqrt(2000) each: an sd of
-    .0053, five of which are .027.
+    near sqrt(n(n-1)) / n = .913 for n = 6, times one minus the mean of 15 correlations of sd 1/sqrt(2000) each: an sd
+    of .0053, five of which are .027.
     """
     rng = np.random.default_rng(0)
     reference = np.repeat(rng.normal(size=(2000, 1)), 6, axis=1)
