@@ -125,11 +125,10 @@ def interval_score(y: ArrayLike, loc: ArrayLike, scale: ArrayLike, *, level: flo
     level : float
         Nominal coverage.
     """
-    import scoringrules
-
     lower, upper = _central_interval(loc, scale, level)
     y, lower, upper = per_point(y=y, lower=lower, upper=upper)
-    return float(np.mean(scoringrules.interval_score(y, lower, upper, 1 - level, backend="numpy")))
+    missed = np.maximum(lower - y, 0) + np.maximum(y - upper, 0)
+    return float(np.mean(upper - lower + 2 / (1 - level) * missed))
 
 
 def pit_histogram(pit: ArrayLike, *, num_bins: int) -> tuple[Floats, Floats]:
