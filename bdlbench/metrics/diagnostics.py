@@ -24,8 +24,8 @@ def function_diagnostics(
     of bulk and folded) of Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), as ArviZ computes them.
 
     A column that never changes has no ESS and no R-hat: it enters none of them and is counted in ``num_constant``. A
-    column in which each chain stands still at a value of its own has R-hat infinity, and an ESS of about the number of
-    chains.
+    column in which each half of each chain stands still, not all at one value, has R-hat infinity; where chains stand
+    apart its ESS is about their number.
 
     Parameters
     ----------
@@ -70,10 +70,7 @@ def function_diagnostics(
         bulk.append(array_stats.ess(block, chain_axis=0, draw_axis=1, method="bulk"))
         tail.append(array_stats.ess(block, chain_axis=0, draw_axis=1, method="tail", prob=_TAIL))
         if num_chains > 1:
-            # Chains that stand still have no variance within: between / 0 is the infinity wanted. Folding such a
-            # column may leave 0 / 0, which ArviZ's max(bulk, folded) passes over.
-            with np.errstate(divide="ignore", invalid="ignore"):
-                rhat.append(array_stats.rhat(block, chain_axis=0, draw_axis=1, method="rank"))
+            rhat.append(_rhat(block))
     out["num_constant"] = num_constant
     if bulk:
         all_bulk = np.concatenate(bulk)
@@ -153,6 +150,22 @@ def _read(read_columns: Callable[[int, int], ArrayLike], start: int, stop: int, 
         chain, draw, column = bad[0]
         raise FloatingPointError(f"not finite in chain {chain}, draw {draw}, column {start + int(column)}")
     return block
+
+
+def _rhat(block: Floats) -> Floats:
+    """Return rank-normalised split R-hat (k,) of varying columns (C, S, k)."""
+    from arviz_stats.base import array_stats
+
+    half = block.shape[1] // 2
+    halves = np.concatenate([block[:, :half], block[:, -half:]])
+    still = (np.ptp(halves, axis=1) == 0).all(axis=0)
+    out = np.full(block.shape[2], np.inf)
+    if not still.all():
+        # Only columns with variance within: else ArviZ divides by the rounding of a mean and finds 1e16, or by zero.
+        # Folded halves may still be constant, 0 / 0, which its max(bulk, folded) passes over.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out[~still] = array_stats.rhat(block[..., ~still], chain_axis=0, draw_axis=1, method="rank")
+    return out
 
 
 def _defined(name: str, value: float) -> float:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scoringrules
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from scipy.stats import binom, norm, uniform
@@ -64,6 +65,15 @@ def test_interval_of_one_gaussian():
     assert calibration.interval_width(loc, scale, level=0.9) == pytest.approx(2 * z, abs=1e-9)
     expected = np.mean([2 * z + 20 * 1, 2 * z, 2 * z + 20 * 3])
     assert calibration.interval_score([-z - 1, 0.0, z + 3], loc, scale, level=0.9) == pytest.approx(expected, abs=1e-8)
+
+
+def test_interval_score_is_that_of_scoringrules():
+    """Same ends to 1e-10 sd, weighted by 10: far below 1e-8. Some points lie below, inside and above."""
+    y = np.linspace(-6, 6, 30)
+    low, high = (calibration.mixture_quantile(LOC, SCALE, prob) for prob in (0.1, 0.9))
+    expected = scoringrules.interval_score(y, low, high, 0.2, backend="numpy").mean()
+    assert (y < low).any() and (y > high).any() and ((low < y) & (y < high)).any()
+    assert calibration.interval_score(y, LOC, SCALE, level=0.8) == pytest.approx(expected, rel=1e-8)
 
 
 def test_pit_histogram_keeps_both_ends():

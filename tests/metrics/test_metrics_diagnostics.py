@@ -57,9 +57,12 @@ def test_rhat_is_the_rank_normalised_split_one():
 
 
 def test_ess_of_an_autoregression():
-    """S (1 - rho) / (1 + rho) = 16,000 / 3. The estimate's relative sd is about sqrt(2 (2 M + 1) / S) for M = 10 lags
-    that count: 5 %; the median of 9 columns is within 5 of these. R-hat is within 5/ESS-scale of 1.
-    """  # noqa: D205
+    """S (1 - rho) / (1 + rho) = 16,000 / 3.
+
+    With M = 10 lags that count the estimate's relative sd is about sqrt(2 (2 M + 1) / S) = 5 %, and the median of 9
+    columns is within five of these. Split R-hat is about 1 + (8 / ESS) chi2 / 14, the
+    chi2 of 7 degrees from 8 halves, so 1.01 would need a chi2 of 93.
+    """
     got = diagnose(autoregression(0.5, (4, 4000, 9)))
     assert got["ess_bulk_median"] == pytest.approx(16_000 / 3, rel=0.25)
     assert 0.999 < got["rhat_max"] < 1.01
@@ -99,6 +102,19 @@ def test_chains_that_stand_apart_have_infinite_rhat(values_of_chains):
     assert got["rhat_max"] == np.inf
     assert num_chains / 2 <= got["ess_bulk_min"] <= 2 * num_chains
     assert got["num_constant"] == 0
+
+
+def test_a_jump_between_the_halves_has_infinite_rhat():
+    """Both chains jump once, at their middle: no half varies, as in chains that stand apart."""
+    values = np.repeat([[0.0, 1.0]], 2, axis=0).repeat(50, axis=1)[:, :, None]
+    assert diagnose(values)["rhat_max"] == np.inf
+
+
+def test_binary_columns_have_finite_rhat():
+    """Moving columns of two values, whose folded ranks are all equal when both are met equally often: bulk decides."""
+    values = np.tile([0.0, 1.0], (4, 50))[:, :, None]
+    got = diagnose(values)
+    assert np.isfinite(got["rhat_max"])
 
 
 def test_short_chains_and_single_chains_say_none():

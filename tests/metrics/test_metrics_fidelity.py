@@ -76,13 +76,14 @@ def test_joint_distances_see_what_marginal_ones_cannot():
     """Each column permuted on its own: the margins are identical, their dependence is gone.
 
     Then W1 is zero to rounding; the reference's correlation is one between all columns, so the covariance error is
-    near sqrt(n(n-1)) / n = .913 for n = 6 (five times the sd of 15 correlations of 2,000 draws: .02).
+    near sqrt(n(n-1)) / n = .913 for n = 6, times one minus the mean of 15 correlations of sd 1/sqrt(2000) each: an sd
+    of .0053, five of which are .027.
     """
     rng = np.random.default_rng(0)
     reference = np.repeat(rng.normal(size=(2000, 1)), 6, axis=1)
     broken = rng.permuted(reference, axis=0)
     assert fidelity.w1(broken, reference) == pytest.approx(0, abs=1e-12)
-    assert fidelity.covariance_error(broken, reference) == pytest.approx(np.sqrt(30) / 6, abs=0.02)
+    assert fidelity.covariance_error(broken, reference) == pytest.approx(np.sqrt(30) / 6, abs=0.027)
     floor = fidelity.noise_floor(fidelity.mmd, reference, num_draws=500, num_repeats=20, seed=0)
     assert fidelity.mmd(broken[:500], reference) > floor.max()
 
@@ -90,13 +91,14 @@ def test_joint_distances_see_what_marginal_ones_cannot():
 def test_noise_floor_of_w1_is_that_of_exact_draws():
     """E W1 of S against R - S draws of N(0, 1) tends to sqrt(2/pi) sqrt(1/S + 1/(R - S)) int sqrt(Phi (1 - Phi)).
 
-    S = 100, R = 400; 1,000 independent columns, so the mean's own error is below 1 % (sd of W1 is about a third of its
-    mean). The limit is approached from below, by 1.7 % at S = 100 in the tails that no draw reaches: 5 % in all.
+    S = 100, R = 400. The limit is approached from below: 10,000 pairs of independent samples of 100 and 300 average
+    .986 of it, with a relative sd of .36 a pair. So 1.4 %, plus five standard errors of 1,000 independent columns
+    (.36 / sqrt(1000) = 1.1 %): 7 %. The second repeat only helps.
     """
     reference = np.random.default_rng(0).normal(size=(400, 1000))
     floor = fidelity.noise_floor(fidelity.w1, reference, num_draws=100, num_repeats=2, seed=0)
     spread, _ = quad(lambda x: np.sqrt(norm.cdf(x) * norm.sf(x)), -12, 12)
-    assert floor.mean() == pytest.approx(np.sqrt(2 / np.pi) * np.sqrt(1 / 100 + 1 / 300) * spread, rel=0.05)
+    assert floor.mean() == pytest.approx(np.sqrt(2 / np.pi) * np.sqrt(1 / 100 + 1 / 300) * spread, rel=0.07)
 
 
 def test_noise_floor_uses_disjoint_parts_and_repeats():

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import scoringrules
-from numpy.testing import assert_allclose
 from scipy.special import softmax
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, brier_score_loss, root_mean_squared_error

@@ -67,7 +67,7 @@ def test_selective_scores_by_hand():
 
 @pytest.mark.parametrize("levels", [1000, 5, 1])
 def test_augrc_is_the_closed_form_of_the_paper(levels):
-    """(1 - AUROC_f) a (1 - a) + (1 - a)^2 / 2, with few levels of confidence (ties) too; an identity, so rounding only."""
+    """(1 - AUROC_f) a (1 - a) + (1 - a)^2 / 2, also with few levels of confidence (ties); an identity."""
     confidence = np.round(RNG.uniform(0.5, 1, size=300) * levels) / levels
     confidence = np.clip(confidence, 0.5, 1)
     wrong = RNG.random(300) > 0.4 + 0.5 * confidence
