@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bdlbench.store.records import flatten
 
@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 MISSING = "–"
 PHASES = ("setup", "compile", "warmup", "sample", "predict")
-_SECONDS = "seconds: setup / compile / warm-up / sample / predict"
+_SECONDS = "seconds: setup/compile/warm-up/sample/predict"
 _PARTS = ("model", "network", "prior", "likelihood")
+_HEADINGS = {
+    "90 % coverage": "90 %\ncoverage",
+    "ESS (min)": "ESS\n(min)",
+    "R-hat (max)": "R-hat\n(max)",
+    _SECONDS: "seconds: setup/\ncompile/warm-up/\nsample/predict",
+}
 _SHORT = 110
 
 
@@ -49,14 +55,27 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         (their number; their text is below the table). A value that a record lacks is "–"; a run that is not complete
         shows its status and reason.
     """
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     content = contents(records, aggregate=aggregate)
     caption = escape("\n".join(content.notes))
-    table = Table(caption=caption or None, caption_justify="left", caption_style="none")
+    # Narrow enough for 80 columns: only the outer columns may wrap.
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        caption=caption or None,
+        caption_justify="left",
+        caption_style="none",
+    )
     for column in content.columns:
-        table.add_column(escape(column), justify="left" if column in ("method", "warnings") else "right")
+        outer = column in ("method", "warnings")
+        heading = escape(_HEADINGS.get(column, column))
+        width = len("diverged:") if column == "warnings" else None
+        justify: Literal["left", "right"] = "left" if outer else "right"
+        table.add_column(heading, justify=justify, no_wrap=not outer, overflow="fold", min_width=width)
     for data, rows in content.sections:
         if len(content.sections) > 1:
             table.add_row(f"[bold]{escape(data)}[/bold]")
@@ -109,7 +128,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
             over.add(unit.split()[-1])
         cells.append(count(_mean([_gradients(record) for record in finished])))
         cells.append(
-            " / ".join(_seconds(_mean([record["seconds"].get(phase) for record in finished])) for phase in PHASES)
+            "/".join(_seconds(_mean([record["seconds"].get(phase) for record in finished])) for phase in PHASES)
         )
         cells.append(_number(_worst(min, [record["metrics"].get("ess_bulk_min") for record in finished]), ".0f"))
         cells.append(_number(_worst(max, [record["metrics"].get("rhat_max") for record in finished]), ".3f"))

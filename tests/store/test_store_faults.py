@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdlbench.store import RunBusy, RunExists, Store, StoreError
+from bdlbench.store import RunBusy, RunExists, Store
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """

@@ -80,10 +80,22 @@ def test_runs_is_one_flat_row_a_run(store, make_run):
     make_run("a", "nuts", created="2025-01-03T00:00:00+00:00")
     frame = store.runs()
     assert frame["id"].tolist() == ["b", "a"]  # by creation
-    columns = "id status reason data model network prior likelihood inference seed split".split()
-    metrics = "lppd rmse coverage_90 standardized_lppd".split()
+    columns = [
+        "id",
+        "status",
+        "reason",
+        "data",
+        "model",
+        "network",
+        "prior",
+        "likelihood",
+        "inference",
+        "seed",
+        "split",
+    ]
+    metrics = ["lppd", "rmse", "coverage_90", "standardized_lppd"]
     seconds = [f"seconds_{phase}" for phase in ("setup", "compile", "warmup", "sample", "predict")]
-    rest = "num_grads_warmup num_grads_sample lanes peak_memory_bytes device warnings created".split()
+    rest = ["num_grads_warmup", "num_grads_sample", "lanes", "peak_memory_bytes", "device", "warnings", "created"]
     assert frame.columns.tolist() == columns + metrics + seconds + rest
     b, a = frame.to_dict("records")
     assert (a["inference"], a["seed"], a["split"], a["standardized_lppd"], a["num_grads_sample"]) == (
