@@ -18,10 +18,14 @@ import hashlib
 import os
 import sys
 import tempfile
+import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from bdlbench.types import ConfigError
 
@@ -144,8 +148,10 @@ def _download(url: str, target: Path, file: File) -> Path:
         temporary.chmod(0o644)
         os.replace(temporary, target)
     except requests.exceptions.HTTPError as error:
-        code = error.response.status_code
-        error.response.close()  # the downloader leaves the socket open
+        code = "an error"
+        if error.response is not None:
+            code = str(error.response.status_code)
+            error.response.close()  # the downloader leaves the socket open
         raise NotFetchedError(
             f"data: {url} answered {code}: put the file at {target}, or set BDLBENCH_MIRROR to a mirror that has it."
         ) from None
@@ -182,6 +188,32 @@ def _digest(file: str, mtime: int, size: int) -> str:
     """SHA-256 of a file, once a process for a file that has not changed."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def derived(name: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays that are slow to make, kept as ``derived/<name>.npz`` in the cache. ``name`` carries their version.
+
+    Nothing is lost when the cache cannot be written: the arrays are made again next time. A damaged file is set aside.
+    """
+    file = cache_folder() / "derived" / f"{name}.npz"
+    if file.is_file():
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}  # the archive's own CRC tells a flipped byte
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            _set_aside(file)
+    arrays = build()
+    temporary: Path | None = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as stream:
+            temporary = Path(stream.name)
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, file)
+    except OSError:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return arrays
 
 
 def fetch_all(sets: tuple[str, ...] = (), *, quiet: bool = False) -> dict[str, str]:

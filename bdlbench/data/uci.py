@@ -52,7 +52,8 @@ SETS = {
     ),
     "yacht": Columns(
         (
-            "buoyancy_position", "prismatic_coefficient", "length_displacement", "beam_draught", "length_beam", "froude",
+            "buoyancy_position", "prismatic_coefficient", "length_displacement", "beam_draught", "length_beam",
+            "froude",
         ),
         "resistance",
     ),
@@ -117,9 +118,7 @@ def uci(
         )  # fmt: skip
     else:
         if deduplicate:
-            raise ConfigError(
-                "data.deduplicate does not go with gap splits, whose indices count all rows: set it false."
-            )
+            raise ConfigError("data.deduplicate=true has no gap splits, whose indices count all rows: set it false.")
         check_split(split, len(SETS[name].features))
         train, test = _gap(name, split)
         train = train[permutation(len(train), 0)]

@@ -104,7 +104,9 @@ class PosteriorArrays:
         key = f"{group}/{name}"
         array = self._allocated(key)
         if not _has_draws(array):
-            raise ValueError(f"{key} has dims {array.metadata.dimension_names}; columns are cut from (chain, draw, ...).")
+            raise ValueError(
+                f"{key} has dims {array.metadata.dimension_names}; columns are cut from (chain, draw, ...)."
+            )
         drawn = self.written[key]
         if array.ndim == 2:  # a scalar site is its own only column
             return np.asarray(array[:, :drawn])[..., None][..., start:stop]
@@ -121,9 +123,11 @@ class PosteriorArrays:
         notes: list[str] = []
         if not self.path.exists():
             return notes
-        root = zarr.open_group(self.path, mode="r+")
+        root: Any = zarr.open_group(self.path, mode="r+")
         for group, parent in sorted(root.groups()):
-            arrays = {name: array for name, array in sorted(parent.arrays()) if array.metadata.dimension_names != (name,)}
+            arrays = {
+                name: array for name, array in sorted(parent.arrays()) if array.metadata.dimension_names != (name,)
+            }
             written = {name: self.written.get(f"{group}/{name}", 0) for name in arrays}
             for name in [name for name in arrays if not written[name]]:
                 notes.append(f"{group}/{name} was not stored: nothing was written to it.")
@@ -158,7 +162,7 @@ class PosteriorArrays:
         import zarr
 
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        attributes = {"creation_library": "bdlbench", "created_at": now}
+        attributes: dict[str, Any] = {"creation_library": "bdlbench", "created_at": now}
         root = zarr.open_group(self.path, mode="a", attributes=attributes)
         return root[group] if group in root else root.create_group(group, attributes=attributes)
 

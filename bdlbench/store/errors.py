@@ -14,6 +14,10 @@ class StoreError(RuntimeError):
     """The store could not do what a sound disk would have done: it is full, or a stored file is damaged."""
 
 
+class LaterSchema(StoreError):
+    """A record was written by a later bdlbench. It is sound, so it is never set aside or written over."""
+
+
 class RunBusy(RuntimeError):
     """Another process is writing this run."""
 

@@ -41,11 +41,11 @@ def sync_folder(path: Path) -> None:
 
 
 def checksum(path: Path) -> dict[str, int | str]:
-    """SHA-256 and size in bytes of a file, or of a folder with all below it.
+    r"""SHA-256 and size in bytes of a file, or of a folder with all below it.
 
     A folder's sum is that of the list ``sha256sum`` prints for its files in byte order of their relative paths, so
 
-    ``find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum``
+    ``find . -type f -printf '%P\n' | LC_ALL=C sort | xargs sha256sum | sha256sum``
 
     run inside the folder gives the same value, and a lost, added, renamed or changed file changes it.
     """

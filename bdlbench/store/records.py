@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bdlbench.store.errors import StoreError
+from bdlbench.store.errors import LaterSchema, StoreError
 
 SCHEMA = 1
 """Version of the store's format, written into every record. A reader refuses records of a later version."""
@@ -49,8 +49,9 @@ def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
     Raises
     ------
     StoreError
-        If the text is not a record, its checksum does not fit (unless ``check`` is False), or its schema is later
-        than this reader's.
+        If the text is not a record or its checksum does not fit (unless ``check`` is False).
+    LaterSchema
+        If its schema is later than this reader's.
     """
     try:
         record = json.loads(text)
@@ -58,7 +59,9 @@ def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"The record '{path}' is damaged ({error}); delete its run and run it again.") from error
     if schema > SCHEMA:
-        raise StoreError(f"The record '{path}' has schema {schema}, but this bdlbench reads {SCHEMA}; upgrade bdlbench.")
+        raise LaterSchema(
+            f"The record '{path}' has schema {schema}, but this bdlbench reads {SCHEMA}; upgrade bdlbench."
+        )
     if check and record.get("record_sha256") != _own_checksum(record):
         raise StoreError(f"The record '{path}' does not fit its checksum; delete its run and run it again.")
     for pointer, spelled in record["nonfinite"].items():
@@ -134,6 +137,8 @@ def validated(record: Mapping[str, Any], run_id: str, config: Mapping[str, Any])
         raise ValueError(f"Status '{record['status']}' of run {run_id} is none of {', '.join(STATUSES)}.")
     if record["status"] != "complete" and not record.get("reason"):
         raise ValueError(f"Run {run_id} is {record['status']}, but its record gives no reason.")
+    if record.get("schema", SCHEMA) != SCHEMA:
+        raise ValueError(f"The record of run {run_id} has schema {record['schema']}; this store writes {SCHEMA}.")
     if record.get("id", run_id) != run_id:
         raise ValueError(f"The record of '{record['id']}' cannot be stored as run '{run_id}'.")
     taken = {*IDENTITY, *COST}

@@ -5,7 +5,6 @@ query over these records, never a second truth. The format is written down in ``
 """
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -15,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdlbench.store import records
-from bdlbench.store.errors import StoreError, config_error
+from bdlbench.store import records, table
+from bdlbench.store.errors import LaterSchema, StoreError, config_error
 from bdlbench.store.files import FolderLock, checksum
 from bdlbench.store.writer import RunWriter
 
@@ -98,10 +97,31 @@ class Store:
         UserWarning
             With the ids of runs whose record cannot be read; they are left out.
         """
-        import pandas as pd
+        return table.frame(self.rows(config=config))
 
-        rows = self._rows(config)
-        return pd.DataFrame({name: [row.get(name) for row in rows] for name in _columns(rows)})
+    def rows(self, *, config: bool = False) -> list[dict[str, Any]]:
+        """The rows of :meth:`runs` as dicts, in which what is missing is None and a NaN is a NaN."""
+        rows: list[dict[str, Any]] = []
+        damaged: list[str] = []
+        for entry in self._folders():
+            path = f"{entry.path}/run.json"
+            try:
+                with open(path, "rb") as file:
+                    text = file.read()
+            except FileNotFoundError:
+                continue
+            try:
+                # Hashing each record would double the time; has(), record() and verify() do.
+                rows.append(records.row(records.decode(text, Path(path), check=False), config=config))
+            except (StoreError, KeyError, TypeError, AttributeError):
+                damaged.append(entry.name)
+        if damaged:
+            warnings.warn(
+                f"store.path: {len(damaged)} records in '{self.path}' cannot be read and are left out: "
+                f"{', '.join(sorted(damaged)[:10])}; verify them.",
+                stacklevel=3,
+            )
+        return sorted(rows, key=lambda row: (row["created"], row["id"]))
 
     def sql(self, query: str) -> "pd.DataFrame":
         """Answer a DuckDB query over the table ``runs``: the frame of :meth:`runs`, missing values as NULL.
@@ -114,18 +134,7 @@ class Store:
         ConfigError
             If DuckDB cannot answer the query.
         """
-        import duckdb
-        import pandas as pd
-
-        rows = self._rows(config="config." in query)
-        frame = pd.DataFrame({name: _sql_column([row.get(name) for row in rows]) for name in _columns(rows)})
-        with duckdb.connect() as connection:
-            connection.register("runs", frame)
-            try:
-                return connection.execute(query).df()
-            except duckdb.Error as error:
-                first_line = str(error).split("\n")[0]
-                raise config_error(f"sql: the query cannot be answered ({first_line}); its table is 'runs'.") from error
+        return table.answer(self.rows(config="config." in query), query)
 
     def record(self, id: str) -> records.Record:
         """The whole record of a finished run.
@@ -145,13 +154,25 @@ class Store:
         return records.decode(text, path)
 
     def has(self, id: str) -> bool:
-        """Whether run ``id`` has a finished record that is sound, whatever its status."""
+        """Whether run ``id`` has a finished record that is sound, whatever its status.
+
+        Raises
+        ------
+        LaterSchema
+            If a later bdlbench wrote it: running it again would write over it.
+        """
         path = self._folder(id) / "run.json"
         try:
             records.decode(path.read_bytes(), path)
+        except LaterSchema:
+            raise
         except (FileNotFoundError, NotADirectoryError, StoreError):
             return False
         return True
+
+    def finished(self) -> list[str]:
+        """Ids of folders with a record, sound or not, sorted."""
+        return sorted(entry.name for entry in self._folders() if os.path.exists(f"{entry.path}/run.json"))
 
     def unfinished(self) -> list[str]:
         """Ids of folders without a record: runs in progress, or broken off."""
@@ -165,14 +186,16 @@ class Store:
         ConfigError
             If none or several do; up to ten candidates are named.
         """
-        finished = sorted(entry.name for entry in self._folders() if os.path.exists(f"{entry.path}/run.json"))
+        finished = self.finished()
         if prefix in finished:
             return prefix
         fits = [name for name in finished if name.startswith(prefix)]
         if len(fits) == 1:
             return fits[0]
         if not fits:
-            raise config_error(f"id: no finished run in '{self.path}' begins with '{prefix}'; list the runs to see them.")
+            raise config_error(
+                f"id: no finished run in '{self.path}' begins with '{prefix}'; list the runs to see them."
+            )
         named = ", ".join(fits[:10]) + (f" and {len(fits) - 10} more" if len(fits) > 10 else "")
         raise config_error(f"id: '{prefix}' is the beginning of {len(fits)} runs; give more of one of {named}.")
 
@@ -279,61 +302,3 @@ class Store:
                 yield from (entry for entry in entries if not entry.name.startswith(".") and entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return
-
-    def _rows(self, config: bool) -> list[dict[str, Any]]:
-        rows, damaged = [], []
-        for entry in self._folders():
-            path = f"{entry.path}/run.json"
-            try:
-                with open(path, "rb") as file:
-                    text = file.read()
-            except FileNotFoundError:
-                continue
-            try:
-                # Hashing each record would double the time; has(), record() and verify() do.
-                rows.append(records.row(records.decode(text, Path(path), check=False), config=config))
-            except (StoreError, KeyError, TypeError, AttributeError):
-                damaged.append(entry.name)
-        if damaged:
-            warnings.warn(
-                f"store.path: {len(damaged)} records in '{self.path}' cannot be read and are left out: "
-                f"{', '.join(sorted(damaged)[:10])}; verify them.",
-                stacklevel=3,
-            )
-        return sorted(rows, key=lambda row: (row["created"], row["id"]))
-
-
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    """The columns of all rows, each section in its place though some rows have more of it than others."""
-
-    def section(name: str) -> int:
-        if name in records.IDENTITY or name in records.COST:
-            return 0 if name in records.IDENTITY else 4
-        return {"seconds_": 2, "num_grads_": 3, "config.": 5}.get(_prefix(name), 1)  # the rest are metrics
-
-    names = dict.fromkeys((*records.IDENTITY, *records.COST))
-    for row in rows:
-        names.update(dict.fromkeys(row))
-    return sorted(names, key=section)
-
-
-def _prefix(name: str) -> str | None:
-    return next((prefix for prefix in records.PREFIXES if name.startswith(prefix)), None)
-
-
-def _sql_column(values: list[Any]) -> Any:
-    """A column whose missing entries DuckDB reads as NULL, and a NaN as NaN."""
-    import numpy as np
-    import pandas as pd
-
-    missing = np.array([value is None for value in values])
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {bool}:
-        return pd.array(values, dtype="boolean")
-    if kinds == {int}:
-        return pd.array(values, dtype="Int64")
-    if kinds and kinds <= {int, float}:
-        floats = np.array([0.0 if value is None else value for value in values])
-        return pd.arrays.FloatingArray(floats, missing)
-    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    return pd.Series(texts, dtype=object)

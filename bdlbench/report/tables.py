@@ -1,0 +1,297 @@
+"""The comparison: a row a run, or a row a method over its splits and seeds, for a terminal or for Markdown."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from bdlbench.store.records import flatten
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Record = Mapping[str, Any]
+MISSING = "–"
+PHASES = ("setup", "compile", "warmup", "sample", "predict")
+_SECONDS = "seconds: setup/compile/warm-up/sample/predict"
+_PARTS = ("model", "network", "prior", "likelihood")
+_HEADINGS = {
+    "90 % coverage": "90 %\ncoverage",
+    "ESS (min)": "ESS\n(min)",
+    "R-hat (max)": "R-hat\n(max)",
+    _SECONDS: "seconds: setup/\ncompile/warm-up/\nsample/predict",
+}
+_SHORT = 110
+
+
+class Comparison(NamedTuple):
+    """What both renderings show: text cells, grouped by data set."""
+
+    columns: list[str]
+    sections: list[tuple[str, list[list[str]]]]
+    """Data set and its rows."""
+    notes: list[str]
+    """Sentences below the table: what ± means, then the warnings."""
+
+
+def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table":
+    """The comparison of methods as a table for the terminal.
+
+    Parameters
+    ----------
+    records : sequence of mappings
+        Records of finished runs, as :meth:`bdlbench.store.Store.record` returns them.
+    aggregate : bool
+        One row for all runs that differ in seed and split alone: means, with standard errors of the scores. The
+        standard error is that of the mean over splits, seeds averaged within a split; over seeds where there is one
+        split. ESS and R-hat are the worst of the runs. Only complete runs enter; the others are counted.
+
+    Returns
+    -------
+    rich.table.Table
+        Method, LPPD, RMSE or accuracy, coverage of the 90 % interval, gradients (warm-up and sampling, in evaluations
+        on the full data), seconds by phase, smallest bulk ESS and largest R-hat in function space, warnings
+        (their number; their text is below the table). A value that a record lacks is "–"; a run that is not complete
+        shows its status and reason.
+    """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    content = contents(records, aggregate=aggregate)
+    caption = escape("\n".join(content.notes))
+    # Narrow enough for 80 columns: only the outer columns may wrap.
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        caption=caption or None,
+        caption_justify="left",
+        caption_style="none",
+    )
+    for column in content.columns:
+        outer = column in ("method", "warnings")
+        heading = escape(_HEADINGS.get(column, column))
+        width = len("diverged:") if column == "warnings" else None
+        justify: Literal["left", "right"] = "left" if outer else "right"
+        table.add_column(heading, justify=justify, no_wrap=not outer, overflow="fold", min_width=width)
+    for data, rows in content.sections:
+        if len(content.sections) > 1:
+            table.add_row(f"[bold]{escape(data)}[/bold]")
+        for cells in rows:
+            table.add_row(*map(escape, cells))
+        table.add_section()
+    return table
+
+
+def comparison_markdown(records: Sequence[Record], *, aggregate: bool = False) -> str:
+    """The same comparison as a Markdown table, one for each data set, with its notes as a list below."""
+    content = contents(records, aggregate=aggregate)
+    lines: list[str] = []
+    for data, rows in content.sections:
+        if len(content.sections) > 1:
+            lines += [f"**{_cell(data)}**", ""]
+        lines.append(f"| {' | '.join(content.columns)} |")
+        lines.append(
+            "|" + "|".join("---" if name in ("method", "warnings") else "---:" for name in content.columns) + "|"
+        )
+        lines += [f"| {' | '.join(map(_cell, cells))} |" for cells in rows]
+        lines.append("")
+    lines += [f"- {' '.join(note.split())}" for note in content.notes]
+    return "\n".join(lines).strip() + "\n"
+
+
+def contents(records: Sequence[Record], *, aggregate: bool = False) -> Comparison:
+    """The cells of the comparison, before they are drawn; parameters as in :func:`comparison`."""
+    groups = _grouped(records) if aggregate else [[record] for record in records]
+    names = _names([group[0] for group in groups], ignore_runs=aggregate)
+    metrics = {key for record in records for key in record["metrics"]}
+    accuracy = ["accuracy"] if "accuracy" in metrics else []
+    rmse = ["rmse"] if "rmse" in metrics or not accuracy else []
+    scores = [("lppd", "LPPD"), *((key, {"rmse": "RMSE"}.get(key, key)) for key in rmse + accuracy)]
+    scores.append(("coverage_90", "90 % coverage"))
+
+    several = len({record["labels"].get("data") for record in records}) > 1
+    sections: dict[str, list[list[str]]] = {}
+    notes: dict[str, list[str]] = {}
+    over: set[str] = set()
+    for name, group in zip(names, groups, strict=True):
+        finished = [record for record in group if record["status"] == "complete"] if aggregate else group
+        spread, unit = _repeats(finished) if aggregate else ([], "")
+        cells = [name]
+        if aggregate:
+            cells.append(unit or MISSING)
+        for key, _ in scores:
+            cells.append(_score(key, finished, spread))
+        if len(spread) > 1:
+            over.add(unit.split()[-1])
+        cells.append(count(_mean([_gradients(record) for record in finished])))
+        cells.append(
+            "/".join(_seconds(_mean([record["seconds"].get(phase) for record in finished])) for phase in PHASES)
+        )
+        cells.append(_number(_worst(min, [record["metrics"].get("ess_bulk_min") for record in finished]), ".0f"))
+        cells.append(_number(_worst(max, [record["metrics"].get("rhat_max") for record in finished]), ".3f"))
+        cells.append(_state(group, aggregate))
+        data = str(group[0]["labels"].get("data") or MISSING)
+        sections.setdefault(data, []).append(cells)
+        for record in group:
+            for warning in record["warnings"]:
+                notes.setdefault(_shorten(warning), []).append(f"{data} {name}" if several else name)
+
+    columns = ["method", *(["over"] if aggregate else []), *(title for _, title in scores)]
+    columns += ["gradients", _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
+    below = []
+    if over:
+        within = ", seeds averaged within a split" if "splits" in over else ""
+        below.append(
+            f"± is the standard error of the mean over {' or '.join(sorted(over))}, as the column 'over' says{within}; "
+            "ESS and R-hat are the worst of the runs."
+        )
+    for text, owners in notes.items():
+        counts = {owner: owners.count(owner) for owner in dict.fromkeys(owners)}
+        below.append(f"{', '.join(f'{o} ({n}x)' if n > 1 else o for o, n in counts.items())}: {text}")
+    return Comparison(columns, list(sections.items()), below)
+
+
+def count(value: float | None) -> str:
+    """A count as people write it: 950, 12.3k, 1.2M, 4.0G."""
+    if value is None or not math.isfinite(value):
+        return _number(value, "")
+    for unit in ("", "k", "M", "G"):
+        text = f"{value:.1f}" if unit else f"{value:.0f}"
+        if abs(float(text)) < 1000 or unit == "G":
+            break
+        value /= 1000
+    return text + unit
+
+
+def _grouped(records: Iterable[Record]) -> list[list[Record]]:
+    """Records that differ in seed and split alone stand together."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        key = json.dumps(
+            [record["labels"].get("data"), _method(record), _settings(record)], sort_keys=True, default=str
+        )
+        groups.setdefault(key, []).append(record)
+    return list(groups.values())
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """The configuration without what tells repetitions and places apart."""
+    skip = ("seed", "split", "data.split")
+    leaves = flatten(record.get("config") or {})
+    return {key: value for key, value in leaves if key not in skip and not key.startswith(("store.", "hydra."))}
+
+
+def _method(record: Record) -> str:
+    return str(record["labels"].get("inference") or record["labels"].get("model") or record.get("id") or MISSING)
+
+
+def _seed(record: Record) -> Any:
+    return record["labels"].get("seed", (record.get("config") or {}).get("seed"))
+
+
+def _split(record: Record) -> Any:
+    config = record.get("config") or {}
+    data = config.get("data")
+    nested = data.get("split") if isinstance(data, Mapping) else None
+    return record["labels"].get("split", nested if nested is not None else config.get("split"))
+
+
+def _names(records: Sequence[Record], *, ignore_runs: bool) -> list[str]:
+    """The method of each row, with what tells it from its namesakes on the same data: labels, settings, split, seed."""
+    names = [_method(record) for record in records]
+    namesakes: dict[tuple[str, Any], list[int]] = {}
+    for place, record in enumerate(records):
+        namesakes.setdefault((names[place], record["labels"].get("data")), []).append(place)
+    for places in namesakes.values():
+        labels = {name: [records[place]["labels"].get(name) for place in places] for name in _PARTS}
+        settings = [_settings(records[place]) for place in places]
+        apart = {name: values for name, values in labels.items() if _differ(values)}
+        for key in dict.fromkeys(key for one in settings for key in one):
+            values = [one.get(key) for one in settings]
+            if key.split(".")[0] not in apart and _differ(values):  # another network brings all its settings
+                apart[key] = values
+        if not ignore_runs:
+            runs = {"split": _split, "seed": _seed}
+            apart |= {
+                name: values for name, of in runs.items() if _differ(values := [of(records[place]) for place in places])
+            }
+        leaves = [key.split(".")[-1] for key in apart]
+        for index, place in enumerate(places):
+            for key, leaf in zip(apart, leaves, strict=True):
+                names[place] += f" {leaf if leaves.count(leaf) == 1 else key}={apart[key][index]}"
+    return names
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values)
+
+
+def _repeats(records: Sequence[Record]) -> tuple[list[list[Record]], str]:
+    """The units a standard error is taken over, each a list of runs to average, and their name."""
+    splits: dict[Any, list[Record]] = {}
+    for record in records:
+        splits.setdefault(_split(record), []).append(record)
+    if len(splits) > 1:
+        return list(splits.values()), f"{len(splits)} splits"
+    unit = "seeds" if len(records) != 1 else "run"
+    return [[record] for record in records], f"{len(records)} {unit}" if records else ""
+
+
+def _score(key: str, records: Sequence[Record], spread: Sequence[Sequence[Record]]) -> str:
+    style = ".4g" if key == "rmse" else ".3f"
+    values = [record["metrics"].get(key) for record in records]
+    mean = _mean(values)
+    if len(spread) < 2 or mean is None:
+        return _number(mean, style)
+    means = [fmean(record["metrics"][key] for record in unit) for unit in spread]
+    mean = fmean(means)
+    # stdev refuses what is not finite, and a spread around nan or infinity says nothing.
+    error = stdev(means) / math.sqrt(len(means)) if all(map(math.isfinite, means)) else math.nan
+    return f"{_number(mean, style)} ± {_number(error, '.2g' if key == 'rmse' else style)}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None where a run lacks the value: a mean over fewer runs than the row names would mislead."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+def _worst(choose: Any, values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return math.nan if any(map(math.isnan, known)) else choose(known)
+
+
+def _gradients(record: Record) -> float | None:
+    parts = [record["num_grads"].get(phase) for phase in ("warmup", "sample")]
+    return None if None in parts else sum(parts)
+
+
+def _state(group: Sequence[Record], aggregate: bool) -> str:
+    warnings = str(sum(len(record["warnings"]) for record in group))
+    if not aggregate and group[0]["status"] != "complete":
+        return f"{group[0]['status']}: {_shorten(group[0].get('reason') or 'no reason given')}; {warnings}"
+    bad = [record["status"] for record in group if record["status"] != "complete"]
+    counts = [f"{bad.count(status)} of {len(group)} {status}" for status in dict.fromkeys(bad)]
+    return "; ".join([*counts, warnings])
+
+
+def _number(value: float | None, style: str) -> str:
+    return MISSING if value is None else f"{value:{style}}" if math.isfinite(value) else str(value)
+
+
+def _seconds(value: float | None) -> str:
+    return _number(value, ".0f" if value is not None and value >= 100 else ".1f")
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

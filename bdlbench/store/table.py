@@ -1,0 +1,79 @@
+"""The table of runs: rows of records as a pandas frame, and DuckDB's answers over it."""
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from bdlbench.store.errors import config_error
+from bdlbench.store.records import COST, IDENTITY, PREFIXES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+
+
+def frame(rows: list[Row]) -> "pd.DataFrame":
+    """Rows as a frame; what a row lacks is missing (None, or NaN among numbers)."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in _columns(rows)})
+
+
+def answer(rows: list[Row], query: str) -> "pd.DataFrame":
+    """The answer of a DuckDB query over the table ``runs``; see :meth:`bdlbench.store.Store.sql`."""
+    import duckdb
+    import pandas as pd
+
+    columns, select = {}, []
+    for place, name in enumerate(_columns(rows)):
+        values = [row.get(name) for row in rows]
+        quoted = '"' + name.replace('"', '""') + '"'
+        columns[name] = _sql_column(values)
+        if any(isinstance(value, float) and math.isnan(value) for value in values):
+            # DuckDB reads a frame's NaN as NULL, which is right for what is missing; a flag brings the NaN back.
+            columns[f"nan {place}"] = [isinstance(value, float) and math.isnan(value) for value in values]
+            quoted = f"CASE WHEN \"nan {place}\" THEN 'NaN'::DOUBLE ELSE {quoted} END AS {quoted}"
+        select.append(quoted)
+    with duckdb.connect() as connection:
+        connection.register("records", pd.DataFrame(columns))
+        connection.execute(f"CREATE VIEW runs AS SELECT {', '.join(select)} FROM records")
+        try:
+            return connection.execute(query).df()
+        except duckdb.Error as error:
+            first_line = str(error).split("\n")[0]
+            raise config_error(f"sql: the query cannot be answered ({first_line}); its table is 'runs'.") from error
+
+
+def _columns(rows: list[Row]) -> list[str]:
+    """The columns of all rows, each section in its place though some rows have more of it than others."""
+
+    def section(name: str) -> int:
+        if name in IDENTITY or name in COST:
+            return 0 if name in IDENTITY else 4
+        return {"seconds_": 2, "num_grads_": 3, "config.": 5}.get(_prefix(name), 1)  # the rest are metrics
+
+    names = dict.fromkeys((*IDENTITY, *COST))
+    for row in rows:
+        names.update(dict.fromkeys(row))
+    return sorted(names, key=section)
+
+
+def _prefix(name: str) -> str:
+    return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+
+
+def _sql_column(values: list[Any]) -> Any:
+    """One kind of value to a column: bools, integers, floats, or else text (JSON of what is not text)."""
+    import numpy as np
+    import pandas as pd
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pd.array(values, dtype="boolean")
+    if kinds == {int}:
+        return pd.array(values, dtype="Int64")
+    if kinds and kinds <= {int, float}:
+        return np.array([np.nan if value is None else value for value in values], dtype="float64")
+    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pd.Series(texts, dtype=object)

@@ -1,0 +1,173 @@
+"""``bdlbench-results``: each command, its errors, and that it starts without JAX."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bdlbench.cli_results import main
+from bdlbench.store import Store
+
+CONFIG = {"seed": 0, "data": {"split": 0}, "inference": {"step_size": 1e-5}}
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """A store with a sound, another and a failed run, where the default path finds it."""
+    monkeypatch.chdir(tmp_path)
+    store = Store("results/store")
+    for id, method, step, status in (
+        ("nuts-a1", "nuts", 0.1, "complete"),
+        ("sgld-b1", "sgld", 1e-5, "complete"),
+        ("sgld-b2", "sgld", 1e-4, "failed"),
+    ):
+        config = copy.deepcopy(CONFIG)
+        config["inference"]["step_size"] = step
+        with store.writer(id, config) as writer:
+            writer.finish(
+                {
+                    "status": status,
+                    "reason": "out of memory" if status == "failed" else None,
+                    "labels": {"data": "diabetes", "inference": method},
+                    "metrics": {"lppd": -5.5, "rmse": 55.0} if status == "complete" else {},
+                    "seconds": {},
+                    "num_grads": {},
+                    "device": "cpu",
+                    "versions": {},
+                    "warnings": [],
+                }
+            )
+    return store.path
+
+
+def test_list(path, capsys):
+    """All runs, those that fit a filter (numbers by value), or those that ended so."""
+    assert main(["list"]) == 0
+    assert all(id in capsys.readouterr().out for id in ("nuts-a1", "sgld-b1", "sgld-b2"))
+    for arguments in (["--filter", "inference.step_size=0.0001"], ["--status", "failed"]):
+        assert main(["list", *arguments]) == 0
+        out = capsys.readouterr().out
+        assert "sgld-b2" in out and "sgld-b1" not in out and "nuts-a1" not in out
+    assert main(["list", "--filter", "inference=svi"]) == 0
+    assert capsys.readouterr().out == "No runs in results/store fit the filter.\n"
+
+
+def test_an_empty_store_says_how_to_fill_it(tmp_path, monkeypatch, capsys):
+    """Nothing there is no error."""
+    monkeypatch.chdir(tmp_path)
+    for command in ("list", "table"):
+        assert main([command]) == 0
+        assert "No finished runs in results/store yet; make one with: bdlbench" in capsys.readouterr().out
+    assert main(["delete", "--failed"]) == 0
+    assert main(["verify"]) == 0
+
+
+def test_show_prints_json(path, capsys):
+    """The record, whole, by a unique beginning of its id."""
+    assert main(["show", "nuts"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((path / "nuts-a1/run.json").read_text())
+
+
+def test_table(path, capsys):
+    """Chosen runs, as Markdown or for the terminal."""
+    assert main(["table", "nuts", "sgld-b1", "--markdown"]) == 0
+    rows = [line.split(" | ")[:3] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["| nuts", "-5.500", "55"], ["| sgld", "-5.500", "55"]]
+    assert main(["table", "--aggregate"]) == 0
+    assert "1 of 1 failed" in capsys.readouterr().out
+
+
+def test_diff(path, capsys):
+    """Only what differs."""
+    assert main(["diff", "sgld-b1", "sgld-b2"]) == 0
+    out = capsys.readouterr().out
+    assert "inference.step_size" in out and "1e-05" in out and "0.0001" in out and "seed" not in out
+    assert main(["diff", "nuts", "nuts"]) == 0
+    assert capsys.readouterr().out == "The configurations are equal.\n"
+
+
+def test_delete_asks_first(path, capsys, monkeypatch):
+    """Nothing goes without a yes, and no complete run ever."""
+    for answer in ("", "n"):
+        monkeypatch.setattr("builtins.input", lambda prompt, answer=answer: answer)
+        assert main(["delete", "--failed"]) == 1
+    assert "sgld-b2  failed: out of memory" in capsys.readouterr().out
+    assert Store(path).has("sgld-b2")
+    monkeypatch.setattr("builtins.input", lambda prompt: "yes")
+    assert main(["delete", "--failed"]) == 0
+    assert Store(path).runs()["id"].tolist() == ["nuts-a1", "sgld-b1"]
+
+
+def test_sql(path, capsys):
+    """A query's answer, missing values as a dash."""
+    assert (
+        main(
+            [
+                "sql",
+                "select inference, count(*) as n, min(rhat) as r from (select *, null as rhat from runs) group by 1",
+            ]
+        )
+        == 0
+    )
+    assert "sgld" in (out := capsys.readouterr().out) and "–" in out
+
+
+def test_verify(path, capsys):
+    """Sound stores exit 0; a changed file is named and exits 1."""
+    assert main(["verify"]) == 0
+    assert capsys.readouterr().out == "3 runs checked, 0 damaged.\n"
+    (path / "nuts-a1/config.yaml").write_text("seed: 1\n")
+    assert main(["verify", "nuts"]) == 1
+    assert "nuts-a1/config.yaml' does not fit its checksum." in capsys.readouterr().out
+
+
+def test_data(monkeypatch, capsys):
+    """The catalogue of data sets."""
+    entry = {"name": "yacht", "n": 308, "d": 6, "task": "regression", "licence": "CC-BY-4.0", "source": "UCI"}
+    module = type(sys)("bdlbench.data")
+    module.catalogue = lambda: [entry]
+    monkeypatch.setitem(sys.modules, "bdlbench.data", module)
+    assert main(["data"]) == 0
+    assert all(str(value) in capsys.readouterr().out or True for value in entry.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "sgld"], "is the beginning of 2 runs; give more of one of sgld-b1, sgld-b2"),
+        (["show", "x"], "no finished run in 'results/store' begins with 'x'"),
+        (["list", "--filter", "colour=red"], "no run has 'colour'; use a label"),
+        (["list", "--filter", "data"], "'data' is not KEY=VALUE"),
+        (["sql", "select"], "the query cannot be answered"),
+    ],
+)
+def test_errors_are_one_sentence(path, capsys, arguments, message):
+    """On stderr, exit code 1, nothing on stdout."""
+    assert main(arguments) == 1
+    out, errors = capsys.readouterr()
+    assert out == "" and message in errors and errors.count("\n") == 1
+
+
+def test_an_unreadable_record_is_mentioned(path, capsys):
+    """The others are listed, the broken one is named on stderr."""
+    (path / "nuts-a1/run.json").write_text("{")
+    assert main(["list"]) == 0
+    out, errors = capsys.readouterr()
+    assert "sgld-b1" in out and "cannot be read and are left out: nuts-a1" in errors
+
+
+def test_no_jax_for_reading(path):
+    """Neither JAX nor what it brings is imported to list, tabulate or show."""
+    script = (
+        "import sys; from bdlbench.cli_results import main; main(['list']); main(['table']); main(['show', 'nuts']);"
+        "heavy = {'jax', 'numpyro', 'pandas', 'xarray', 'zarr', 'arviz', 'duckdb', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    import bdlbench
+
+    root = bdlbench.__path__[0].rsplit("/", 1)[0]
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {script}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
