@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench import config as configuration
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 
 class Outcome:
@@ -71,7 +71,7 @@ def job(config: DictConfig, outcome: Outcome) -> None:
         return
     except (ConfigError, OmegaConfBaseException, StoreError, RunBusy) as error:
         message = sentence(error)
-    except Exception as error:  # noqa: BLE001 - the rest of the sweep goes on
+    except Exception as error:
         message = f"{type(error).__name__}: {sentence(error)} (BDLBENCH_TRACEBACK=1 shows where)"
         if os.environ.get("BDLBENCH_TRACEBACK"):
             traceback.print_exc()

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bdlbench.data.splits import Split
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 DataTask = Literal["regression", "classification", "density"]
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 BASE_URL = "https://raw.githubusercontent.com"
 TIMEOUT = 30.0  # seconds without a byte

@@ -9,7 +9,8 @@ import numpy as np
 
 from bdlbench.data.dataset import Dataset, Table, make_table, split_table
 from bdlbench.data.splits import Split, cut, random_split
-from bdlbench.types import ConfigError, Task
+from bdlbench.errors import ConfigError
+from bdlbench.types import Task
 
 TaskOption = Literal["auto", "regression", "classification"]
 

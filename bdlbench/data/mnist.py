@@ -12,7 +12,7 @@ from bdlbench.data.dataset import Dataset, Scaler, Table, make_table, split_tabl
 from bdlbench.data.fetch import derived, fetch
 from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation
 from bdlbench.data.wheels import wheel_file
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 MNIST = "fgnt/mnist"
 NOT_MNIST = "davidflanagan/notMNIST-to-MNIST"

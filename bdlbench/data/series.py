@@ -10,7 +10,7 @@ from bdlbench.data.dataset import Dataset, Table, make_dataset, make_table, spli
 from bdlbench.data.fetch import fetch
 from bdlbench.data.splits import cut, permutation, random_split
 from bdlbench.data.wheels import wheel_file
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 NAB = "numenta/NAB"
 NAB_SERIES = {

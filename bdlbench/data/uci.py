@@ -8,7 +8,7 @@ import numpy as np
 from bdlbench.data.dataset import Dataset, Table, make_table, split_table
 from bdlbench.data.fetch import fetch
 from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation, random_split
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 REPOSITORY = "cambridge-mlg/DUN"
 FOLDER = "experiments/data/UCI_for_sharing"
