@@ -117,7 +117,7 @@ def _locate(file: File) -> Path:
     if source is not None and "://" not in source:
         folder = Path(source).expanduser()
         if not folder.is_dir():
-            raise ConfigError(f"data.mirror={source} is no folder: name a folder or a base URL, or unset it.")
+            raise ConfigError(f"BDLBENCH_MIRROR={source} is no folder: name a folder or a base URL, or unset it.")
         mirrored = folder / file.tail
         if mirrored.is_file():
             if not _checked(mirrored, file.sha256):

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, Table, make_table, split_table
+from bdlbench.data.dataset import Dataset, split_table
 from bdlbench.data.splits import Split, cut, random_split
+from bdlbench.data.table import Table, make_table
 from bdlbench.types import ConfigError, Task
 
 TaskOption = Literal["auto", "regression", "classification"]

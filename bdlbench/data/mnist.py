@@ -8,9 +8,10 @@ from importlib.metadata import version
 import numpy as np
 
 from bdlbench.data.corrupt import CORRUPTIONS, rotate
-from bdlbench.data.dataset import Dataset, Scaler, Table, make_table, split_table
+from bdlbench.data.dataset import Dataset, Scaler, split_table
 from bdlbench.data.fetch import derived, fetch
 from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation
+from bdlbench.data.table import Table, make_table
 from bdlbench.data.wheels import wheel_file
 from bdlbench.types import ConfigError
 

@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, Table, make_table, split_table
+from bdlbench.data.dataset import Dataset, split_table
 from bdlbench.data.fetch import fetch
 from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation, random_split
+from bdlbench.data.table import Table, make_table
 from bdlbench.types import ConfigError
 
 REPOSITORY = "cambridge-mlg/DUN"

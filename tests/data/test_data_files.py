@@ -89,7 +89,7 @@ def test_npz_own_test_rows(tmp_path: Path) -> None:
     """x_test and y_test are the test rows, scaled by train; asking for a test fraction beside them is refused."""
     rng = np.random.default_rng(0)
     path = str(tmp_path / "my.npz")
-    arrays = {"x": rng.normal(size=(30, 2)), "y": rng.normal(size=30)}
+    arrays: dict[str, Any] = {"x": rng.normal(size=(30, 2)), "y": rng.normal(size=30)}
     arrays |= {"x_test": rng.normal(size=(7, 2)), "y_test": rng.normal(size=(7, 1))}
     np.savez(path, **arrays)
     data = files.npz(path=path, task="auto", **(SPLIT | {"test_fraction": 0}))
