@@ -52,7 +52,7 @@ class Scaler(NamedTuple):
         return self.loc + self.scale * np.asarray(standardised)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no truth value: compare checksums
 class Dataset:
     """A data set, split and scaled, on the host.
 

@@ -111,6 +111,9 @@ def uci(
         raise ConfigError(f"data.name={name} is no UCI set: choose from {', '.join(SETS)}.")
     if split_kind not in ("standard", "gap"):
         raise ConfigError(f"data.split_kind={split_kind} is unknown: choose standard or gap.")
+    if split_kind == "gap" and deduplicate:
+        raise ConfigError("data.deduplicate=true has no gap splits, whose indices count all rows: set it false.")
+    check_split(split, SETS[name].num_splits if split_kind == "standard" else len(SETS[name].features))
     table = _table(name, deduplicate)
     if split_kind == "standard":
         rows = random_split(
@@ -118,9 +121,6 @@ def uci(
             num_splits=SETS[name].num_splits,
         )  # fmt: skip
     else:
-        if deduplicate:
-            raise ConfigError("data.deduplicate=true has no gap splits, whose indices count all rows: set it false.")
-        check_split(split, len(SETS[name].features))
         train, test = _gap(name, split)
         train = train[permutation(len(train), 0)]
         rows = Split(*cut(train, validation_fraction=validation_fraction, n_train=n_train), test)

@@ -29,6 +29,7 @@ def test_csv_reads_what_is_there(tmp_path: Path) -> None:
     data = files.csv(path=write(tmp_path, numeric()), target="y", task="auto", **SPLIT)
     assert data.task == "regression" and data.name == "my"  # three values, but numbers: never silently classes
     assert data.feature_names == ("a", "b") and data.target_name == "y"
+    assert len(data.notes) == 1 and data.notes[0].startswith("feature a is the row number")
     assert data.test is not None and data.x_scaler is not None and data.y_scaler is not None
     a = np.concatenate([data.x_scaler.original(r.x)[:, 0] for r in (data.train, data.test)])
     y = np.concatenate([data.y_scaler.original(r.y) for r in (data.train, data.test)])

@@ -165,7 +165,7 @@ def test_splits_share_one_raw_array() -> None:
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
     """A name, kind or number that does not exist is one sentence with what does."""
-    call = {"name": "yacht", "split": 0, "split_kind": "standard"} | PLAIN | options
+    call: dict[str, Any] = {"name": "yacht", "split": 0, "split_kind": "standard"} | PLAIN | options
     with pytest.raises(ConfigError, match=message):
         uci.uci(**call)
 
