@@ -53,7 +53,7 @@ def csv(
     )
     counters = [name for name, column in zip(table.feature_names, table.x.T, strict=True) if _counts_rows(column)]
     notes = tuple(
-        f"feature {name} is the row number: leave it out unless the order means something" for name in counters
+        f"feature {name} is the row number: leave it out unless order matters" for name in counters
     )
     return split_table(file.stem, found, table, rows, notes=notes)
 
