@@ -52,9 +52,7 @@ def csv(
         len(table.y), split=split, test_fraction=test_fraction, validation_fraction=validation_fraction, n_train=n_train
     )
     counters = [name for name, column in zip(table.feature_names, table.x.T, strict=True) if _counts_rows(column)]
-    notes = tuple(
-        f"feature {name} is the row number: leave it out unless order matters" for name in counters
-    )
+    notes = tuple(f"feature {name} is the row number: leave it out unless order matters" for name in counters)
     return split_table(file.stem, found, table, rows, notes=notes)
 
 
