@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, make_dataset, make_table, split_table
+from bdlbench.data.dataset import Dataset, make_dataset, split_table
 from bdlbench.data.splits import cut, random_split
+from bdlbench.data.table import make_table
 from bdlbench.errors import ConfigError
 
 
