@@ -53,6 +53,7 @@ def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
         progress.note(f"{job.id}: found in the store")
         return record
     store.check_writable()
+    configuration.check(job)
     return run_group([job], store, progress, time.perf_counter() - started)[0]
 
 
@@ -64,25 +65,42 @@ def finished(store: Store, run_id: str) -> Record | None:
     return None if record["status"] == "failed" else record
 
 
-def run_group(jobs: Sequence[Job], store: Store, progress: Progress, setup_seconds: float = 0.0) -> list[Record]:
+def run_group(
+    jobs: Sequence[Job], store: Store, progress: Progress, setup_seconds: float = 0.0, *, alone: bool = True
+) -> list[Record]:
     """Run jobs of one program and one shape as lanes of one compiled program, jobs x chains.
 
-    A job that fails leaves a record that says so; only an interruption leaves none.
+    A run that another process is writing is waited for. With ``alone`` a failure is a result: it leaves a record that
+    says so. Otherwise it is raised and leaves no record, so that the caller can find out whose failure it is.
     """
+    records: dict[str, Record] = {}
     with contextlib.ExitStack() as stack:
-        writers = []
-        for job in jobs:
-            writer = store.writer(job.id, job.config, overwrite=True, on_busy=progress.note)
-            writers.append(stack.enter_context(writer))
+        writers = {}
+        # In the order of their ids, so that two processes with the same jobs cannot wait for each other.
+        for job in sorted(jobs, key=lambda job: job.id):
+            again = job.config["rerun"] or store.has(job.id)
+            writer = store.writer(job.id, job.config, overwrite=again, on_busy=progress.note)
+            try:
+                writers[job.id] = stack.enter_context(writer)
+            except RunExists:
+                records[job.id] = store.record(job.id)
+        mine = [job for job in jobs if job.id in writers]
         clock = Clock()
-        clock.seconds["setup"] = setup_seconds
+        clock.seconds["setup"] = setup_seconds * len(mine)
         try:
-            return _run_lanes(jobs, writers, progress, clock)
+            made = _run_lanes(mine, [writers[job.id] for job in mine], progress, clock) if mine else []
+            records |= {record["id"]: record for record in made}
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
-            progress.finish(f"{jobs[0].id}: failed: {reason}")
+            if not alone:
+                progress.finish(f"{len(mine)} runs: {type(error).__name__}")
+                raise
+            lines = str(error).strip().splitlines()
+            reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            progress.finish(f"{mine[0].id}: failed: {reason}")
             failed = {"status": "failed", "reason": reason, "traceback": traceback.format_exc(), "metrics": {}}
-            return [w.finish(common(job, clock, len(jobs)) | failed) for job, w in zip(jobs, writers, strict=True)]
+            for job in mine:
+                records[job.id] = writers[job.id].finish(common(job, clock, len(mine)) | failed)
+    return [records[job.id] for job in jobs]
 
 
 def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, clock: Clock) -> list[Record]:
