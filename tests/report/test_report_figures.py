@@ -7,9 +7,9 @@ import pytest
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-from bdlbench.report import figures  # noqa: E402
+from bdlbench.report import figures
 
 X = np.linspace(-1, 1, 21)
 LEVELS = np.array([0.025, 0.25, 0.5, 0.75, 0.975])
@@ -75,7 +75,8 @@ def test_curves_are_against_the_logarithm_of_the_price():
 
 
 def test_bars_show_their_values_and_say_what_is_missing():
-    figure = figures.convergence_bars([record("nuts", 1234.4, 1.003), record("svi", None, None), record("x", 80.0, np.inf)])
+    runs = [record("nuts", 1234.4, 1.003), record("svi", None, None), record("x", 80.0, np.inf)]
+    figure = figures.convergence_bars(runs)
     left, right = figure.axes
     texts = [text.get_text() for text in [*left.texts, *right.texts]]
     assert texts == ["1234", "no chain: none", "80", "1.003", "no chain: none", "inf"]
