@@ -1,4 +1,4 @@
-"""What the documents say is so: links lead somewhere, commands compose, the recipes run, no machine's paths are named."""
+"""What the documents say is so: links lead somewhere, commands compose, recipes run, no machine's paths are named."""
 
 import ast
 import importlib
@@ -16,9 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from bdlbench import config as configuration
+from bdlbench.errors import ConfigError
 from bdlbench.report import readme
 from bdlbench.store import Store
-from bdlbench.store.errors import config_error_type
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("experiments/*/README.md")])
@@ -102,7 +102,8 @@ def check_bdlbench(name: str, words: list[str]) -> None:
         return
     for one in each_job(OverridesParser.create().parse_overrides(overrides)):
         config, labels = configuration.compose(one)
-        assert labels["data"] and config["inference"]["_target_"], f"{name}: {one}"
+        assert "data" in labels, f"{name}: {one}"
+        assert "_target_" in config["inference"], f"{name}: {one}"
 
 
 def each_job(overrides: list[Override]) -> Iterator[list[str]]:
@@ -197,6 +198,24 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert sum(record["num_grads"].values()) == pytest.approx(38.4, rel=60 * 2**-24)
 
 
+@pytest.mark.parametrize("group", ["network", "model"])
+def test_what_a_reader_brings_along_is_taken(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's own network and own NumPyro model, written out as shown, make a job that traces without a fault."""
+    shutil.copytree(ROOT / "conf", tmp_path / "myconf")
+    for block in blocks("README.md", "python", "yaml"):
+        path, _, body = block.removeprefix("# ").partition("\n")
+        if re.fullmatch(r"[\w/]+\.(py|yaml)", path):
+            (tmp_path / path).write_text(body, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(configuration, "conf_dir", lambda: tmp_path / "myconf")
+    (words,) = (
+        w for w in commands("README.md") if "--config-dir=myconf" in w and any(o.startswith(f"{group}=") for o in w)
+    )
+    job = configuration.make_job(*configuration.compose([word for word in words[1:] if not word.startswith("-")]))
+    configuration.check(job)
+    assert (ROOT / "conf" / group / f"{job.labels[group]}.yaml").exists() is False
+
+
 def test_recipe_yamls_hold_their_factories_options(tmp_path: Path) -> None:
     """Each yaml of CONTRIBUTING.md has the keyword-only parameters of the function above it, and no others."""
     files = materialise(tmp_path)
@@ -248,7 +267,7 @@ def test_the_table_is_written_from_the_runs_as_shipped(tmp_path: Path) -> None:
     store = Store(tmp_path / "results" / "store")
     for method in ("nuts", "svi"):
         write(store, method, record_of(method))
-    with pytest.raises(config_error_type(), match="lacks the diabetes run of sgld"):
+    with pytest.raises(ConfigError, match="lacks the diabetes run of sgld"):
         readme.compared(store, ROOT / "conf")
     write(store, "sgld", record_of("sgld"))
     config, _ = configuration.compose(["inference=sgld", "data=diabetes", "inference.step_size=1e-3"])
@@ -295,16 +314,18 @@ def tracked() -> list[Path]:
 
 def test_no_file_names_a_machine() -> None:
     """No home or working folder of a machine, and no host of a package index, in any committed text."""
-    place = re.compile(r"(?<![\w.~/}-])/(?:root|work|home|Users|mnt|scratch)/\w|--(?:extra-)?index-url[ =]\S|-i +https?:")
+    place = re.compile(
+        r"(?<![\w.~/}-])/(?:root|work|home|Users|mnt|scratch)/\w|--(?:extra-)?index-url[ =]\S|-i +https?:"
+    )
     for path in tracked():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        if path == Path(__file__):
-            continue
         found = place.search(text)
-        assert found is None, f"{path.relative_to(ROOT)}: {found and text[max(0, found.start() - 40) : found.end() + 40]}"
+        assert found is None, (
+            f"{path.relative_to(ROOT)}: {found and text[max(0, found.start() - 40) : found.end() + 40]}"
+        )
 
 
 def test_tools_call_what_is_there() -> None:

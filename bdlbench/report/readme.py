@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bdlbench.errors import ConfigError
 from bdlbench.report.tables import comparison_markdown
 from bdlbench.store import Store, StoreError
-from bdlbench.store.errors import config_error, config_error_type
 
 METHODS = ("nuts", "svi", "sgld")
 BEGIN = "<!-- results: written by `make readme` -->"
@@ -24,14 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = compared(Store(readme.parent / "results" / "store"), readme.parent / "conf")
         text = readme.read_text(encoding="utf-8")
         readme.write_text(replaced(text, section(records), readme.name), encoding="utf-8")
-    except StoreError as error:
-        message = str(error)
-    except config_error_type() as error:
-        message = str(error)
-    else:
-        return 0
-    print(f"Error: {message}", file=sys.stderr)
-    return 1
+    except (ConfigError, StoreError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def compared(store: Store, conf: Path) -> list[Record]:
@@ -57,7 +53,7 @@ def compared(store: Store, conf: Path) -> list[Record]:
                 found[row["inference"]] = record
     missing = [method for method in METHODS if method not in found]
     if missing:
-        raise config_error(f"store.path: '{store.path}' lacks the diabetes run of {', '.join(missing)}: make compare.")
+        raise ConfigError(f"store.path: '{store.path}' lacks the diabetes run of {', '.join(missing)}: make compare.")
     return [found[method] for method in METHODS]
 
 
@@ -68,8 +64,7 @@ def _as_shipped(record: Record, conf: Path) -> bool:
         return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
 
     top = read(conf / "config.yaml")
-    chosen = {default_group: option for item in top["defaults"] if isinstance(item, dict)
-              for default_group, option in item.items()}  # fmt: skip
+    chosen = {name: option for item in top["defaults"] if isinstance(item, dict) for name, option in item.items()}
     groups = {"data": "diabetes", "inference": record["labels"]["inference"]}
     for item in read(conf / "model" / f"{chosen['model']}.yaml")["defaults"]:
         for name, option in item.items():
@@ -107,7 +102,7 @@ def replaced(text: str, content: str, name: str = "README.md") -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:
-        raise config_error(f"{name}: the markers '{BEGIN}' and '{END}' must each stand there once, in this order.")
+        raise ConfigError(f"{name}: the markers '{BEGIN}' and '{END}' must each stand there once, in this order.")
     return f"{before}{BEGIN}\n\n{content}\n{END}{after}"
 
 
