@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench import config as configuration
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 
 class Outcome:
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.argv = ["bdlbench", *argv]
     # Hydra raises instead of printing and leaving, so that one sentence can be made of what it says.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    OmegaConf.register_new_resolver("bdlbench.scratch", scratch, replace=True)
 
     @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir().resolve()), config_name="config")
     def app(config: DictConfig) -> None:
@@ -71,7 +74,7 @@ def job(config: DictConfig, outcome: Outcome) -> None:
         return
     except (ConfigError, OmegaConfBaseException, StoreError, RunBusy) as error:
         message = sentence(error)
-    except Exception as error:  # noqa: BLE001 - the rest of the sweep goes on
+    except Exception as error:
         message = f"{type(error).__name__}: {sentence(error)} (BDLBENCH_TRACEBACK=1 shows where)"
         if os.environ.get("BDLBENCH_TRACEBACK"):
             traceback.print_exc()
@@ -92,8 +95,13 @@ def sentence(error: BaseException) -> str:
         return f"{group}={name} does not exist: {offer}"
     override = re.search(r"Could not override '([^']+)'", text)
     if override:
-        return f"{override[1]} is no option of this configuration: bdlbench --help names the groups, --cfg job the options."
+        return f"{override[1]} is no option here: bdlbench --help names the groups, bdlbench --cfg job the options."
     return text
+
+
+def scratch() -> str:
+    """A folder of this user's for what Hydra insists on writing."""
+    return str(Path(tempfile.gettempdir()) / f"bdlbench-{os.getuid()}")
 
 
 def options(group: str) -> list[str]:

@@ -22,10 +22,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bdlbench.data.dataset import Dataset
+from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
 from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.signatures import parameters, static_names
-from bdlbench.types import ConfigError, Data, Method, Schedule, Stage, Target
+from bdlbench.types import Data, Method, Schedule, Stage, Target
 
 RESULT_VERSION = 1
 """Part of every run's identity: raised when the same configuration would give different results."""

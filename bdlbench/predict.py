@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from bdlbench.errors import ConfigError
 from bdlbench.sampling import lanes
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Program, Shared
-from bdlbench.types import Array, ConfigError, Target, Task
+from bdlbench.types import Array, Target, Task
 
 BLOCK_BYTES = 2**22
 """Bytes of each predictive array that one lane holds at a time."""

@@ -26,7 +26,6 @@ from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Phase, Shared
 from bdlbench.store import Store
-from bdlbench.store.errors import RunExists
 
 Record = dict[str, Any]
 PROVISIONAL_DRAWS = 100
@@ -79,7 +78,7 @@ def run_group(jobs: Sequence[Job], store: Store, progress: Progress, setup_secon
         clock.seconds["setup"] = setup_seconds
         try:
             return _run_lanes(jobs, writers, progress, clock)
-        except Exception as error:  # noqa: BLE001 - a failure is a result
+        except Exception as error:
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
             progress.finish(f"{jobs[0].id}: failed: {reason}")
             failed = {"status": "failed", "reason": reason, "traceback": traceback.format_exc(), "metrics": {}}
@@ -195,9 +194,7 @@ def curve_marks(program: Any) -> loop.Marks:
 def _score(recorder: Recorder, block: loop.Block, clock: Clock) -> None:
     done = block.first_draw + (block.draws.shape[1] if block.draws is not None else 0)
     marks = curve_marks(recorder.job.program)(block.stage, "sample")
-    if recorder.schedule.thinning and (done in marks or done == recorder.schedule.num_samples):
-        recorder.curve("sample", recorder.num_draws, _seconds(clock), recorder.scores())
-    elif not recorder.schedule.thinning and done == recorder.schedule.num_samples:
+    if (recorder.schedule.thinning and (done in marks or done == recorder.schedule.num_samples)) or (not recorder.schedule.thinning and done == recorder.schedule.num_samples):
         recorder.curve("sample", recorder.num_draws, _seconds(clock), recorder.scores())
 
 
