@@ -276,10 +276,10 @@ def check(job: Job) -> None:
     size = len(job.dataset.train.y)
     for stage in job.program.stages:
         batches.check(stage.schedule, size)
-    data = Data(job.dataset.train.x, job.dataset.train.y, size)
 
     def build() -> Any:
-        target = job.program.make_target(job.numbers, jnp.asarray(data.x), jnp.asarray(data.y))
+        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size)
+        target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
             stage.factory(target, stage.schedule, job.numbers)
         return target.log_density(jnp.zeros(target.dim), data)
