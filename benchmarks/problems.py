@@ -25,9 +25,7 @@ from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.types import Data, Schedule, Stage, Target
-from benchmarks.timing import Measure
 
-BLOCK_SECONDS = 0.06
 NOISE = (-1.0, 1.0)
 """Location and scale of the log-normal prior of the noise, as configured."""
 
@@ -112,7 +110,7 @@ def _with(factory: Callable[..., Any], **hyper: Any) -> Callable[..., Any]:
 
 
 def blocks(
-    problem: Problem, stages: tuple[Stage, ...], num_lanes: int = 1, seed: int = 0, block_seconds: float = BLOCK_SECONDS
+    problem: Problem, stages: tuple[Stage, ...], num_lanes: int = 1, seed: int = 0, block_seconds: float = 0.1
 ) -> Iterator[loop.Block]:
     """The library's loop over ``num_lanes`` lanes of a problem."""
     program = Program(
@@ -125,25 +123,6 @@ def blocks(
     lane = Lane(keys, np.zeros(num_lanes, np.int32), {}, None)
     shared = Shared(problem.x[None], problem.y[None])
     return loop.run(program, shared, lane, clock=Clock(), block_seconds=block_seconds)
-
-
-def in_blocks(found: Iterator[loop.Block], stage: int, phase: str, unit: Callable[[loop.Block], float], least: float) -> Measure:
-    """A measure that takes blocks of the loop until ``least`` seconds have passed; the loop's host side is included."""
-    import time
-
-    waiting = True
-
-    def measure() -> float:
-        nonlocal waiting
-        while waiting:  # compilation, earlier stages and warm-up
-            block = next(found)
-            waiting = not (block.stage == stage and block.phase == phase)
-        start, units = time.perf_counter(), 0.0
-        while (took := time.perf_counter() - start) < least:
-            units += unit(next(found))
-        return took / units
-
-    return measure
 
 
 # ---- what they are held against

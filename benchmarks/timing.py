@@ -17,8 +17,6 @@ class Row(NamedTuple):
 
     Attributes
     ----------
-    name : str
-        What ``--only`` calls it.
     what : str
         What was measured, in words.
     unit : str
@@ -26,19 +24,18 @@ class Row(NamedTuple):
     values : list of float
         All repeats; the median is what counts.
     limit : float or None
-        The figure to stay under; None where the line is there to be compared with.
-    peer : str
+        The figure not to exceed; None where the line is there to be compared with.
+    elsewhere : str
         Today's best elsewhere.
     detail : mapping
-        Whatever else a reader of the JSON wants: seconds of both sides, counts.
+        What else a reader of the JSON wants: seconds of both sides, counts.
     """
 
-    name: str
     what: str
     unit: str
     values: list[float]
     limit: float | None = None
-    peer: str = ""
+    elsewhere: str = ""
     detail: Mapping[str, Any] = {}
 
     @property
@@ -53,9 +50,14 @@ class Row(NamedTuple):
 
 
 class Options(NamedTuple):
-    """``repeat`` pairs of measurements a ratio; ``quick`` shortens everything so that a test can walk through it."""
+    """How long to measure.
 
-    repeat: int = 7
+    ``repeat`` pairs a ratio, ``least`` seconds a measurement; ``quick`` shrinks problems too, so that a test can walk
+    through; ``lanes`` asks for the rows about many lanes off an accelerator.
+    """
+
+    repeat: int = 15
+    least: float = 0.2
     quick: bool = False
     lanes: bool = False
 
@@ -65,7 +67,7 @@ Measure = Callable[[], float]
 
 
 def in_turns(measures: Mapping[str, Measure], repeat: int) -> dict[str, list[float]]:
-    """Time A, B, ... A, B, ... ``repeat`` times, in alternating direction, after one round that is thrown away."""
+    """Time A, B, ... ``repeat`` times, every other round backwards, after one round that is thrown away."""
     found: dict[str, list[float]] = {name: [] for name in measures}
     order = list(measures)
     for turn in range(repeat + 1):
@@ -88,29 +90,46 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def steady(function: Callable[[int], Any], per_call: float, smallest: int = 1) -> Measure:
-    """A measure of ``function(n)``, which does n units: n is found once so that a call lasts about ``per_call``."""
-    count = smallest
+def steady(function: Callable[[int], Any], least: float) -> Measure:
+    """A measure of ``function(n)``, which does n units: n is found once, so that a call lasts about ``least`` seconds."""
+    count = 1
     jax.block_until_ready(function(count))  # compiles
-    while (took := seconds(lambda: function(count))) < per_call / 4 and count < 2**30:
+    while (took := seconds(lambda: function(count))) < least / 4 and count < 2**30:
         count *= 2
-    count = max(smallest, int(count * per_call / took))
+    count = max(1, int(count * least / took))
     return lambda: seconds(lambda: function(count)) / count
 
 
-def drawn(blocks: Iterator[Any], phase: str, unit: Callable[[Any], float], least: float) -> Measure:
-    """A measure that takes blocks of the library's own loop, those of ``phase``, until ``least`` seconds are timed.
+def in_blocks(blocks: Iterator[Any], stage: int, phase: str, unit: Callable[[Any], float], least: float) -> Measure:
+    """A measure that takes blocks of the library's own loop until ``least`` seconds have passed.
 
-    What is charged is what the loop's clock charged: seconds over units.
+    It begins after the first block of ``phase`` of ``stage``, so that compilation and what comes before are left out.
+    Everything the loop does on the host between blocks is included.
     """
+    waiting = True
 
     def measure() -> float:
-        timed = units = 0.0
-        while timed < least:
+        nonlocal waiting
+        while waiting:
             block = next(blocks)
-            if block.phase == phase and block.draws_or_steps:
-                timed += block.seconds
-                units += unit(block)
-        return timed / units
+            waiting = not (block.stage == stage and block.phase == phase)
+        start, units = time.perf_counter(), 0.0
+        while (took := time.perf_counter() - start) < least:
+            units += unit(next(blocks))
+        return took / units
 
     return measure
+
+
+def ratio_row(
+    what: str,
+    found: Mapping[str, list[float]],
+    over: str,
+    under: str,
+    limit: float | None = None,
+    elsewhere: str = "",
+) -> Row:
+    """The row that says how much ``over`` costs in units of ``under``."""
+    detail = {f"{name}_us": [1e6 * s for s in found[name]] for name in (over, under)}
+    detail["ratio_of_minima"] = min(found[over]) / min(found[under])
+    return Row(what, "x", ratios(found[over], found[under]), limit, elsewhere, detail)
