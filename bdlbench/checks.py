@@ -7,7 +7,7 @@ while a program is traced they are handed tracers, which have been checked alrea
 import math
 from typing import Any
 
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 
 def _each(values: dict[str, Any]) -> list[tuple[str, float]]:

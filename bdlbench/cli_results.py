@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bdlbench.errors import ConfigError
 from bdlbench.store import RunBusy, Store, StoreError
-from bdlbench.store.errors import config_error, config_error_type
 from bdlbench.store.records import LABELS, STATUSES, encode, flatten
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (StoreError, RunBusy) as error:
         message = str(error)
-    except config_error_type() as error:  # evaluated, and JAX imported, only where something was raised
+    except ConfigError as error:
         message = str(error)
     print(f"bdlbench-results: {message}", file=sys.stderr)
     return 1
@@ -191,7 +191,7 @@ def _data(arguments: argparse.Namespace) -> None:
     from bdlbench.data import catalogue
 
     columns = ("name", "n", "d", "task", "licence", "source")
-    _print(_grid(columns, [[_text(entry.get(name)) for name in columns] for entry in catalogue()]))
+    _print(_grid(columns, [[_text(getattr(entry, name)) for name in columns] for entry in catalogue()]))
 
 
 def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -200,10 +200,10 @@ def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any
     for text in arguments.filter:
         key, equals, value = text.partition("=")
         if not equals:
-            raise config_error(f"--filter: '{text}' is not KEY=VALUE; write it as in data=diabetes.")
+            raise ConfigError(f"--filter: '{text}' is not KEY=VALUE; write it as in data=diabetes.")
         column = key if key in known else f"config.{key}"
         if rows and column not in known:
-            raise config_error(
+            raise ConfigError(
                 f"--filter: no run has '{key}'; use a label ({', '.join(LABELS)}), seed, split or a setting."
             )
         rows = [row for row in rows if _fits(row.get(column), value)]

@@ -191,7 +191,7 @@ class Recorder:
         """
         names = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
         chains = [c for c in range(self.schedule.num_chains) if c not in self.bad]
-        if not self.markov or not chains or self.num_nonfinite and len(chains) == 0:
+        if not self.markov or not chains or (self.num_nonfinite and len(chains) == 0):
             return dict.fromkeys(names)
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
         if self.job.dataset.test is None:

@@ -13,16 +13,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpyro.distributions as dist
 
+from bdlbench.errors import ConfigError as ConfigError
+
 Array = jax.Array
 Task = Literal["regression", "classification"]
 Info = Mapping[str, Array]
 """What a step reports: scalars by name. ``num_grads`` is required: gradient evaluations on the data it was handed.
 ``log_density`` (of the tempered target, at the data it was handed), or ``loss`` where a method moves on one, lets the
 loop find the first non-finite step; ``diverging`` (bool) is counted; the rest become ``sample_stats``."""
-
-
-class ConfigError(ValueError):
-    """The user asked for something that cannot be done. The message is one sentence: the field, the fault, the remedy."""
 
 
 class Data(NamedTuple):
@@ -62,7 +60,7 @@ class Terms(NamedTuple):
 class Target(NamedTuple):
     """A log density over flat unconstrained theta, tempered and scaled, with what a prediction needs.
 
-    ``log_density(theta, data) = (log_prior(theta) + N/B sum_b log p(y_b | x_b, theta)) / T + log |d constrain / d theta|``
+    ``log_density(theta, data) = (log_prior(theta) + N/B sum_b log p(y_b | x_b, theta)) / T + log |d sites / d theta|``
 
     The temperature T is applied here and nowhere else; the Jacobian of a constrained site is left untouched by it.
 

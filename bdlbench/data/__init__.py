@@ -4,9 +4,10 @@ A set is a factory in one module here and a yaml of the same keys under ``conf/d
 data and imports none of the libraries that carry data.
 """
 
-from bdlbench.data.dataset import Dataset, Rows, Scaler, Table, make_dataset, make_table, split_table
+from bdlbench.data.dataset import Dataset, Rows, Scaler, checksum, make_dataset, split_table
 from bdlbench.data.listing import catalogue
 from bdlbench.data.splits import Split, permutation, random_split
+from bdlbench.data.table import Table, make_table
 
 __all__ = [
     "Dataset",
@@ -15,6 +16,7 @@ __all__ = [
     "Split",
     "Table",
     "catalogue",
+    "checksum",
     "make_dataset",
     "make_table",
     "permutation",

@@ -12,6 +12,7 @@ under ``OWNER/REPO/COMMIT/PATH`` in this order:
 ``python -m bdlbench.data.fetch [SET ...]`` fetches everything, or the files of the named sets, beforehand.
 """
 
+import contextlib
 import csv
 import errno
 import hashlib
@@ -27,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 BASE_URL = "https://raw.githubusercontent.com"
 TIMEOUT = 30.0  # seconds without a byte
@@ -117,7 +118,7 @@ def _locate(file: File) -> Path:
     if source is not None and "://" not in source:
         folder = Path(source).expanduser()
         if not folder.is_dir():
-            raise ConfigError(f"data.mirror={source} is no folder: name a folder or a base URL, or unset it.")
+            raise ConfigError(f"BDLBENCH_MIRROR={source} is no folder: name a folder or a base URL, or unset it.")
         mirrored = folder / file.tail
         if mirrored.is_file():
             if not _checked(mirrored, file.sha256):
@@ -201,7 +202,8 @@ def derived(name: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, 
             with np.load(file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}  # the archive's own CRC tells a flipped byte
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            _set_aside(file)
+            with contextlib.suppress(OSError):
+                _set_aside(file)
     arrays = build()
     temporary: Path | None = None
     try:

@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, Table, make_table, split_table
+from bdlbench.data.dataset import Dataset, split_table
 from bdlbench.data.splits import Split, cut, random_split
-from bdlbench.types import ConfigError, Task
+from bdlbench.data.table import Table, make_table
+from bdlbench.errors import ConfigError
+from bdlbench.types import Task
 
 TaskOption = Literal["auto", "regression", "classification"]
 
@@ -50,7 +52,9 @@ def csv(
     rows = random_split(
         len(table.y), split=split, test_fraction=test_fraction, validation_fraction=validation_fraction, n_train=n_train
     )
-    return split_table(file.stem, found, table, rows)
+    counters = [name for name, column in zip(table.feature_names, table.x.T, strict=True) if _counts_rows(column)]
+    notes = tuple(f"feature {name} is the row number: leave it out unless order matters" for name in counters)
+    return split_table(file.stem, found, table, rows, notes=notes)
 
 
 def npz(
@@ -172,6 +176,10 @@ def _read_npz(path: str, task: TaskOption, mtime: int, size: int) -> tuple[Table
     ys = [y if found == "classification" else np.asarray(y, dtype=np.float64) for y in ys]
     tables = [make_table(x, y, feature_names=names, class_names=classes) for x, y in zip(xs, ys, strict=True)]
     return tables[0], tables[1] if own_test else None, found
+
+
+def _counts_rows(column: np.ndarray) -> bool:
+    return len(column) > 2 and bool((np.diff(column) == 1).all()) and column[0] in (0.0, 1.0)
 
 
 def _encode(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

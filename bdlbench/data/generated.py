@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, make_dataset, make_table, split_table
+from bdlbench.data.dataset import Dataset, make_dataset, split_table
 from bdlbench.data.splits import cut, random_split
-from bdlbench.types import ConfigError
+from bdlbench.data.table import make_table
+from bdlbench.errors import ConfigError
 
 
 def check_positive(**values: float) -> None:
@@ -15,7 +16,7 @@ def check_positive(**values: float) -> None:
 
 
 def linear_regression(*, n: int, center: float, half_width: float, seed: int) -> Dataset:
-    """y = 3 x + 2 + 0.5 e, e ~ N(0, 1), at n equally spaced points on [center - half_width, center + half_width].
+    """Y = 3 x + 2 + 0.5 e, e ~ N(0, 1), at n equally spaced points on [center - half_width, center + half_width].
 
     Test rows are a fresh draw at the same points. In the source's units: the priors of the example are stated in them.
     With ``center=0`` slope and intercept are independent a posteriori and a mean-field guide is exact; with
@@ -37,7 +38,7 @@ def linear_regression(*, n: int, center: float, half_width: float, seed: int) ->
 def cosine_gap(
     *, n_cluster: int, n_test: int, noise: float, seed: int, validation_fraction: float, n_train: int | None
 ) -> Dataset:
-    """y = cos(4 x + 0.8) + noise e with x uniform on [-1, -0.7] and on [0.5, 1] (Foong et al., 2019, arXiv 1906.11537).
+    """Y = cos(4 x + 0.8) + noise e with x uniform on [-1, -0.7] and on [0.5, 1] (Foong et al., 2019, arXiv 1906.11537).
 
     ``n_cluster`` training points an interval; ``n_test`` fresh ones from both; ``shifted["gap"]`` has ``n_test`` from
     (-0.7, 0.5), where a good posterior is uncertain. Not standardised.
@@ -100,7 +101,7 @@ def two_clusters(
 
 
 def heteroscedastic_sine(*, n: int, n_test: int, seed: int, validation_fraction: float, n_train: int | None) -> Dataset:
-    """y = 7 sin(x) + 3 |cos(x / 2)| e: the noise depends on the input (Depeweg et al., 2018, arXiv 1710.07283).
+    """Y = 7 sin(x) + 3 |cos(x / 2)| e: the noise depends on the input (Depeweg et al., 2018, arXiv 1710.07283).
 
     x comes with equal odds from N(-4, 0.4^2), N(0, 0.9^2) and N(4, 0.4^2), so that density, noise and function all
     vary. Test rows are a fresh draw.

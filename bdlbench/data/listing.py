@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bdlbench
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 
 class Entry(NamedTuple):

@@ -8,11 +8,12 @@ from importlib.metadata import version
 import numpy as np
 
 from bdlbench.data.corrupt import CORRUPTIONS, rotate
-from bdlbench.data.dataset import Dataset, Scaler, Table, make_table, split_table
+from bdlbench.data.dataset import Dataset, Scaler, split_table
 from bdlbench.data.fetch import derived, fetch
 from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation
+from bdlbench.data.table import Table, make_table
 from bdlbench.data.wheels import wheel_file
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 MNIST = "fgnt/mnist"
 NOT_MNIST = "davidflanagan/notMNIST-to-MNIST"
@@ -114,10 +115,10 @@ def _build(
     rotations: Sequence[int],
     seed: int,
 ) -> Dataset:
+    check_split(split, MAX_SPLITS)
     test, letters = _idx(MNIST, "t10k"), _idx(NOT_MNIST, "t10k")
     if not 1 <= n_shifted <= len(test.y):
         raise ConfigError(f"data.n_shifted={n_shifted} is out of range: choose from 1 to {len(test.y)}.")
-    check_split(split, MAX_SPLITS)
     rows = Split(slice(None), _NONE, _NONE)
     if n_train is not None or validation_fraction > 0:
         order = permutation(len(table.y), split)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, Table, make_dataset, make_table, split_table
+from bdlbench.data.dataset import Dataset, make_dataset, split_table
 from bdlbench.data.fetch import fetch
 from bdlbench.data.splits import cut, permutation, random_split
+from bdlbench.data.table import Table, make_table
 from bdlbench.data.wheels import wheel_file
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 NAB = "numenta/NAB"
 NAB_SERIES = {

@@ -8,8 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, Scaler, Table, make_table, split_table
+from bdlbench.data.dataset import Dataset, Scaler, split_table
 from bdlbench.data.splits import Split, random_split
+from bdlbench.data.table import Table, make_table
 from bdlbench.data.wheels import wheel_file
 
 _NUCLEUS = (

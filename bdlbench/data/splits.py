@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 MAX_SPLITS = 1000
 

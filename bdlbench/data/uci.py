@@ -5,10 +5,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, Table, make_table, split_table
+from bdlbench.data.dataset import Dataset, split_table
 from bdlbench.data.fetch import fetch
 from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation, random_split
-from bdlbench.types import ConfigError
+from bdlbench.data.table import Table, make_table
+from bdlbench.errors import ConfigError
 
 REPOSITORY = "cambridge-mlg/DUN"
 FOLDER = "experiments/data/UCI_for_sharing"
@@ -110,6 +111,9 @@ def uci(
         raise ConfigError(f"data.name={name} is no UCI set: choose from {', '.join(SETS)}.")
     if split_kind not in ("standard", "gap"):
         raise ConfigError(f"data.split_kind={split_kind} is unknown: choose standard or gap.")
+    if split_kind == "gap" and deduplicate:
+        raise ConfigError("data.deduplicate=true has no gap splits, whose indices count all rows: set it false.")
+    check_split(split, SETS[name].num_splits if split_kind == "standard" else len(SETS[name].features))
     table = _table(name, deduplicate)
     if split_kind == "standard":
         rows = random_split(
@@ -117,9 +121,6 @@ def uci(
             num_splits=SETS[name].num_splits,
         )  # fmt: skip
     else:
-        if deduplicate:
-            raise ConfigError("data.deduplicate=true has no gap splits, whose indices count all rows: set it false.")
-        check_split(split, len(SETS[name].features))
         train, test = _gap(name, split)
         train = train[permutation(len(train), 0)]
         rows = Split(*cut(train, validation_fraction=validation_fraction, n_train=n_train), test)

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from bdlbench.types import ConfigError
+from bdlbench.errors import ConfigError
 
 
 def wheel_file(package: str, distribution: str, path: str) -> Path:

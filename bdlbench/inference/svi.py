@@ -10,8 +10,9 @@ import optax
 from numpyro.infer import SVI, Trace_ELBO, autoguide, init_to_value
 
 from bdlbench.checks import at_least, positive
+from bdlbench.errors import ConfigError
 from bdlbench.signatures import static
-from bdlbench.types import Array, ConfigError, Data, Info, Method, Schedule, Target
+from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 Guide = Literal["mean_field", "low_rank", "full_rank", "iaf"]
 FULL_RANK_LIMIT = 2**31

@@ -10,10 +10,10 @@ from flax import linen, nnx
 from jaxtyping import Array
 from numpyro.contrib.module import random_flax_module, random_nnx_module
 
+from bdlbench.errors import ConfigError
 from bdlbench.model.likelihoods import Likelihood
 from bdlbench.model.priors import Prior
 from bdlbench.signatures import parameters
-from bdlbench.types import ConfigError
 
 NetworkFactory = Callable[..., Any]
 
@@ -47,7 +47,7 @@ def random_network(
 def bnn(
     x: Array, y: Array | None = None, *, network: NetworkFactory, prior: Prior, likelihood: Likelihood
 ) -> None:
-    """theta ~ prior, f = network(x; theta), y ~ likelihood(f). Sites ``network.*``, ``f`` (rows, out), ``y`` (rows,)."""
+    """Theta ~ prior, f = network(x; theta), y ~ likelihood(f). Sites ``network.*``, ``f`` (rows, out), ``y`` (rows,)."""
     net = random_network(network, prior, x, likelihood.out_features)
     outputs = net(x)
     if outputs.shape != (x.shape[0], likelihood.out_features):

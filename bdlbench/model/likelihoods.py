@@ -14,7 +14,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from bdlbench.checks import non_negative, positive
-from bdlbench.types import ConfigError, Task
+from bdlbench.errors import ConfigError
+from bdlbench.types import Task
 
 
 class Likelihood(NamedTuple):
@@ -30,7 +31,7 @@ def _only_for(name: str, wanted: Task, task: Task, remedy: str) -> None:
 
 
 def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likelihood:
-    """y ~ N(f(x), sigma^2) with one learned sigma ~ ``noise``, in standardised units.
+    """Y ~ N(f(x), sigma^2) with one learned sigma ~ ``noise``, in standardised units.
 
     Parameters
     ----------
@@ -47,21 +48,21 @@ def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likel
 
 
 def gaussian_fixed(task: Task, num_outputs: int, *, sigma: float) -> Likelihood:
-    """y ~ N(f(x), sigma^2) with sigma known, in standardised units."""
+    """Y ~ N(f(x), sigma^2) with sigma known, in standardised units."""
     _only_for("gaussian_fixed", "regression", task, "categorical or likelihood=auto")
     positive("likelihood", sigma=sigma)
     return Likelihood(1, lambda f: dist.Normal(f[:, 0], sigma))
 
 
 def heteroscedastic(task: Task, num_outputs: int, *, min_scale: float) -> Likelihood:
-    """y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)) (Nix & Weigend 1994)."""
+    """Y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)) (Nix & Weigend 1994)."""
     _only_for("heteroscedastic", "regression", task, "categorical or likelihood=auto")
     non_negative("likelihood", min_scale=min_scale)
     return Likelihood(2, lambda f: dist.Normal(f[:, 0], min_scale + jax.nn.softplus(f[:, 1])))
 
 
 def categorical(task: Task, num_outputs: int) -> Likelihood:
-    """y ~ Categorical(softmax f(x)), one output a class."""
+    """Y ~ Categorical(softmax f(x)), one output a class."""
     _only_for("categorical", "classification", task, "gaussian or likelihood=auto")
     return Likelihood(num_outputs, lambda f: dist.Categorical(logits=f))
 

@@ -12,7 +12,8 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
-from bdlbench.types import ConfigError, Target, Terms
+from bdlbench.errors import ConfigError
+from bdlbench.types import Target, Terms
 
 Model = Callable[..., None]
 """``model(x, y=None)``: a NumPyro model that observes y, one value or vector a row of x."""

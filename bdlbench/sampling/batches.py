@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, UInt32
 
-from bdlbench.types import ConfigError, Schedule
+from bdlbench.errors import ConfigError
+from bdlbench.types import Schedule
 
 _ROUNDS = 6
 

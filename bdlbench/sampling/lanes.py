@@ -50,7 +50,8 @@ def padded(num_lanes: int) -> int:
 
 def over_lanes(function: Callable[..., Any], num_shared: int = 1, donate: tuple[int, ...] = ()) -> Any:
     """Jit ``function(*shared, *lane)`` over lanes: the first ``num_shared`` arguments are replicated, the others carry
-    the lane axis in front, as do all results."""
+    the lane axis in front, as do all results.
+    """
 
     def device_part(*args: Any) -> Any:
         shared, lane = args[:num_shared], args[num_shared:]

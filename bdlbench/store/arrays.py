@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bdlbench.store.errors import config_error
+from bdlbench.errors import ConfigError
 
 GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data")
 CHUNK_BYTES = 16 * 2**20
@@ -173,7 +173,7 @@ class PosteriorArrays:
         if group not in GROUPS:
             raise ValueError(f"Group '{group}' is none of {', '.join(GROUPS)}.")
         if "/" in name or not name:
-            raise config_error(f"model: the site name '{name}' cannot be stored; rename it without '/'.")
+            raise ConfigError(f"model: the site name '{name}' cannot be stored; rename it without '/'.")
         if dtype.kind not in "fiub":
             raise TypeError(f"{key} cannot hold {dtype}: floats, integers and bools are stored.")
         if len(dims) != len(shape) or len(set(dims)) != len(dims) or name in dims:

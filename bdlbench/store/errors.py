@@ -1,8 +1,4 @@
-"""What can go wrong between a run and its folder.
-
-``bdlbench.types`` imports JAX and NumPyro, three seconds that a command which only reads records should not pay. So
-:class:`~bdlbench.types.ConfigError` is fetched when it is raised or caught, never at import.
-"""
+"""What can go wrong between a run and its folder."""
 
 import errno
 from collections.abc import Iterator
@@ -24,18 +20,6 @@ class RunBusy(RuntimeError):
 
 class RunExists(RuntimeError):
     """The run has a finished record already, perhaps since a moment ago and from another process."""
-
-
-def config_error_type() -> type[ValueError]:
-    """:class:`bdlbench.types.ConfigError`, imported on first use."""
-    from bdlbench.types import ConfigError
-
-    return ConfigError
-
-
-def config_error(message: str) -> ValueError:
-    """A :class:`bdlbench.types.ConfigError` to raise: one sentence that names the field and the remedy."""
-    return config_error_type()(message)
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

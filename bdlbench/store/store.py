@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bdlbench.errors import ConfigError
 from bdlbench.store import records, table
-from bdlbench.store.errors import LaterSchema, StoreError, config_error
+from bdlbench.store.errors import LaterSchema, StoreError
 from bdlbench.store.files import FolderLock, checksum
 from bdlbench.store.writer import RunWriter
 
@@ -53,7 +54,7 @@ class Store:
                 file.flush()
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise config_error(
+            raise ConfigError(
                 f"store.path: cannot write to '{self.path}' ({error.strerror}); set store.path to a folder on a disk "
                 "with room that you may write to."
             ) from error
@@ -150,7 +151,7 @@ class Store:
         try:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise config_error(f"id: the store '{self.path}' has no finished run '{id}'; list them first.") from None
+            raise ConfigError(f"id: the store '{self.path}' has no finished run '{id}'; list them first.") from None
         return records.decode(text, path)
 
     def has(self, id: str) -> bool:
@@ -193,11 +194,11 @@ class Store:
         if len(fits) == 1:
             return fits[0]
         if not fits:
-            raise config_error(
+            raise ConfigError(
                 f"id: no finished run in '{self.path}' begins with '{prefix}'; list the runs to see them."
             )
         named = ", ".join(fits[:10]) + (f" and {len(fits) - 10} more" if len(fits) > 10 else "")
-        raise config_error(f"id: '{prefix}' is the beginning of {len(fits)} runs; give more of one of {named}.")
+        raise ConfigError(f"id: '{prefix}' is the beginning of {len(fits)} runs; give more of one of {named}.")
 
     def posterior(self, id: str) -> "xr.DataTree":
         """The run's draws as an ArviZ-schema DataTree, read from disk where they are used.
@@ -211,7 +212,7 @@ class Store:
 
         path = self._folder(id) / "posterior.zarr"
         if not path.is_dir():
-            raise config_error(f"id: run '{id}' in '{self.path}' stored no draws; choose a run that is complete.")
+            raise ConfigError(f"id: run '{id}' in '{self.path}' stored no draws; choose a run that is complete.")
         return xr.open_datatree(path, engine="zarr")
 
     def curve(self, id: str) -> "pd.DataFrame":
@@ -225,7 +226,7 @@ class Store:
         try:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise config_error(f"id: the store '{self.path}' has no curve of a run '{id}'; list the runs.") from None
+            raise ConfigError(f"id: the store '{self.path}' has no curve of a run '{id}'; list the runs.") from None
         try:
             return pd.DataFrame([records.decode_line(line) for line in text.split(b"\n")[:-1]])
         except (ValueError, KeyError) as error:
@@ -274,7 +275,7 @@ class Store:
     ) -> None:
         folder = self._folder(id)
         if not folder.is_dir():
-            raise config_error(f"id: the store '{self.path}' has no run '{id}'; list them first.")
+            raise ConfigError(f"id: the store '{self.path}' has no run '{id}'; list them first.")
         lock = FolderLock(folder)
         lock.acquire(on_busy)
         try:
@@ -293,7 +294,7 @@ class Store:
 
     def _folder(self, id: str) -> Path:
         if not _ID.fullmatch(id):
-            raise config_error(f"id: '{id}' is no run id; use letters, digits and _ . , = + @ - only.")
+            raise ConfigError(f"id: '{id}' is no run id; use letters, digits and _ . , = + @ - only.")
         return self.path / id
 
     def _folders(self) -> Iterator[os.DirEntry[str]]:

@@ -4,7 +4,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from bdlbench.store.errors import config_error
+from bdlbench.errors import ConfigError
 from bdlbench.store.records import COST, IDENTITY, PREFIXES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def answer(rows: list[Row], query: str) -> "pd.DataFrame":
             return connection.execute(query).df()
         except duckdb.Error as error:
             first_line = str(error).split("\n")[0]
-            raise config_error(f"sql: the query cannot be answered ({first_line}); its table is 'runs'.") from error
+            raise ConfigError(f"sql: the query cannot be answered ({first_line}); its table is 'runs'.") from error
 
 
 def _columns(rows: list[Row]) -> list[str]:

@@ -29,6 +29,7 @@ def test_csv_reads_what_is_there(tmp_path: Path) -> None:
     data = files.csv(path=write(tmp_path, numeric()), target="y", task="auto", **SPLIT)
     assert data.task == "regression" and data.name == "my"  # three values, but numbers: never silently classes
     assert data.feature_names == ("a", "b") and data.target_name == "y"
+    assert len(data.notes) == 1 and data.notes[0].startswith("feature a is the row number")
     assert data.test is not None and data.x_scaler is not None and data.y_scaler is not None
     a = np.concatenate([data.x_scaler.original(r.x)[:, 0] for r in (data.train, data.test)])
     y = np.concatenate([data.y_scaler.original(r.y) for r in (data.train, data.test)])
@@ -89,7 +90,7 @@ def test_npz_own_test_rows(tmp_path: Path) -> None:
     """x_test and y_test are the test rows, scaled by train; asking for a test fraction beside them is refused."""
     rng = np.random.default_rng(0)
     path = str(tmp_path / "my.npz")
-    arrays = {"x": rng.normal(size=(30, 2)), "y": rng.normal(size=30)}
+    arrays: dict[str, Any] = {"x": rng.normal(size=(30, 2)), "y": rng.normal(size=30)}
     arrays |= {"x_test": rng.normal(size=(7, 2)), "y_test": rng.normal(size=(7, 1))}
     np.savez(path, **arrays)
     data = files.npz(path=path, task="auto", **(SPLIT | {"test_fraction": 0}))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bdlbench.data import generated, schools, sklearn_sets
+from bdlbench.data import density, generated, physics, schools, sklearn_sets
 from bdlbench.types import ConfigError
 
 SPLIT: dict[str, Any] = {"split": 0, "test_fraction": 0.2, "validation_fraction": 0.0, "n_train": None}
@@ -130,3 +130,47 @@ def test_eight_schools_is_the_published_table() -> None:
     assert data.train.y.tolist() == [28, 8, -3, 7, -1, 1, 18, 12]
     assert data.train.x[:, 0].tolist() == [15, 10, 16, 11, 9, 11, 10, 18]
     assert data.test is None and data.x_scaler is None
+
+
+def test_braking_follows_its_law_beyond_training_speeds() -> None:
+    """Residuals of v^2 / (2 mu g) are N(0, noise^2) in and out of range (KS, 1e-6); speeds stay in their intervals."""
+    data = physics.braking(n=1000, n_test=1000, friction=0.7, noise=1.0, seed=2, **PLAIN)
+    assert data.test is not None and data.x_scaler is not None and data.y_scaler is not None
+    for rows, (low, high) in ((data.test, (5, 25)), (data.shifted["fast"], (25, 40))):
+        v = data.x_scaler.original(rows.x)[:, 0].astype(float)
+        assert v.min() > low - 1e-4 and v.max() < high + 1e-4
+        residual = data.y_scaler.original(rows.y) - v**2 / (2 * 0.7 * 9.81)
+        assert stats.kstest(residual, "norm").pvalue > 1e-6
+
+
+def test_pendulum_equals_the_equation_of_motion() -> None:
+    """The change of velocity minus its law is the noise (KS, 1e-6); halves of the circle do not mix."""
+    data = physics.pendulum(n=500, n_test=1000, noise=0.1, seed=2, **PLAIN)
+    assert data.test is not None and data.x_scaler is not None and data.y_scaler is not None
+    for rows, sign in ((data.test, -1), (data.shifted["upright"], 1)):
+        x = data.x_scaler.original(rows.x).astype(float)
+        assert (sign * x[:, 0] > -1e-5).all() and np.abs(x[:, 2]).max() < 4.001
+        np.testing.assert_allclose(x[:, 0] ** 2 + x[:, 1] ** 2, 1.0, atol=1e-4)
+        law = (15.0 * x[:, 1] + 3.0 * x[:, 3]) * 0.05
+        assert stats.kstest((data.y_scaler.original(rows.y) - law) / 0.1, "norm").pvalue > 1e-6
+
+
+def test_25_gaussians() -> None:
+    """The log density integrates to one (grid sum of a smooth function: exact to 1e-6) and equals scipy's mixture.
+
+    Draws: counts at the centres are multinomial, chi-square at 1e-6; offsets are normal, KS at 1e-6.
+    """
+    data = density.gaussians_25(spacing=2.0, variance=0.03, n_test=5000, seed=1)
+    assert data.task == "density" and data.train.x.shape == (0, 2) and data.num_outputs == 0 and data.test is not None
+    side = np.arange(-6.0, 6.0, 0.05)
+    grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    total = np.exp(density.log_density(grid, spacing=2.0, variance=0.03)).sum() * 0.05**2
+    assert total == pytest.approx(1.0, abs=1e-6)
+    points = data.test.x[:50].astype(float)
+    pdf = np.mean([stats.multivariate_normal(m, 0.03).pdf(points) for m in density.means(2.0)], axis=0)
+    # float32 holds points to 2e-7, and the gradient of the log density is at most about 6 / sd = 35
+    np.testing.assert_allclose(data.test.y[:50], np.log(pdf), rtol=1e-5, atol=1e-4)
+    nearest = ((data.test.x[:, None] - density.means(2.0)) ** 2).sum(-1).argmin(1)
+    assert stats.chisquare(np.bincount(nearest, minlength=25)).pvalue > 1e-6
+    offset = (data.test.x - density.means(2.0)[nearest]) / np.sqrt(0.03)
+    assert stats.kstest(offset.ravel(), "norm").pvalue > 1e-6

@@ -19,7 +19,7 @@ PRELUDE = """
 import os, signal, sys
 import numpy as np
 from bdlbench.store import Store, StoreError
-from tests.store.conftest import CONFIG, record_of
+from conftest import CONFIG, record_of
 store = Store(sys.argv[1])
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -29,7 +29,7 @@ def kill(*_, **__):
 def python(script: str, *arguments: object) -> subprocess.Popen:
     """Start a Python that knows the store."""
     command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, Path(__file__).parent)))}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
