@@ -30,6 +30,8 @@ from bdlbench.store import Store
 Record = dict[str, Any]
 PROVISIONAL_DRAWS = 100
 """Draws by which a running variational posterior is scored during optimisation."""
+DRAWS_AT_ONCE = 200
+"""Draws a chain that are stored and scored together."""
 VERSIONED = ("bdlbench", "jax", "jaxlib", "numpyro", "flax", "optax", "blackjax", "numpy")
 
 
@@ -128,7 +130,17 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
         recorder.observed()
 
     before, stage = 0, 0
-    for block in loop.run(program, shared, lane, clock=clock, marks=curve_marks(program)):
+    pending: list[loop.Block] = []
+
+    def use(draws: loop.Block) -> None:
+        sites = predictor.sites(draws.draws)
+        seen = predictor.predict(draws.draws, draws.first_draw, draws.anchor) if test is not None else {}
+        apart = {n: p.predict(draws.draws, draws.first_draw, draws.anchor) for n, p in others.items()}
+        for recorder in recorders:
+            recorder.keep(draws, sites, seen, apart)
+            _score(recorder, draws, clock)
+
+    for block in loop.run(program, shared, lane, clock=clock, marks=looks(program)):
         if block.stage != stage:
             before += program.stages[stage].schedule.num_warmup + _num_sampling(program.stages[stage].schedule)
             stage = block.stage
@@ -138,14 +150,15 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
         last = stage == len(program.stages) - 1
         with clock.measure("predict"):
             if last and block.draws is not None:
-                sites = predictor.sites(block.draws)
-                seen = predictor.predict(block.draws, block.first_draw, block.anchor) if test is not None else {}
-                apart = {n: p.predict(block.draws, block.first_draw, block.anchor) for n, p in others.items()}
-                for recorder in recorders:
-                    recorder.keep(block, sites, seen, apart)
-                    _score(recorder, block, clock)
+                pending.append(block)
+                if block.first_draw + block.draws.shape[1] in looks(program)(stage, "sample"):
+                    use(loop.joined(pending))
+                    pending.clear()
             elif last and block.provisional is not None and test is not None:
                 _score_provisional(recorders, predictor, block, clock)
+    with clock.measure("predict"):
+        if pending:  # every lane failed before the next look
+            use(loop.joined(pending))
 
     records = []
     with clock.measure("predict"):
@@ -209,10 +222,27 @@ def curve_marks(program: Any) -> loop.Marks:
     return marks
 
 
+def looks(program: Any) -> loop.Marks:
+    """Where draws are stored and scored: at the curve's marks and every ``DRAWS_AT_ONCE`` draws.
+
+    Blocks in between depend on the machine's speed. Averages are taken over these pieces instead, which do not, so that
+    a repeated run repeats bit for bit.
+    """
+    curve = curve_marks(program)
+
+    def marks(stage: int, phase: Phase) -> list[int]:
+        if phase == "warmup" or stage != len(program.stages) - 1:
+            return curve(stage, phase)
+        total = program.stages[stage].schedule.num_samples
+        return sorted({*curve(stage, phase), *range(DRAWS_AT_ONCE, total, DRAWS_AT_ONCE), total})
+
+    return marks
+
+
 def _score(recorder: Recorder, block: loop.Block, clock: Clock) -> None:
-    done = block.first_draw + (block.draws.shape[1] if block.draws is not None else 0)
-    marks = curve_marks(recorder.job.program)(block.stage, "sample")
-    if (recorder.schedule.thinning and (done in marks or done == recorder.schedule.num_samples)) or (not recorder.schedule.thinning and done == recorder.schedule.num_samples):
+    assert block.draws is not None
+    done, total = block.first_draw + block.draws.shape[1], recorder.schedule.num_samples
+    if done == total or done in curve_marks(recorder.job.program)(block.stage, "sample"):
         recorder.curve("sample", recorder.num_draws, _seconds(clock), recorder.scores())
 
 
