@@ -101,10 +101,10 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         return {name.replace("/", "."): site["value"] for name, site in kept.items()}
 
     def unconstrain(values: Mapping[str, Array]) -> Float[Array, " D"]:
-        given = {name: values.get(name.replace("/", ".")) for name in layout}
-        missing = sorted(name.replace("/", ".") for name, value in given.items() if value is None)
+        missing = sorted({name.replace("/", ".") for name in layout} - set(values))
         if missing:
             raise ConfigError(f"model: no value is given for the latent site '{missing[0]}': give one for each site.")
+        given = {name: values[name.replace("/", ".")] for name in layout}
         # Traced at the values themselves: a support may depend on the sites before it.
         held = handlers.substitute(model, substitute_fn=lambda site: given.get(site["name"]))
         with handlers.block():
