@@ -38,6 +38,13 @@ def poisson(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
         numpyro.sample("y", dist.Poisson(jnp.exp(x @ w)), obs=y)
 
 
+def student(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
+    """Robust linear regression without intercept."""
+    w = numpyro.sample("w", dist.Normal(0.0, scale).expand([x.shape[1]]).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.StudentT(4.0, x @ w, 1.0), obs=y)
+
+
 def two_wells(x: jax.Array, y: jax.Array | None = None, *, depth: float) -> None:
     """theta ~ N(0, 3^2) between two narrow wells at -5 and 5; from theta = 4 on the density is not a number."""
     theta = numpyro.sample("theta", dist.Normal(0.0, 3.0))
