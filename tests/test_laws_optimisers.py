@@ -25,6 +25,7 @@ from bdlbench.sampling import programs
 from bdlbench.types import ConfigError, Schedule, Target
 
 LANES = 64
+GUIDES = 32
 
 
 def falling(rate, steps):
@@ -32,7 +33,7 @@ def falling(rate, steps):
     return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
-def check_svi(guide="mean_field", factory=svi, *, batch=None, temperature=1.0, steps=3000, seed=0):
+def check_svi(guide="mean_field", factory=svi, *, batch=None, temperature=1.0, steps=2000, seed=0):
     """Draws from the guide: exact means; variance 1 / diag(precision) (mean-field) or the exact covariance.
 
     For q = N(m, diag(s^2)) on a Gaussian target the ELBO is -sum_i (A_ii s_i^2 / 2 - log s_i) + quadratic(m) + const,
@@ -43,7 +44,7 @@ def check_svi(guide="mean_field", factory=svi, *, batch=None, temperature=1.0, s
     options = {"guide": guide, "init_scale": 0.1, "num_particles": 8, "rank": 3 if guide == "low_rank" else None}
     schedule = Schedule(1, steps, 1000, 0, batch, "epoch")
     step = stage("svi", factory, schedule, optimizer=falling(0.03, steps), **options)
-    drawn = sample(program((step,)), rows(problem), lanes_of(LANES, seed, temperature=temperature))
+    drawn = sample(program((step,)), rows(problem), lanes_of(GUIDES, seed, temperature=temperature))
     law = np.diag(1 / np.diag(precision)) if guide == "mean_field" else np.linalg.inv(precision)
     return moments(drawn.draws, problem.mean, law)
 
@@ -57,7 +58,7 @@ def test_a_guide_reaches_its_fixed_point(guide):
 
 def test_a_guide_on_minibatches_reaches_its_fixed_point():
     """Batches of 8 of 24 rows, weighted by N / B."""
-    verdict = check_svi(batch=8, steps=6000)
+    verdict = check_svi(batch=8, steps=4000)
     assert verdict.passes, verdict
 
 
@@ -136,7 +137,7 @@ def check_nuts(temperature=1.0, seed=0):
     """NUTS on a Gaussian of 5 dimensions."""
     problem = gaussian(5, 10)
     lane = lanes_of(LANES, seed, temperature=temperature)
-    drawn = sample(program((nuts_stage(1000),)), rows(problem), lane)
+    drawn = sample(program((nuts_stage(600),)), rows(problem), lane)
     return moments(drawn.draws, problem.mean, temperature * problem.cov)
 
 

@@ -51,7 +51,7 @@ def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
 SIGMA, WEIGHT_SCALE, BIAS_SCALE = 0.5, 1.5, 2.0
 
 
-def linear_job(tmp_path, inference, *options):
+def linear_job(tmp_path, inference, *options, chains=LANES):
     """A job of a network without hidden layer on 40 rows of 4 correlated features, and its closed-form posterior."""
     rng = np.random.default_rng(11)
     x = rng.standard_normal((40, 4)) + 0.8 * rng.standard_normal((40, 1))
@@ -70,7 +70,7 @@ def linear_job(tmp_path, inference, *options):
                 "likelihood=gaussian_fixed",
                 f"likelihood.sigma={SIGMA}",
                 f"inference={inference}",
-                f"inference.schedule.num_chains={LANES}",
+                f"inference.schedule.num_chains={chains}",
                 *options,
             ]
         )
@@ -115,6 +115,7 @@ def test_svi_reaches_its_fixed_point_on_linear_regression(tmp_path, guide):
         "inference.num_particles=8",
         "inference.schedule.num_warmup=3000",
         "inference.optimizer.learning_rate={_target_: optax.cosine_decay_schedule, init_value: 0.03, decay_steps: 3000}",
+        chains=32,
     )
     shared, lane, _, _ = arrange([job])
     drawn = sample(job.program, shared, lane)

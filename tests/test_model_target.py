@@ -52,7 +52,7 @@ def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
     assert float(terms.log_jacobian) == 0
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_every_activation_has_finite_gradients(activation):
     """At a draw from the prior."""
     target = network_target(functools.partial(MLP, width=3, depth=2, activation=activation))

@@ -1,6 +1,7 @@
 """Whole runs through ``bdlbench.run``: programs and numbers, identity, divergence, and bad input."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,8 +90,8 @@ def test_a_run_is_found_again_and_repeats_bit_for_bit(method, tmp_path):
     again = run(options(method, tmp_path / "b"))
     assert again["id"] == first["id"]
     assert again["metrics"] == first["metrics"]
-    draws = [Store(tmp_path / name).posterior(first["id"])["posterior"] for name in "ab"]
-    assert draws[0].identical(draws[1])
+    draws = [Store(tmp_path / name).posterior(first["id"])["posterior"].to_dataset() for name in "ab"]
+    assert draws[0].equals(draws[1])
     rerun = run(options(method, tmp_path / "a", "rerun=true"))
     assert rerun["metrics"] == first["metrics"]
 
@@ -103,8 +104,9 @@ def test_jobs_of_a_group_are_what_they_are_alone(tmp_path):
     together = run_group(jobs, Store(tmp_path / "group"), Silent())
     for a, b in zip(alone, together, strict=True):
         assert a["id"] == b["id"]
-        one, other = (Store(tmp_path / name).posterior(a["id"])["posterior"] for name in ("alone", "group"))
-        assert one.identical(other)
+        places = [Store(tmp_path / name) for name in ("alone", "group")]
+        one, other = (store.posterior(a["id"])["posterior"].to_dataset() for store in places)
+        assert one.equals(other)
 
 
 def test_an_integer_and_its_float_are_one_run():
@@ -131,11 +133,11 @@ def test_paths_are_no_part_of_a_run():
 
 def test_a_linen_network_runs(store_path):
     """By ``network._target_``."""
-    own = "network={_target_: models_of_users.LinenMLP, width: 3}"
-    record = run([o for o in options("nuts", store_path) if not o.startswith("network")] + [own])
+    own = ["network._target_=models_of_users.LinenMLP", "~network.depth", "~network.activation"]
+    record = run(options("nuts", store_path, *own))
     assert record["status"] == "complete"
     posterior = Store(store_path).posterior(record["id"])["posterior"]
-    assert posterior["network.Dense_0.kernel"].shape == (2, 10, 1, 3)
+    assert posterior["network.Dense_0.kernel"].shape == (2, 10, 1, 4)
 
 
 @pytest.mark.parametrize("method", SHORT)
@@ -238,7 +240,11 @@ BAD = {
     "negative prior scale": (["prior.weight_scale=-1"], "weight_scale"),
     "unknown guide": (["inference=svi", "inference.guide=normal"], "guide"),
     "a start that is none": (["inference.start=mode"], "prior or network"),
-    "model without its data": (["model=eight_schools", "inference.schedule.batch_size=3"], "8|rows|shape|fit"),
+    "batch larger than eight schools": (
+        ["model=eight_schools", "data=eight_schools", "inference.schedule.batch_size=9"],
+        "does not fit 8 training rows",
+    ),
+    "nothing for a number": (["likelihood=gaussian_fixed", "likelihood.sigma=null"], "must be a number"),
     "no such factory": (["network._target_=bdlbench.networks.mlp.MPL"], "MPL"),
 }
 
@@ -252,12 +258,11 @@ def test_bad_options_end_in_one_sentence(name, store_path):
     from bdlbench.cli import sentence
 
     overrides, words = BAD[name]
+    usual = [] if any(o.startswith(("data=", "model=")) for o in overrides) else SMALL
     with compilations() as compiled, pytest.raises((ConfigError, HydraException, OmegaConfBaseException)) as caught:
-        run([*SMALL, f"store.path={store_path}", *overrides])
+        run([*usual, f"store.path={store_path}", *overrides])
     message = sentence(caught.value)
     assert "\n" not in message
-    import re
-
     assert re.search(words, message), message
     assert compiled == []
     assert folders(store_path) == []
@@ -279,7 +284,8 @@ def test_bad_data_end_in_one_sentence(name, tmp_path):
     text, words = FILES[name]
     (tmp_path / "rows.csv").write_text(text)
     store = tmp_path / "store"
-    overrides = ["data=csv", f"data.path={tmp_path}/rows.csv", "data.target=y", f"store.path={store}", "progress=off"]
+    overrides = ["data=csv", f"data.path={tmp_path}/rows.csv", "data.target=y", "data.test_fraction=0"]
+    overrides += [f"store.path={store}", "progress=off"]
     with pytest.raises(ConfigError, match=words) as caught:
         run(overrides)
     assert "\n" not in str(caught.value)
