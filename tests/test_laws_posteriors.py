@@ -51,10 +51,10 @@ def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
 SIGMA, WEIGHT_SCALE, BIAS_SCALE = 0.5, 1.5, 2.0
 
 
-def linear_job(tmp_path, inference, *options):
+def linear_job(tmp_path, inference, *options, chains=LANES):
     """A job of a network without hidden layer on 40 rows of 4 correlated features, and its closed-form posterior."""
     rng = np.random.default_rng(11)
-    x = rng.standard_normal((40, 4)) @ rng.standard_normal((4, 4))
+    x = rng.standard_normal((40, 4)) + 0.8 * rng.standard_normal((40, 1))
     y = x @ rng.standard_normal(4) + rng.standard_normal(40)
     np.savez(tmp_path / "rows.npz", x=x, y=y)
     job = config.make_job(
@@ -70,7 +70,7 @@ def linear_job(tmp_path, inference, *options):
                 "likelihood=gaussian_fixed",
                 f"likelihood.sigma={SIGMA}",
                 f"inference={inference}",
-                f"inference.schedule.num_chains={LANES}",
+                f"inference.schedule.num_chains={chains}",
                 *options,
             ]
         )
@@ -93,7 +93,7 @@ def weights_of(job, drawn):
 def test_nuts_reaches_bayesian_linear_regression(tmp_path):
     """The whole way from a configuration: network of depth 0, priors by site, standardised rows, a MAP beforehand."""
     job, mean, precision = linear_job(
-        tmp_path, "nuts", "inference.schedule.num_warmup=300", "inference.schedule.num_samples=600"
+        tmp_path, "nuts", "inference.schedule.num_warmup=300", "inference.schedule.num_samples=800"
     )
     shared, lane, _, _ = arrange([job])
     drawn = sample(job.program, shared, lane)
@@ -113,8 +113,9 @@ def test_svi_reaches_its_fixed_point_on_linear_regression(tmp_path, guide):
         "svi",
         f"inference.guide={guide}",
         "inference.num_particles=8",
-        "inference.schedule.num_warmup=4000",
-        "inference.optimizer.learning_rate={_target_: optax.cosine_decay_schedule, init_value: 0.03, decay_steps: 4000}",
+        "inference.schedule.num_warmup=3000",
+        "inference.optimizer.learning_rate={_target_: optax.cosine_decay_schedule, init_value: 0.03, decay_steps: 3000}",
+        chains=32,
     )
     shared, lane, _, _ = arrange([job])
     drawn = sample(job.program, shared, lane)

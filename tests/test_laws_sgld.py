@@ -46,7 +46,7 @@ def check_full_batch(factory=sgld, seed=0):
     problem, eps = gaussian(5, 20), 0.02
     values, vectors = np.linalg.eigh(problem.precision)
     law = vectors @ np.diag(1 / (values * (1 - eps * values / 2))) @ vectors.T
-    schedule = Schedule(1, 1000, 400, 25)
+    schedule = Schedule(1, 1000, 500, 50)
     drawn = sample(program((sgld_stage(schedule, factory),)), rows(problem), lanes_of(LANES, seed, step_size=eps))
     return moments(drawn.draws, problem.mean, law)
 
