@@ -1,5 +1,6 @@
 """Stochastic variational inference: NumPyro's autoguides over the flat theta."""
 
+import math
 from typing import Any, Literal
 
 import jax
@@ -97,11 +98,21 @@ def svi(
 
 
 class _Normal(dist.Normal):
-    """A normal whose noise XLA's CPU backend draws once, not again in theta and in each moment of the optimiser."""
+    """A normal that remembers its noise, for XLA's CPU backend.
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+    The backend would draw the noise again in theta and in each moment of the optimiser. And with the noise at hand
+    log q(theta) = -|noise|^2 / 2 - sum log(scale) + const needs no theta, whose gradient through it is 0.
+    """
+
+    def sample_with_intermediates(self, key: Any, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Array]]:
         noise = jax.random.normal(key, sample_shape + self.batch_shape, jnp.result_type(self.loc, self.scale))
-        return self.loc + self.scale * jax.lax.optimization_barrier(noise)
+        noise = jax.lax.optimization_barrier(noise)
+        return self.loc + self.scale * noise, [noise]
+
+    def log_prob(self, value: Array, intermediates: list[Array] | None = None) -> Array:
+        if not intermediates:
+            return super().log_prob(value)
+        return -0.5 * (intermediates[0] ** 2 + math.log(2 * math.pi)) - jnp.log(self.scale)
 
 
 class _MeanField(autoguide.AutoDiagonalNormal):
