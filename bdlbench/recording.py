@@ -77,8 +77,7 @@ class Recorder:
         assert block.draws is not None
         draws = block.draws[self.lanes]
         good = np.isfinite(draws).reshape(*draws.shape[:2], -1).all(-1)
-        thinning = self.schedule.thinning
-        ends = self.schedule.num_warmup + (block.first_draw + np.arange(draws.shape[1]) + 1) * thinning - 1
+        ends = block.steps_done - self.schedule.thinning * np.arange(draws.shape[1])[::-1] - 1
         return good & (ends[None] < block.bad_step[self.lanes][:, None])
 
     def keep(
