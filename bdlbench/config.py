@@ -51,7 +51,7 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run to do: everything composed, loaded and checked, nothing compiled."""
+    """One run to do: everything composed and loaded, nothing compiled."""
 
     id: str
     config: Mapping[str, Any]
@@ -73,8 +73,7 @@ def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[st
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return resolve(config), labels_of(choices)
+    return resolve(without_hydra(config)), labels_of(choices)
 
 
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
@@ -82,11 +81,13 @@ def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))
 
 
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The configuration that is a run's, without Hydra's own."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """Plain containers without interpolations. Missing values are refused."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(f"{missing[0]} is required: give {missing[0]}=... on the command line.")
+    """Plain containers without interpolations."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
@@ -100,19 +101,21 @@ def labels_of(choices: Mapping[str, Any]) -> dict[str, str]:
 
 
 def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
-    """Load the data, split program from numbers, name the run and check everything that can be checked.
+    """Load the data, split program from numbers and name the run; :func:`check` looks at what it would compute.
 
     Raises
     ------
     ConfigError
         One sentence on what does not fit, before anything is compiled or written.
     """
+    refuse_missing(config)
+    config = coerced(config, "")
     config = {**config, "temperature": _float("temperature", config["temperature"])}
     dataset = load_data(config)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
     program = make_program(program_half, dataset)
-    metrics = {name: functools.partial(call(node, f"metrics.{name}")) for name, node in config["metrics"].items()}
+    metrics = {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in config["metrics"].items()}
     identity = {
         "version": RESULT_VERSION,
         "program": program.key,
@@ -123,9 +126,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     }
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
-    job = Job(f"{name}-s{config['seed']}-{digest}", config, labels, program, numbers, config["seed"], dataset, metrics)
-    check(job)
-    return job
+    return Job(f"{name}-s{config['seed']}-{digest}", config, labels, program, numbers, config["seed"], dataset, metrics)
 
 
 def short_hash(text: str) -> str:
@@ -133,17 +134,40 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+@functools.cache
+def _metric(name: str, node: str) -> Callable[..., Any]:
+    return call(json.loads(node), f"metrics.{name}")
+
+
+def refuse_missing(node: Any, path: str = "") -> None:
+    """Raise ConfigError where a value is still ``???``."""
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        name = f"{path}.{key}" if path else str(key)
+        if value == "???":
+            raise ConfigError(f"{name} is required: give {name}=... on the command line.")
+        refuse_missing(value, name)
+
+
 def load_data(config: Mapping[str, Any]) -> Dataset:
     """The data set that the configuration names; the last few are kept in memory."""
     from bdlbench.data import fetch
 
     fetch.configure(cache=config["paths"]["data"], mirror=config["paths"]["mirror"])
-    return _load_data(json.dumps(checked(config["data"], "data"), sort_keys=True))
+    return _load_data(json.dumps(config["data"], sort_keys=True))
 
 
 @functools.lru_cache(maxsize=32)
 def _load_data(node: str) -> Dataset:
     return typing.cast(Dataset, call(json.loads(node), "data", partial=False))
+
+
+def coerced(node: Any, path: str) -> Any:
+    """The configuration with every factory's options checked and coerced, see :func:`checked`."""
+    if isinstance(node, Mapping):
+        node = checked(node, path) if "_target_" in node else node
+        return {key: coerced(value, f"{path}.{key}" if path else key) for key, value in node.items()}
+    return [coerced(value, f"{path}.{i}") for i, value in enumerate(node)] if isinstance(node, list) else node
 
 
 def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -154,7 +178,6 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
         if isinstance(node, Mapping):
             kept: tuple[str, ...] = ()
             if "_target_" in node:
-                node = checked(node, path)
                 kept = static_names(target_of(node, path))
             return {key: walk(value, f"{path}.{key}", key in kept) for key, value in node.items()}
         if isinstance(node, list):
@@ -253,10 +276,10 @@ def check(job: Job) -> None:
     size = len(job.dataset.train.y)
     for stage in job.program.stages:
         batches.check(stage.schedule, size)
-    data = Data(job.dataset.train.x, job.dataset.train.y, size)
 
     def build() -> Any:
-        target = job.program.make_target(job.numbers, jnp.asarray(data.x), jnp.asarray(data.y))
+        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size)
+        target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
             stage.factory(target, stage.schedule, job.numbers)
         return target.log_density(jnp.zeros(target.dim), data)

@@ -56,7 +56,8 @@ def svi(
     _check_guide(guide, rank, target.dim)
 
     def model(data: Data | None) -> None:
-        flat = dist.ImproperUniform(dist.constraints.real_vector, (), (target.dim,))
+        # Masked, since its log density would look for infinities in theta, to add 0.
+        flat = dist.ImproperUniform(dist.constraints.real_vector, (), (target.dim,)).mask(False)
         theta = numpyro.sample("theta", flat)
         if data is not None:
             numpyro.factor("log_density", target.log_density(theta, data))
@@ -66,7 +67,7 @@ def svi(
         if guide != "iaf":
             options["init_scale"] = init_scale
         family = {
-            "mean_field": autoguide.AutoDiagonalNormal,
+            "mean_field": _MeanField,
             "low_rank": autoguide.AutoLowRankMultivariateNormal,
             "full_rank": autoguide.AutoMultivariateNormal,
             "iaf": autoguide.AutoIAFNormal,
@@ -76,7 +77,7 @@ def svi(
         if guide == "iaf":
             options |= {"num_flows": 1, "hidden_dims": (target.dim,)}
         q = family(model, **options)
-        engine = SVI(model, q, optimizer, Trace_ELBO(num_particles=num_particles))
+        engine = SVI(model, q, optax.chain(_computed_once(), optimizer), Trace_ELBO(num_particles=num_particles))
         return engine, q, engine.init(key, None)
 
     # The engine's closures are filled by its init; the state made here is never looked at.
@@ -93,6 +94,27 @@ def svi(
         return family.sample_posterior(key, engine.get_params(state))["theta"]
 
     return Method(init, step, draw, markov=False)
+
+
+class _Normal(dist.Normal):
+    """A normal whose noise XLA's CPU backend draws once, not again in theta and in each moment of the optimiser."""
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        noise = jax.random.normal(key, sample_shape + self.batch_shape, jnp.result_type(self.loc, self.scale))
+        return self.loc + self.scale * jax.lax.optimization_barrier(noise)
+
+
+class _MeanField(autoguide.AutoDiagonalNormal):
+    """NumPyro's mean-field guide over :class:`_Normal`."""
+
+    def _get_posterior(self) -> dist.Distribution:
+        q = super()._get_posterior()
+        return _Normal(q.loc, q.scale)
+
+
+def _computed_once() -> optax.GradientTransformation:
+    """The identity, behind a barrier: a gradient is computed once, not again in each moment of the optimiser."""
+    return optax.stateless(lambda grads, params: jax.lax.optimization_barrier(grads))
 
 
 def _check_guide(guide: str, rank: int | None, dim: int) -> None:
