@@ -313,7 +313,7 @@ def quartic(x, y=None):
         numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
 
 
-def stationary_second_moment(step_size, friction, patch, nodes=(40, 32), reach=(3.0, 5.5), num_noises=24):
+def stationary_second_moment(step_size, friction, patch, nodes=(32, 26), reach=(3.0, 5.5), num_noises=16):
     """E[theta^2] under BAOA's own stationary law, without sampling.
 
     E[f(z_n) | z_0] tends to it for f = theta^2. The expectation over one step maps functions on a grid of Chebyshev

@@ -125,8 +125,8 @@ def adjusted_mclmc(
     def warm(key: Array, t: Array, tuning: Tuning, data: Data) -> tuple[Tuning, Info]:
         state, info = step(key, t, tuning.state, data)
         averaging = averaging_update(tuning.averaging, info["acceptance_rate"])
-        # A trajectory is at least one step, so a longer one would accept alike.
-        step_size = jnp.clip(jnp.exp(averaging.log_step_size), 0, state.trajectory_length)
+        # A trajectory is at least one step.
+        step_size = jnp.minimum(jnp.exp(averaging.log_step_size), state.trajectory_length)
         state = state._replace(step_size=step_size)
         inside = (t >= begin) & (t < end)
         count = tuning.count + inside
@@ -150,8 +150,10 @@ def adjusted_mclmc(
         return Tuning(state, averaging, count, mean, square), info
 
     def settle(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
-        found = averaging_final(tuning.averaging)
-        usable = schedule.num_warmup > 0
-        return tuning.state._replace(step_size=found if usable else tuning.state.step_size), {}
+        state = tuning.state
+        if schedule.num_warmup > 0:
+            found = jnp.minimum(averaging_final(tuning.averaging), state.trajectory_length)
+            state = state._replace(step_size=found)
+        return state, {}
 
     return Method(init, step, draw=lambda key, state: state.theta, warm=warm, settle=settle)
