@@ -53,6 +53,7 @@ class Recorder:
         self.num_diverging = 0
         self.num_nonfinite = 0
         self.num_draws = 0
+        self.population = 1
         self.bad: dict[int, tuple[int, str, int]] = {}
         self.capped = 0
         self.energy: list[np.ndarray] = []
@@ -73,13 +74,13 @@ class Recorder:
                 self.bad[chain] = (int(step), block.phase, block.stage)
 
     def finite(self, block: Block) -> np.ndarray:
-        """Which of the job's draws (C, n) are finite and come before their chain's first bad step."""
+        """Which of the job's draws (C, n), or (C P, n), are finite and come before their chain's first bad step."""
         assert block.draws is not None
         draws = block.draws[self.lanes]
-        good = np.isfinite(draws).reshape(*draws.shape[:2], -1).all(-1)
-        thinning = self.schedule.thinning
-        ends = self.schedule.num_warmup + (block.first_draw + np.arange(draws.shape[1]) + 1) * thinning - 1
-        return good & (ends[None] < block.bad_step[self.lanes][:, None])
+        population = num_particles(draws)
+        good = as_chains(np.isfinite(draws).all(-1).reshape(len(draws), -1), population)
+        ends = block.steps_done - self.schedule.thinning * np.arange(draws.shape[1])[::-1] - 1
+        return good & (ends[None] < np.repeat(block.bad_step[self.lanes], population)[:, None])
 
     def keep(
         self,
@@ -88,26 +89,30 @@ class Recorder:
         predictions: Mapping[str, np.ndarray],
         shifted: Mapping[str, Mapping[str, np.ndarray]],
     ) -> None:
-        """Store a block of draws and add it to the running scores."""
-        good = self.finite(block)
+        """Store a block of draws and add it to the running scores; each particle of a population is a chain."""
+        assert block.draws is not None
+        good, population = self.finite(block), num_particles(block.draws)
+        self.population = population
         start, count = block.first_draw, good.shape[1]
         self.num_draws += int(good.sum())
         self.num_nonfinite += int((~good).sum())
         for name, values in sites.items():
-            self._write("posterior", name, values[self.lanes], start, good)
+            self._write("posterior", name, as_chains(values[self.lanes], population), start, good)
         self._keep_stats(block, start, good)
         if predictions:
-            own = {name: values[self.lanes] for name, values in predictions.items()}
+            own = {name: as_chains(values[self.lanes], population) for name, values in predictions.items()}
             self._store_predictions(own, start, good)
             pooled(self.mixture, own, good)
             for name, others in shifted.items():
-                pooled(self.shifted[name], {key: a[self.lanes] for key, a in others.items()}, good)
+                apart = {key: as_chains(a[self.lanes], population) for key, a in others.items()}
+                pooled(self.shifted[name], apart, good)
         self._written = start + count
 
     def _keep_stats(self, block: Block, start: int, good: np.ndarray) -> None:
         for name, values in block.stats.items():
             own = values[self.lanes]
-            self._write("sample_stats", SITE_STAT.get(name, name), own, start, np.ones_like(good))
+            repeated = np.repeat(own, len(good) // len(own), 0)
+            self._write("sample_stats", SITE_STAT.get(name, name), repeated, start, np.ones_like(good))
             if name == "reached_max_treedepth":
                 self.capped += int(own.sum())
             if name == "energy":
@@ -190,7 +195,8 @@ class Recorder:
         Over the chains that stayed finite; null where draws are no Markov chain.
         """
         names = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
-        chains = [c for c in range(self.schedule.num_chains) if c not in self.bad]
+        population = self.population
+        chains = [c for c in range(self.schedule.num_chains * population) if c // population not in self.bad]
         if not self.markov or not chains or (self.num_nonfinite and len(chains) == 0):
             return dict.fromkeys(names)
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
@@ -259,6 +265,19 @@ class Recorder:
         if self.job.numbers["temperature"] != 1:
             out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
         return out
+
+
+def num_particles(draws: np.ndarray) -> int:
+    """P of draws (C, n, P, D); 1 for (C, n, D)."""
+    return draws.shape[2] if draws.ndim == 4 else 1
+
+
+def as_chains(values: np.ndarray, population: int) -> np.ndarray:
+    """Rows (C, n P, ...) of draws of P particles each as (C P, n, ...): a particle is followed through the draws."""
+    if population == 1:
+        return values
+    split = values.reshape(len(values), -1, population, *values.shape[2:])
+    return np.swapaxes(split, 1, 2).reshape(-1, split.shape[1], *values.shape[2:])
 
 
 def pooled(mixture: PredictiveMixture, values: Mapping[str, np.ndarray], good: np.ndarray) -> None:

@@ -251,7 +251,7 @@ def _score_provisional(
 ) -> None:
     """Score a guide while it is being optimised, by a few draws from it."""
     from bdlbench.metrics.mixture import PredictiveMixture
-    from bdlbench.recording import pooled
+    from bdlbench.recording import as_chains, num_particles, pooled
 
     if block.steps_done not in curve_marks(recorders[0].job.program)(block.stage, "warmup"):
         return
@@ -260,9 +260,10 @@ def _score_provisional(
     seen = predictor.predict(draws)
     for recorder in recorders:
         own = draws[recorder.lanes]
-        good = np.isfinite(own).reshape(*own.shape[:2], -1).all(-1)
+        population = num_particles(own)
+        good = as_chains(np.isfinite(own).all(-1).reshape(len(own), -1), population)
         mixture = PredictiveMixture(gaussian=recorder.gaussian)
-        pooled(mixture, {name: a[recorder.lanes] for name, a in seen.items()}, good)
+        pooled(mixture, {name: as_chains(a[recorder.lanes], population) for name, a in seen.items()}, good)
         recorder.curve("warmup", int(good.sum()), _seconds(clock), recorder.scores(mixture))
 
 

@@ -158,6 +158,9 @@ class Method(NamedTuple):
         Where given, predictions come from the network linearised at theta0.
     markov : bool
         Whether the draws of one chain are a Markov chain, so that ESS and R-hat mean something.
+    num_cycles : int
+        Warm-up and sampling alternate so many times, an equal share of the schedule's steps and draws each, and all
+        draws count. 1 for a method that warms up once; only a method whose ``settle`` does nothing may have more.
     """
 
     init: Callable[[Array, Array, Data], Any]
@@ -167,6 +170,7 @@ class Method(NamedTuple):
     settle: Callable[[Array, Any, Data], tuple[Any, Info]] = no_settle
     anchor: Callable[[Any], Array] | None = None
     markov: bool = True
+    num_cycles: int = 1
 
 
 class Stage(NamedTuple):

@@ -141,19 +141,28 @@ class _StageRun:
 
     def go(self) -> Iterator[Block]:
         schedule = self.schedule
-        yield from self.steps("warmup", schedule.num_warmup)
-        if self.failed():
-            return
-        if self.programs.method.settle is not no_settle or self.programs.has_anchor:
-            yield self.settle()
-        if schedule.num_samples and schedule.thinning:
-            yield from self.steps("sample", schedule.num_samples)
-        elif schedule.num_samples:
-            yield from self.read()
+        for cycle in range(self.programs.method.num_cycles):
+            yield from self.steps("warmup", schedule.num_warmup, cycle)
+            if self.failed():
+                return
+            if self.programs.method.settle is not no_settle or self.programs.has_anchor:
+                yield self.settle()
+            if schedule.num_samples and schedule.thinning:
+                yield from self.steps("sample", schedule.num_samples, cycle)
+            elif schedule.num_samples:
+                yield from self.read()
+            if self.failed():
+                return
 
-    def pieces(self, phase: Phase, total: int, largest: int) -> Iterator[tuple[int, int, Callable[[float], None]]]:
-        """Cut ``total`` units into blocks that end at the marks, fit ``largest`` and last about ``block_seconds``."""
-        marks = sorted({m for m in self.marks(self.programs.index, phase) if 0 < m < total} | {total})
+    def pieces(
+        self, phase: Phase, total: int, largest: int, before: int = 0
+    ) -> Iterator[tuple[int, int, Callable[[float], None]]]:
+        """Cut ``total`` units into blocks that end at the marks, fit ``largest`` and last about ``block_seconds``.
+
+        Marks count the ``before`` units of earlier cycles too.
+        """
+        marks = {m - before for m in self.marks(self.programs.index, phase)}
+        marks = sorted({m for m in marks if 0 < m < total} | {total})
         done, rate = 0, 0.0
 
         def took(seconds: float) -> None:
@@ -166,12 +175,16 @@ class _StageRun:
             yield done, count, took
             done += count
 
-    def steps(self, phase: Phase, total: int) -> Iterator[Block]:
-        """Blocks of steps; in warm-up a unit is a step, in sampling a draw and the steps before it."""
-        warm = phase == "warmup"
+    def steps(self, phase: Phase, total: int, cycle: int) -> Iterator[Block]:
+        """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, each with the steps before it."""
+        warm, cycles = phase == "warmup", self.programs.method.num_cycles
         stride = 1 if warm else self.schedule.thinning
-        offset = 0 if warm else self.schedule.num_warmup
-        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity):
+        total //= cycles
+        num_warmup = self.schedule.num_warmup // cycles
+        length = num_warmup + self.schedule.num_samples // cycles * self.schedule.thinning
+        offset = cycle * length + (0 if warm else num_warmup)
+        before = cycle * total
+        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity, before):
             counts = lanes.replicate(
                 (np.int32(offset + done * stride), np.int32(count * stride), np.int32(count if warm else stride))
             )
@@ -189,7 +202,7 @@ class _StageRun:
                 stage=self.programs.index,
                 phase=phase,
                 steps_done=offset + (done + count) * stride,
-                first_draw=done,
+                first_draw=before + done,
                 draws=None if warm else np.array(np.asarray(slots)[: self.num_lanes, :count]),
                 stats={name: np.array(a[:, :kept]) for name, a in stats.items()},
                 num_grads=totals.num_grads.astype(np.float64) * self.programs.share,
