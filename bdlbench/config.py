@@ -253,12 +253,13 @@ def check(job: Job) -> None:
     size = len(job.dataset.train.y)
     for stage in job.program.stages:
         batches.check(stage.schedule, size)
-    data = Data(job.dataset.train.x, job.dataset.train.y, size)
+    held = job.dataset.validation
+    data = Data(job.dataset.train.x, job.dataset.train.y, size, None if held is None else (held.x, held.y))
 
     def build() -> Any:
         target = job.program.make_target(job.numbers, jnp.asarray(data.x), jnp.asarray(data.y))
         for stage in job.program.stages:
-            stage.factory(target, stage.schedule, job.numbers)
+            stage.factory(target, stage.schedule, job.numbers).init(jax.random.key(0), jnp.zeros(target.dim), data)
         return target.log_density(jnp.zeros(target.dim), data)
 
     jax.eval_shape(build)

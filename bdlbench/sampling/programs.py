@@ -205,6 +205,7 @@ class StagePrograms:
     ) -> Any:
         """Run ``body`` on batches that are gathered many at a time and then sliced."""
         num_rows = shared.x.shape[1]
+        held_out = shared.rows(lane.dataset).validation
         row_bytes = sum(int(np.prod(a.shape[2:])) * a.dtype.itemsize for a in (shared.x, shared.y))
         many = batches.steps_per_gather(row_bytes, self.schedule)
         key = self.key(lane, BATCH)
@@ -216,7 +217,7 @@ class StagePrograms:
 
             def one(i: Array, carry: Any) -> Any:
                 at = lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, keepdims=False)  # noqa: E731
-                rows = Data(at(together.x), at(together.y), num_rows)
+                rows = Data(at(together.x), at(together.y), num_rows, held_out)
                 return body(first + i, carry, rows)
 
             return jax.lax.fori_loop(0, jnp.minimum(many, num_steps - first), one, carry)
@@ -227,7 +228,8 @@ class StagePrograms:
     def _some_rows(self, shared: Shared, lane: Lane) -> Data:
         if self.schedule.batch_size is None:
             return shared.rows(lane.dataset)
-        return shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+        rows = shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+        return rows._replace(validation=shared.rows(lane.dataset).validation)
 
     # ---- compiled ahead of time, once for these shapes
 
