@@ -108,6 +108,7 @@ class StagePrograms:
         self.dim = target_dim[0]
         assert self.method is not None
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
+        self.has_density = self.method.log_q is not None
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
         self.capacity = max(1, min(self.schedule.num_samples, DRAW_BYTES // (4 * self.dim)))
@@ -149,6 +150,19 @@ class StagePrograms:
         _, method, _ = self.build(shared, lane)
         keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
         return jax.lax.map(lambda key: method.draw(key, state), keys)
+
+    def ratios(self, shared: Shared, first: Array, lane: Lane, state: Any, draws: Array) -> dict[str, Array]:
+        """Log density of :meth:`draws` under the target and under the distribution that they are from."""
+        target, method, data = self.build(shared, lane)
+        assert method.log_q is not None
+        log_q = method.log_q
+        keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
+
+        def one(args: tuple[Array, Array]) -> dict[str, Array]:
+            key, theta = args
+            return {"log_density": target.log_density(theta, data), "log_q": log_q(key, state)}
+
+        return jax.lax.map(one, (keys, draws))
 
     def block_warmup(self, *args: Any) -> Any:
         return self._block("warmup", *args)
