@@ -191,7 +191,7 @@ def _data(arguments: argparse.Namespace) -> None:
     from bdlbench.data import catalogue
 
     columns = ("name", "n", "d", "task", "licence", "source")
-    _print(_grid(columns, [[_text(entry.get(name)) for name in columns] for entry in catalogue()]))
+    _print(_grid(columns, [[_text(getattr(entry, name)) for name in columns] for entry in catalogue()]))
 
 
 def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run to do: everything composed, loaded and checked, nothing compiled."""
+    """One run to do: everything composed and loaded, nothing compiled."""
 
     id: str
     config: Mapping[str, Any]
@@ -83,10 +83,7 @@ def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """Plain containers without interpolations. Missing values are refused."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(f"{missing[0]} is required: give {missing[0]}=... on the command line.")
+    """Plain containers without interpolations."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
@@ -100,19 +97,20 @@ def labels_of(choices: Mapping[str, Any]) -> dict[str, str]:
 
 
 def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
-    """Load the data, split program from numbers, name the run and check everything that can be checked.
+    """Load the data, split program from numbers and name the run; :func:`check` looks at what it would compute.
 
     Raises
     ------
     ConfigError
         One sentence on what does not fit, before anything is compiled or written.
     """
+    refuse_missing(config)
     config = {**config, "temperature": _float("temperature", config["temperature"])}
     dataset = load_data(config)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
     program = make_program(program_half, dataset)
-    metrics = {name: functools.partial(call(node, f"metrics.{name}")) for name, node in config["metrics"].items()}
+    metrics = {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in config["metrics"].items()}
     identity = {
         "version": RESULT_VERSION,
         "program": program.key,
@@ -123,14 +121,27 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     }
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
-    job = Job(f"{name}-s{config['seed']}-{digest}", config, labels, program, numbers, config["seed"], dataset, metrics)
-    check(job)
-    return job
+    return Job(f"{name}-s{config['seed']}-{digest}", config, labels, program, numbers, config["seed"], dataset, metrics)
 
 
 def short_hash(text: str) -> str:
     """Ten hexadecimal digits of SHA-256: 40 bits tell a million runs apart."""
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@functools.cache
+def _metric(name: str, node: str) -> Callable[..., Any]:
+    return call(json.loads(node), f"metrics.{name}")
+
+
+def refuse_missing(node: Any, path: str = "") -> None:
+    """Raise ConfigError where a value is still ``???``."""
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        name = f"{path}.{key}" if path else str(key)
+        if value == "???":
+            raise ConfigError(f"{name} is required: give {name}=... on the command line.")
+        refuse_missing(value, name)
 
 
 def load_data(config: Mapping[str, Any]) -> Dataset:

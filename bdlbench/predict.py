@@ -16,8 +16,10 @@ from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.types import Array, Target, Task
 
-BLOCK_BYTES = 2**22
-"""Bytes of each predictive array that one lane holds at a time."""
+BLOCK_BYTES = 2**25
+"""Bytes of each predictive array that all lanes hold at a time, about."""
+TOGETHER = 32
+"""Draws that are vmapped together."""
 _PREDICT = 2**30
 """Purpose of the keys that draw y, apart from those of the stages."""
 
@@ -45,8 +47,10 @@ class Predictor:
         self.shared = lanes.replicate(Shared(shared.x, shared.y))
         self.lane = lanes.place(lane._replace(active=np.ones(self.num_lanes, bool)))
         self.rows = None if rows is None else lanes.replicate(rows)
+        # A multiple of what is vmapped together, so that the number of lanes changes no bit of a prediction.
         width = 1 if rows is None else max(1, int(np.prod(np.shape(rows.y)[1:])))
-        self.block = int(max(1, min(256, BLOCK_BYTES // (4 * width))))
+        many = BLOCK_BYTES // (4 * width * self.num_lanes)
+        self.block = TOGETHER * int(max(1, min(8, many // TOGETHER)))
 
     def predict(self, draws: np.ndarray, first: int = 0, anchor: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Predictive quantities of draws (L, n, D), or (L, n, P, D) with the population pooled, at the T rows.
@@ -100,7 +104,7 @@ def _target(program: Program, shared: Shared, lane: Lane) -> Target:
 
 def _named_sites(program: Program, task: Task, shared: Shared, first: Array, lane: Lane, draws: Array) -> dict[str, Array]:
     target = _target(program, shared, lane)
-    return jax.lax.map(target.constrain, draws, batch_size=min(32, draws.shape[0]))
+    return jax.lax.map(target.constrain, draws, batch_size=TOGETHER)
 
 
 def _predictions(
@@ -124,7 +128,7 @@ def _predictions(
         p = target.predictive(theta, at.x) if anchor is None else linearised(target, anchor, theta, at.x)
         return describe(p, at.y, key, task)
 
-    return jax.lax.map(one, (keys, draws), batch_size=min(32, draws.shape[0]))
+    return jax.lax.map(one, (keys, draws), batch_size=TOGETHER)
 
 
 def linearised(target: Target, anchor: Array, theta: Array, x: Any) -> dist.Distribution:

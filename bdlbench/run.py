@@ -30,6 +30,8 @@ from bdlbench.store import Store
 Record = dict[str, Any]
 PROVISIONAL_DRAWS = 100
 """Draws by which a running variational posterior is scored during optimisation."""
+DRAWS_AT_ONCE = 200
+"""Draws a chain that are stored and scored together."""
 VERSIONED = ("bdlbench", "jax", "jaxlib", "numpyro", "flax", "optax", "blackjax", "numpy")
 
 
@@ -53,6 +55,7 @@ def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
         progress.note(f"{job.id}: found in the store")
         return record
     store.check_writable()
+    configuration.check(job)
     return run_group([job], store, progress, time.perf_counter() - started)[0]
 
 
@@ -64,25 +67,42 @@ def finished(store: Store, run_id: str) -> Record | None:
     return None if record["status"] == "failed" else record
 
 
-def run_group(jobs: Sequence[Job], store: Store, progress: Progress, setup_seconds: float = 0.0) -> list[Record]:
+def run_group(
+    jobs: Sequence[Job], store: Store, progress: Progress, setup_seconds: float = 0.0, *, alone: bool = True
+) -> list[Record]:
     """Run jobs of one program and one shape as lanes of one compiled program, jobs x chains.
 
-    A job that fails leaves a record that says so; only an interruption leaves none.
+    A run that another process is writing is waited for. With ``alone`` a failure is a result: it leaves a record that
+    says so. Otherwise it is raised and leaves no record, so that the caller can find out whose failure it is.
     """
+    records: dict[str, Record] = {}
     with contextlib.ExitStack() as stack:
-        writers = []
-        for job in jobs:
-            writer = store.writer(job.id, job.config, overwrite=True, on_busy=progress.note)
-            writers.append(stack.enter_context(writer))
+        writers = {}
+        # In the order of their ids, so that two processes with the same jobs cannot wait for each other.
+        for job in sorted(jobs, key=lambda job: job.id):
+            again = job.config["rerun"] or store.has(job.id)
+            writer = store.writer(job.id, job.config, overwrite=again, on_busy=progress.note)
+            try:
+                writers[job.id] = stack.enter_context(writer)
+            except RunExists:
+                records[job.id] = store.record(job.id)
+        mine = [job for job in jobs if job.id in writers]
         clock = Clock()
-        clock.seconds["setup"] = setup_seconds
+        clock.seconds["setup"] = setup_seconds * len(mine)
         try:
-            return _run_lanes(jobs, writers, progress, clock)
+            made = _run_lanes(mine, [writers[job.id] for job in mine], progress, clock) if mine else []
+            records |= {record["id"]: record for record in made}
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
-            progress.finish(f"{jobs[0].id}: failed: {reason}")
+            if not alone:
+                progress.finish(f"{len(mine)} runs: {type(error).__name__}")
+                raise
+            lines = str(error).strip().splitlines()
+            reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            progress.finish(f"{mine[0].id}: failed: {reason}")
             failed = {"status": "failed", "reason": reason, "traceback": traceback.format_exc(), "metrics": {}}
-            return [w.finish(common(job, clock, len(jobs)) | failed) for job, w in zip(jobs, writers, strict=True)]
+            for job in mine:
+                records[job.id] = writers[job.id].finish(common(job, clock, len(mine)) | failed)
+    return [records[job.id] for job in jobs]
 
 
 def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, clock: Clock) -> list[Record]:
@@ -110,7 +130,17 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
         recorder.observed()
 
     before, stage = 0, 0
-    for block in loop.run(program, shared, lane, clock=clock, marks=curve_marks(program)):
+    pending: list[loop.Block] = []
+
+    def use(draws: loop.Block) -> None:
+        sites = predictor.sites(draws.draws)
+        seen = predictor.predict(draws.draws, draws.first_draw, draws.anchor) if test is not None else {}
+        apart = {n: p.predict(draws.draws, draws.first_draw, draws.anchor) for n, p in others.items()}
+        for recorder in recorders:
+            recorder.keep(draws, sites, seen, apart)
+            _score(recorder, draws, clock)
+
+    for block in loop.run(program, shared, lane, clock=clock, marks=looks(program)):
         if block.stage != stage:
             before += program.stages[stage].schedule.num_warmup + _num_sampling(program.stages[stage].schedule)
             stage = block.stage
@@ -120,14 +150,15 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
         last = stage == len(program.stages) - 1
         with clock.measure("predict"):
             if last and block.draws is not None:
-                sites = predictor.sites(block.draws)
-                seen = predictor.predict(block.draws, block.first_draw, block.anchor) if test is not None else {}
-                apart = {n: p.predict(block.draws, block.first_draw, block.anchor) for n, p in others.items()}
-                for recorder in recorders:
-                    recorder.keep(block, sites, seen, apart)
-                    _score(recorder, block, clock)
+                pending.append(block)
+                if block.first_draw + block.draws.shape[1] in looks(program)(stage, "sample"):
+                    use(loop.joined(pending))
+                    pending.clear()
             elif last and block.provisional is not None and test is not None:
                 _score_provisional(recorders, predictor, block, clock)
+    with clock.measure("predict"):
+        if pending:  # every lane failed before the next look
+            use(loop.joined(pending))
 
     records = []
     with clock.measure("predict"):
@@ -191,10 +222,27 @@ def curve_marks(program: Any) -> loop.Marks:
     return marks
 
 
+def looks(program: Any) -> loop.Marks:
+    """Where draws are stored and scored: at the curve's marks and every ``DRAWS_AT_ONCE`` draws.
+
+    Blocks in between depend on the machine's speed. Averages are taken over these pieces instead, which do not, so that
+    a repeated run repeats bit for bit.
+    """
+    curve = curve_marks(program)
+
+    def marks(stage: int, phase: Phase) -> list[int]:
+        if phase == "warmup" or stage != len(program.stages) - 1:
+            return curve(stage, phase)
+        total = program.stages[stage].schedule.num_samples
+        return sorted({*curve(stage, phase), *range(DRAWS_AT_ONCE, total, DRAWS_AT_ONCE), total})
+
+    return marks
+
+
 def _score(recorder: Recorder, block: loop.Block, clock: Clock) -> None:
-    done = block.first_draw + (block.draws.shape[1] if block.draws is not None else 0)
-    marks = curve_marks(recorder.job.program)(block.stage, "sample")
-    if (recorder.schedule.thinning and (done in marks or done == recorder.schedule.num_samples)) or (not recorder.schedule.thinning and done == recorder.schedule.num_samples):
+    assert block.draws is not None
+    done, total = block.first_draw + block.draws.shape[1], recorder.schedule.num_samples
+    if done == total or done in curve_marks(recorder.job.program)(block.stage, "sample"):
         recorder.curve("sample", recorder.num_draws, _seconds(clock), recorder.scores())
 
 

@@ -41,6 +41,20 @@ class Block(NamedTuple):
     anchor: np.ndarray | None
 
 
+def joined(blocks: Sequence[Block]) -> Block:
+    """Consecutive blocks of draws as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return blocks[-1]._replace(
+        first_draw=blocks[0].first_draw,
+        draws=np.concatenate([block.draws for block in blocks], 1),
+        stats={name: np.concatenate([block.stats[name] for block in blocks], 1) for name in blocks[0].stats},
+        num_grads=sum(block.num_grads for block in blocks),
+        num_diverging=sum(block.num_diverging for block in blocks),
+        seconds=sum(block.seconds for block in blocks),
+    )
+
+
 _PROGRAMS: dict[Any, StagePrograms] = {}
 
 

@@ -1,0 +1,47 @@
+"""What the runs of one command came to, and how an error is said in one sentence."""
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class Outcome:
+    """Records and errors of one command."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.errors: list[str] = []
+        self.report: dict[str, Any] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every run is complete."""
+        return int(bool(self.errors) or any(record["status"] != "complete" for record in self.records))
+
+
+def sentence(error: BaseException, options: Callable[[str], list[str]] | None = None) -> str:
+    """One sentence of what an error says; of Hydra's, with the nearest names that exist."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if text.endswith(":") and len(lines) > 1:  # Hydra says where in the first line and what in the second
+        text = f"{text} {lines[1]}"
+    missing = re.search(r"Could not find '([\w/]+)/([^']+)'", text)
+    if missing:
+        group, name = missing.groups()
+        names = (options or shipped_options)(group)
+        near = difflib.get_close_matches(name, names, n=3)
+        offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."
+        return f"{group}={name} does not exist: {offer}"
+    override = re.search(r"Could not override '([^']+)'", text)
+    if override:
+        return f"{override[1]} is no option here: bdlbench --help names the groups, bdlbench --cfg job the options."
+    return text
+
+
+def shipped_options(group: str) -> list[str]:
+    """The options of a configuration group that come with bdlbench."""
+    from bdlbench.config import conf_dir
+
+    return sorted(path.stem for path in Path(conf_dir() / group).glob("*.yaml"))
