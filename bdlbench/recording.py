@@ -24,6 +24,7 @@ STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
 class Recorder:
     """Follows one job through the loop.
 
+    The P particles of a population are kept as chains, C P of them.
     Draws that are not finite are stored as NaN, enter no average and no diagnostic, and are counted in the record.
 
     Parameters
@@ -57,6 +58,7 @@ class Recorder:
         self.capped = 0
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
+        self.population = 1
         self._written = 0
         self._allocated: dict[tuple[str, str], tuple[int, ...]] = {}
 
@@ -82,6 +84,10 @@ class Recorder:
         ends = self.schedule.num_warmup + (block.first_draw + np.arange(draws.shape[1]) + 1) * thinning - 1
         return good & (ends[None] < block.bad_step[self.lanes][:, None])
 
+    def own(self, values: np.ndarray) -> np.ndarray:
+        """The job's part of an array (L, n P, ...), with its particles as chains (C P, n, ...)."""
+        return as_chains(values[self.lanes], self.population)
+
     def keep(
         self,
         block: Block,
@@ -90,19 +96,21 @@ class Recorder:
         shifted: Mapping[str, Mapping[str, np.ndarray]],
     ) -> None:
         """Store a block of draws and add it to the running scores."""
-        good = self.finite(block)
+        assert block.draws is not None
+        self.population = block.draws.shape[2] if block.draws.ndim == 4 else 1
+        self._keep_stats(block, block.first_draw, self.finite(block))
+        good = np.repeat(self.finite(block), self.population, 0)
         start, count = block.first_draw, good.shape[1]
         self.num_draws += int(good.sum())
         self.num_nonfinite += int((~good).sum())
         for name, values in sites.items():
-            self._write("posterior", name, values[self.lanes], start, good)
-        self._keep_stats(block, start, good)
+            self._write("posterior", name, self.own(values), start, good)
         if predictions:
-            own = {name: values[self.lanes] for name, values in predictions.items()}
+            own = {name: self.own(values) for name, values in predictions.items()}
             self._store_predictions(own, start, good)
             pooled(self.mixture, own, good)
             for name, others in shifted.items():
-                pooled(self.shifted[name], {key: a[self.lanes] for key, a in others.items()}, good)
+                pooled(self.shifted[name], {key: self.own(a) for key, a in others.items()}, good)
         self._written = start + count
 
     def _keep_stats(self, block: Block, start: int, good: np.ndarray) -> None:
@@ -210,7 +218,7 @@ class Recorder:
         Over the chains that stayed finite; null where draws are no Markov chain.
         """
         names = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
-        chains = [c for c in range(self.schedule.num_chains) if c not in self.bad]
+        chains = [c for c in range(self.schedule.num_chains * self.population) if c // self.population not in self.bad]
         if not self.markov or not chains or (self.num_nonfinite and len(chains) == 0):
             return dict.fromkeys(names)
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
@@ -282,6 +290,14 @@ class Recorder:
         if self.job.numbers["temperature"] != 1:
             out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
         return out
+
+
+def as_chains(values: np.ndarray, population: int) -> np.ndarray:
+    """(C, n P, ...) with particles next to one another as (C P, n, ...)."""
+    if population == 1:
+        return values
+    apart = values.reshape(values.shape[0], -1, population, *values.shape[2:])
+    return np.swapaxes(apart, 1, 2).reshape(-1, apart.shape[1], *values.shape[2:])
 
 
 def pooled(mixture: PredictiveMixture, values: Mapping[str, np.ndarray], good: np.ndarray) -> None:

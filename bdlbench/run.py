@@ -260,7 +260,7 @@ def _score_provisional(
     seen = predictor.predict(draws)
     for recorder in recorders:
         own = draws[recorder.lanes]
-        good = np.isfinite(own).reshape(*own.shape[:2], -1).all(-1)
+        good = np.isfinite(own.reshape(own.shape[0], -1, own.shape[-1])).all(-1)
         mixture = PredictiveMixture(gaussian=recorder.gaussian)
         pooled(mixture, {name: a[recorder.lanes] for name, a in seen.items()}, good)
         recorder.curve("warmup", int(good.sum()), _seconds(clock), recorder.scores(mixture))
