@@ -73,13 +73,17 @@ def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[st
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return resolve(config), labels_of(choices)
+    return resolve(without_hydra(config)), labels_of(choices)
 
 
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """The same from inside a Hydra application."""
     return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The configuration that is a run's, without Hydra's own."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -105,6 +109,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         One sentence on what does not fit, before anything is compiled or written.
     """
     refuse_missing(config)
+    config = coerced(config, "")
     config = {**config, "temperature": _float("temperature", config["temperature"])}
     dataset = load_data(config)
     program_half, numbers = split(config)
@@ -149,12 +154,20 @@ def load_data(config: Mapping[str, Any]) -> Dataset:
     from bdlbench.data import fetch
 
     fetch.configure(cache=config["paths"]["data"], mirror=config["paths"]["mirror"])
-    return _load_data(json.dumps(checked(config["data"], "data"), sort_keys=True))
+    return _load_data(json.dumps(config["data"], sort_keys=True))
 
 
 @functools.lru_cache(maxsize=32)
 def _load_data(node: str) -> Dataset:
     return typing.cast(Dataset, call(json.loads(node), "data", partial=False))
+
+
+def coerced(node: Any, path: str) -> Any:
+    """The configuration with every factory's options checked and coerced, see :func:`checked`."""
+    if isinstance(node, Mapping):
+        node = checked(node, path) if "_target_" in node else node
+        return {key: coerced(value, f"{path}.{key}" if path else key) for key, value in node.items()}
+    return [coerced(value, f"{path}.{i}") for i, value in enumerate(node)] if isinstance(node, list) else node
 
 
 def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -165,7 +178,6 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
         if isinstance(node, Mapping):
             kept: tuple[str, ...] = ()
             if "_target_" in node:
-                node = checked(node, path)
                 kept = static_names(target_of(node, path))
             return {key: walk(value, f"{path}.{key}", key in kept) for key, value in node.items()}
         if isinstance(node, list):
@@ -264,11 +276,12 @@ def check(job: Job) -> None:
     size = len(job.dataset.train.y)
     for stage in job.program.stages:
         batches.check(stage.schedule, size)
-    held = job.dataset.validation
-    data = Data(job.dataset.train.x, job.dataset.train.y, size, None if held is None else (held.x, held.y))
 
     def build() -> Any:
-        target = job.program.make_target(job.numbers, jnp.asarray(data.x), jnp.asarray(data.y))
+        held = job.dataset.validation
+        validation = None if held is None else (jnp.asarray(held.x), jnp.asarray(held.y))
+        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
+        target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
             stage.factory(target, stage.schedule, job.numbers).init(jax.random.key(0), jnp.zeros(target.dim), data)
         return target.log_density(jnp.zeros(target.dim), data)

@@ -25,12 +25,14 @@ from bdlbench.types import Method, Schedule, Stage, Target
 
 FAMILY_WISE = 1e-6
 """Probability that one check of a right implementation exceeds its limit."""
+PRECISION = 0.01
+"""Largest Monte Carlo standard error of a mean, in standard deviations: a chain that stands still has a larger one."""
 PRIOR_SCALE = 3.0
 Factory = Callable[[Target, Schedule, Mapping[str, Any]], Method]
 
 
 class Verdict(NamedTuple):
-    """The largest |z|, its limit, and the largest Monte Carlo standard error in posterior standard deviations."""
+    """The largest |z|, its limit, and the largest Monte Carlo standard error of a mean in standard deviations."""
 
     z: float
     limit: float
@@ -38,8 +40,8 @@ class Verdict(NamedTuple):
 
     @property
     def passes(self) -> bool:
-        """Whether the law holds."""
-        return bool(self.z <= self.limit)
+        """Whether the law holds, and the draws move enough to say so."""
+        return bool(self.z <= self.limit and self.mcse <= PRECISION)
 
 
 def limit(num_tests: int, degrees: float) -> float:

@@ -1,5 +1,11 @@
-"""The checker behind jaxtyping's import hook: beartype, with an int wherever a float is asked for (PEP 484)."""
+"""The checker behind jaxtyping's import hook: beartype, with what stands for a float in this library.
 
-from beartype import BeartypeConf, beartype
+The numbers of a configuration are floats; while a program is traced they are JAX scalars, and an int is a float (PEP
+484).
+"""
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+import jax
+import numpy as np
+from beartype import BeartypeConf, FrozenDict, beartype
+
+checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({float: float | int | np.floating | jax.Array})))

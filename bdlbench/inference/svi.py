@@ -86,7 +86,8 @@ def svi(
         raise ConfigError("inference.schedule.thinning must be 0 for svi: its draws are read from the fitted guide.")
 
     def model(data: Data | None) -> None:
-        flat = dist.ImproperUniform(dist.constraints.real_vector, (), (target.dim,))
+        # Masked, since its log density would look for infinities in theta, to add 0.
+        flat = dist.ImproperUniform(dist.constraints.real_vector, (), (target.dim,)).mask(False)
         theta = numpyro.sample("theta", flat)
         if data is not None:
             numpyro.factor("log_density", target.log_density(theta, data))
@@ -94,7 +95,7 @@ def svi(
     def bind(theta: Array, key: Array) -> tuple[SVI, Any, Any]:
         options: dict[str, Any] = {"init_loc_fn": init_to_value(values={"theta": theta}), "init_scale": init_scale}
         family = {
-            "mean_field": autoguide.AutoDiagonalNormal,
+            "mean_field": _MeanField,
             "low_rank": autoguide.AutoLowRankMultivariateNormal,
             "full_rank": autoguide.AutoMultivariateNormal,
             "iaf": AutoScaledIAF,
@@ -104,7 +105,7 @@ def svi(
         if guide == "iaf":
             options["hidden_dims"] = (target.dim,)
         q = family(model, **options)
-        engine = SVI(model, q, optimizer, Trace_ELBO(num_particles=num_particles))
+        engine = SVI(model, q, optax.chain(_computed_once(), optimizer), Trace_ELBO(num_particles=num_particles))
         return engine, q, engine.init(key, None)
 
     # The engine's closures are filled by its init; the state made here is never looked at.
@@ -133,6 +134,27 @@ def svi(
         log_q=lambda key, state: draw_with_log_q(key, state)[1],
         markov=False,
     )
+
+
+class _Normal(dist.Normal):
+    """A normal whose noise XLA's CPU backend draws once, not again in theta and in each moment of the optimiser."""
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        noise = jax.random.normal(key, sample_shape + self.batch_shape, jnp.result_type(self.loc, self.scale))
+        return self.loc + self.scale * jax.lax.optimization_barrier(noise)
+
+
+class _MeanField(autoguide.AutoDiagonalNormal):
+    """NumPyro's mean-field guide over :class:`_Normal`."""
+
+    def _get_posterior(self) -> dist.Distribution:
+        q = super()._get_posterior()
+        return _Normal(q.loc, q.scale)
+
+
+def _computed_once() -> optax.GradientTransformation:
+    """The identity, behind a barrier: a gradient is computed once, not again in each moment of the optimiser."""
+    return optax.stateless(lambda grads, params: jax.lax.optimization_barrier(grads))
 
 
 def _check_guide(guide: str, rank: int | None, dim: int) -> None:

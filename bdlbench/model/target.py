@@ -1,7 +1,7 @@
 """A NumPyro model becomes a target: one flat unconstrained vector, one trace a density."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -103,6 +103,17 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         kept = {name: s for name, s in sites.items() if name in layout or (s["type"] == "deterministic" and name != "f")}
         return {name.replace("/", "."): site["value"] for name, site in kept.items()}
 
+    def unconstrain(values: Mapping[str, Array]) -> Float[Array, " D"]:
+        given = {name: values.get(name.replace("/", ".")) for name in layout}
+        missing = sorted(name.replace("/", ".") for name, value in given.items() if value is None)
+        if missing:
+            raise ConfigError(f"model: no value is given for the latent site '{missing[0]}': give one for each site.")
+        # Traced at the values themselves: a support may depend on the sites before it.
+        held = handlers.substitute(model, substitute_fn=lambda site: given.get(site["name"]))
+        with handlers.block():
+            sites = handlers.trace(handlers.seed(held, jax.random.key(0))).get_trace(x, y)
+        return flatten(sites, given)
+
     def flatten(sites: dict[str, Any], values: dict[str, Array]) -> Float[Array, " D"]:
         free = [biject_to(sites[name]["fn"].support).inv(values[name]) for name in layout]
         return jnp.concatenate([jnp.ravel(part) for part in free])
@@ -148,7 +159,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         return np.concatenate([np.full(slot.size, found[name]) for name, slot in layout.items()])
 
     return Target(
-        dim, start, initial, terms, forward, likelihood, predictive, constrain, temperature, rows, units, last_layer
+        dim, start, initial, terms, forward, likelihood, predictive, constrain, unconstrain, temperature, rows, units, last_layer
     )
 
 
