@@ -64,7 +64,9 @@ def ivon(
         return 1 / jnp.sqrt(state.size * state.hessian)
 
     def init(key: Array, theta: Array, data: Data) -> State:
-        return State(theta, jnp.full_like(theta, hessian_init), jnp.zeros_like(theta), jnp.asarray(data.size, theta.dtype))
+        return State(
+            theta, jnp.full_like(theta, hessian_init), jnp.zeros_like(theta), jnp.asarray(data.size, theta.dtype)
+        )
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         mean, h, momentum, size = state

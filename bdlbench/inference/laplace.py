@@ -65,9 +65,13 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
     if structure not in ("full", "diagonal", "last_layer"):
         raise ConfigError(f"inference.structure={structure!r} is unknown: use full, diagonal or last_layer.")
     if schedule.num_warmup or schedule.thinning:
-        raise ConfigError("inference.schedule.num_warmup and thinning must be 0 for laplace: the stage before it trains.")
+        raise ConfigError(
+            "inference.schedule.num_warmup and thinning must be 0 for laplace: the stage before it trains."
+        )
     if evidence and isinstance(target.temperature, int | float) and target.temperature != 1:
-        raise ConfigError(f"inference.evidence belongs to temperature=1, not to {target.temperature:g}: set it to false.")
+        raise ConfigError(
+            f"inference.evidence belongs to temperature=1, not to {target.temperature:g}: set it to false."
+        )
     if structure == "last_layer" and target.last_layer is None:
         raise ConfigError("model: it does not say which weights are its last layer: use inference=laplace.")
     index = np.flatnonzero(target.last_layer()) if structure == "last_layer" else np.arange(target.dim)  # type: ignore[misc]
@@ -85,6 +89,8 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
     def init(key: Array, theta: Array, data: Data) -> Start:
         try:
             jax.eval_shape(lambda: row_factor(at(theta), theta[index], data.x[0]))
+        except ConfigError:
+            raise
         except (TypeError, ValueError, IndexError) as error:
             raise ConfigError(
                 "model: it cannot be evaluated on one row at a time, as Laplace's Jacobians need: use another method."
@@ -175,7 +181,9 @@ def _by_evidence(
 
     def newton(_: Array, theta: Array) -> Array:
         value, grad = jax.value_and_grad(log_scale)(theta)
-        return theta + along * jnp.where(learns_noise, (wanted - value) / jnp.where(learns_noise, grad @ along, 1.0), 0.0)
+        return theta + along * jnp.where(
+            learns_noise, (wanted - value) / jnp.where(learns_noise, grad @ along, 1.0), 0.0
+        )
 
     moved = jax.lax.fori_loop(0, 20, newton, theta) if gaussian else theta
     return moved, jnp.where(both, tau * likelihood + delta * prior, likelihood + prior)

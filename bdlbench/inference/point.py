@@ -38,9 +38,7 @@ class Member(NamedTuple):
     best: Best
 
 
-def maximum_a_posteriori(
-    target: Target, schedule: Schedule, *, optimizer: optax.GradientTransformation
-) -> Method:
+def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax.GradientTransformation) -> Method:
     """Maximise the log density over unconstrained theta; each chain is one estimate, ``num_samples`` is 1.
 
     The optimiser minimises -log_density / N, so that a learning rate means the same for every size of data. The mode
@@ -177,7 +175,9 @@ def _trained(
     if patience is not None:
         at_least("inference", 1, patience=patience)
         if validate_every is None:
-            raise ConfigError("inference.patience counts looks at validation rows: give inference.validate_every as well.")
+            raise ConfigError(
+                "inference.patience counts looks at validation rows: give inference.validate_every as well."
+            )
 
     def init(key: Array, theta: Array, data: Data) -> Member:
         if validate_every is not None and data.validation is None:
@@ -199,7 +199,9 @@ def _trained(
         score = target.terms(theta, *rows).log_lik.mean()
         better = score > best.score
         return Best(
-            jnp.where(better, theta, best.theta), jnp.where(better, score, best.score), jnp.where(better, 0, best.misses + 1)
+            jnp.where(better, theta, best.theta),
+            jnp.where(better, score, best.score),
+            jnp.where(better, 0, best.misses + 1),
         )
 
     def step(key: Array, t: Array, state: Member, data: Data) -> tuple[Member, Info]:

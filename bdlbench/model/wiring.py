@@ -15,7 +15,17 @@ from bdlbench.errors import ConfigError
 
 _INPUT = ""
 """The leaf that stands for x; weights go by the names of their sites."""
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+_CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat",
+    "remat2",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+)
 _LOOPS = ("scan", "while", "cond")
 _SAME = ("convert_element_type", "copy", "optimization_barrier")
 _MOVES = (*_SAME, "reshape", "broadcast_in_dim", "squeeze", "expand_dims", "transpose", "slice")
@@ -119,7 +129,9 @@ class Wiring:
             numbers = first_unit[activations] + np.arange(size)
             found[name] = np.broadcast_to(np.expand_dims(numbers, 1 - axis), self.shapes[name])
         if count == 0:
-            raise ConfigError("network: it has no hidden layer whose units dropout could leave out: give it depth >= 1.")
+            raise ConfigError(
+                "network: it has no hidden layer whose units dropout could leave out: give it depth >= 1."
+            )
         return found
 
     def last_layer(self) -> dict[str, bool]:
