@@ -278,10 +278,12 @@ def check(job: Job) -> None:
         batches.check(stage.schedule, size)
 
     def build() -> Any:
-        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size)
+        held = job.dataset.validation
+        validation = None if held is None else (jnp.asarray(held.x), jnp.asarray(held.y))
+        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
-            stage.factory(target, stage.schedule, job.numbers)
+            stage.factory(target, stage.schedule, job.numbers).init(jax.random.key(0), jnp.zeros(target.dim), data)
         return target.log_density(jnp.zeros(target.dim), data)
 
     jax.eval_shape(build)

@@ -16,9 +16,7 @@ class State(NamedTuple):
     theta: Array
 
 
-def sgld(
-    target: Target, schedule: Schedule, *, step_size: float, decay: float, decay_steps: float
-) -> Method:
+def sgld(target: Target, schedule: Schedule, *, step_size: float, decay: float, decay_steps: float) -> Method:
     r"""Langevin dynamics on minibatch gradients, without a Metropolis test (Welling & Teh 2011).
 
     .. math:: \theta' = \theta + \epsilon_t g(\theta) + \sqrt{2 \epsilon_t}\, \xi, \quad \xi \sim N(0, I), \quad

@@ -108,6 +108,7 @@ class StagePrograms:
         self.dim = target_dim[0]
         assert self.method is not None
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
+        self.has_density = self.method.log_q is not None
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
         # Applied on the host: single precision counts whole gradients exactly, but not shares of one.
@@ -152,6 +153,19 @@ class StagePrograms:
         _, method, _ = self.build(shared, lane)
         keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
         return jax.lax.map(lambda key: method.draw(key, state), keys)
+
+    def ratios(self, shared: Shared, first: Array, lane: Lane, state: Any, draws: Array) -> dict[str, Array]:
+        """Log density of :meth:`draws` under the target and under the distribution that they are from."""
+        target, method, data = self.build(shared, lane)
+        assert method.log_q is not None
+        log_q = method.log_q
+        keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
+
+        def one(args: tuple[Array, Array]) -> dict[str, Array]:
+            key, theta = args
+            return {"log_density": target.log_density(theta, data), "log_q": log_q(key, state)}
+
+        return jax.lax.map(one, (keys, draws))
 
     def block_warmup(self, *args: Any) -> Any:
         return self._block("warmup", *args)
@@ -207,6 +221,7 @@ class StagePrograms:
     ) -> Any:
         """Run ``body`` on batches that are gathered many at a time and then sliced."""
         num_rows = shared.x.shape[1]
+        held_out = shared.rows(lane.dataset).validation
         row_bytes = sum(int(np.prod(a.shape[2:])) * a.dtype.itemsize for a in (shared.x, shared.y))
         many = batches.steps_per_gather(row_bytes, self.schedule)
         key = self.key(lane, BATCH)
@@ -218,7 +233,7 @@ class StagePrograms:
 
             def one(i: Array, carry: Any) -> Any:
                 at = lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, keepdims=False)  # noqa: E731
-                rows = Data(at(together.x), at(together.y), num_rows)
+                rows = Data(at(together.x), at(together.y), num_rows, held_out)
                 return body(first + i, carry, rows)
 
             return jax.lax.fori_loop(0, jnp.minimum(many, num_steps - first), one, carry)
@@ -229,7 +244,8 @@ class StagePrograms:
     def _some_rows(self, shared: Shared, lane: Lane) -> Data:
         if self.schedule.batch_size is None:
             return shared.rows(lane.dataset)
-        return shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+        rows = shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+        return rows._replace(validation=shared.rows(lane.dataset).validation)
 
     # ---- compiled ahead of time, once for these shapes
 
