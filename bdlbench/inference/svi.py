@@ -116,11 +116,11 @@ class _Normal(dist.Normal):
 
 
 class _MeanField(autoguide.AutoDiagonalNormal):
-    """NumPyro's mean-field guide over :class:`_Normal`."""
+    """NumPyro's mean-field guide over :class:`_Normal`, its scale computed once and not again in each use."""
 
     def _get_posterior(self) -> dist.Distribution:
         q = super()._get_posterior()
-        return _Normal(q.loc, q.scale)
+        return _Normal(q.loc, jax.lax.optimization_barrier(q.scale))
 
 
 def _computed_once() -> optax.GradientTransformation:
