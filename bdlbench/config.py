@@ -9,9 +9,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from bdlbench import signatures
 from bdlbench.data.dataset import Dataset
 from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
 from bdlbench.sampling.programs import Numbers, Program
-from bdlbench.signatures import parameters, static_names
+from bdlbench.signatures import coerce, parameters, static_names
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
 RESULT_VERSION = 1
@@ -73,13 +73,17 @@ def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[st
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return resolve(config), labels_of(choices)
+    return resolve(without_hydra(config)), labels_of(choices)
 
 
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """The same from inside a Hydra application."""
     return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The configuration that is a run's, without Hydra's own."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -105,7 +109,8 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         One sentence on what does not fit, before anything is compiled or written.
     """
     refuse_missing(config)
-    config = {**config, "temperature": _float("temperature", config["temperature"])}
+    config = coerced(config, "")
+    config = {**config, "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
@@ -149,12 +154,20 @@ def load_data(config: Mapping[str, Any]) -> Dataset:
     from bdlbench.data import fetch
 
     fetch.configure(cache=config["paths"]["data"], mirror=config["paths"]["mirror"])
-    return _load_data(json.dumps(checked(config["data"], "data"), sort_keys=True))
+    return _load_data(json.dumps(config["data"], sort_keys=True))
 
 
 @functools.lru_cache(maxsize=32)
 def _load_data(node: str) -> Dataset:
     return typing.cast(Dataset, call(json.loads(node), "data", partial=False))
+
+
+def coerced(node: Any, path: str) -> Any:
+    """The configuration with every factory's options checked and coerced, see :func:`checked`."""
+    if isinstance(node, Mapping):
+        node = checked(node, path) if "_target_" in node else node
+        return {key: coerced(value, f"{path}.{key}" if path else key) for key, value in node.items()}
+    return [coerced(value, f"{path}.{i}") for i, value in enumerate(node)] if isinstance(node, list) else node
 
 
 def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -165,7 +178,6 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
         if isinstance(node, Mapping):
             kept: tuple[str, ...] = ()
             if "_target_" in node:
-                node = checked(node, path)
                 kept = static_names(target_of(node, path))
             return {key: walk(value, f"{path}.{key}", key in kept) for key, value in node.items()}
         if isinstance(node, list):
@@ -264,10 +276,10 @@ def check(job: Job) -> None:
     size = len(job.dataset.train.y)
     for stage in job.program.stages:
         batches.check(stage.schedule, size)
-    data = Data(job.dataset.train.x, job.dataset.train.y, size)
 
     def build() -> Any:
-        target = job.program.make_target(job.numbers, jnp.asarray(data.x), jnp.asarray(data.y))
+        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size)
+        target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
             stage.factory(target, stage.schedule, job.numbers)
         return target.log_density(jnp.zeros(target.dim), data)
@@ -316,47 +328,9 @@ def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
     ConfigError
         For an option that the factory does not take, one it needs, or a value of the wrong type.
     """
-    known = parameters(target_of(node, path))
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
-    out = dict(node)
-    for key, value in node.items():
-        if key.startswith("_") or key in reserved:
-            continue
-        if key not in known and not open_ended:
-            raise ConfigError(f"{path}.{key} is unknown: {node['_target_']} takes {', '.join(_options(known))}.")
-        if key in known:
-            out[key] = _coerce(f"{path}.{key}", value, known[key].annotation)
-    for key, parameter in known.items():
-        supplied = key in node or (path == "model" and key in PROGRAM_SECTIONS)
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty and not supplied:
-            raise ConfigError(f"{path}.{key} is missing: {node['_target_']} needs it.")
-    return out
-
-
-def _options(known: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name, parameter in known.items() if parameter.kind is parameter.KEYWORD_ONLY)
-
-
-def _coerce(path: str, value: Any, annotation: Any) -> Any:
-    kinds = set(typing.get_args(annotation)) if _is_union(annotation) else {annotation}
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if float in kinds and number and not (int in kinds and isinstance(value, int)):
-        return float(value)
-    if kinds <= {int, float, type(None)} and int in kinds | {float} and value is not None and kinds & {int, float}:
-        if number and float(value).is_integer():
-            return int(value)
-        wanted = "a number" if float in kinds else "a whole number"
-        raise ConfigError(f"{path}={value!r} must be {wanted}.")
-    return value
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
-
-
-def _float(path: str, value: Any) -> float:
-    return float(_coerce(path, value, float))
+    provided = PROGRAM_SECTIONS if path == "model" else ()
+    return signatures.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
 
 
 def _first_line(error: BaseException) -> str:

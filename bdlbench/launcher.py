@@ -112,7 +112,7 @@ class Composer:
 
         config = self.loader.load_sweep_config(self.master, overrides)
         choices = dict(config.hydra.runtime.choices)
-        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        config = configuration.without_hydra(config)
         return _plain(config), configuration.labels_of(choices), "${" in OmegaConf.to_yaml(config)
 
     def is_group(self, override: Override) -> bool:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from bdlbench.sampling.programs import Phase
 
@@ -11,6 +11,7 @@ Mode = Literal["auto", "lines", "off"]
 _SHOWN = ("loss", "acceptance_rate", "step_size", "log_density")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told of a group of runs as it goes."""
 

@@ -249,7 +249,7 @@ class Recorder:
                 out.append(f"{capped:.0%} of the draws reached max_tree_depth")
         rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
         if rhat is not None and rhat > 1.01:
-            out.append(f"R-hat {rhat:.3f} > 1.01: the chains disagree")
+            out.append(f"R-hat {rhat:.4g} > 1.01: the chains disagree")
         if ess is not None and ess < 100 * self.schedule.num_chains:
             out.append(f"bulk ESS {ess:.0f} < {100 * self.schedule.num_chains} (100 a chain)")
         if self.energy:

@@ -82,6 +82,8 @@ class Target(NamedTuple):
         p(y | x, theta) with batch shape (B,).
     constrain : (theta) -> dict
         The named sites a user knows, deterministic ones included.
+    unconstrain : (dict) -> theta
+        The inverse: theta (D,) of the latent sites by their names; deterministic sites may stand beside them.
     temperature : scalar
     rows : int
         N: models with one latent a row cannot be evaluated on other rows.
@@ -97,6 +99,7 @@ class Target(NamedTuple):
     likelihood: Callable[[Array, Any, Array], dist.Distribution]
     predictive: Callable[[Array, Any], dist.Distribution]
     constrain: Callable[[Array], dict[str, Array]]
+    unconstrain: Callable[[Mapping[str, Array]], Array]
     temperature: Any
     rows: int
     units: Any = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bdlbench.data.splits import Split
 from bdlbench.data.table import Table
@@ -237,7 +238,7 @@ def _fit(values: np.ndarray) -> Scaler:
     return Scaler(values.mean(axis=0), values.std(axis=0))
 
 
-def _freeze(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _freeze(array: ArrayLike, dtype: np.dtype) -> np.ndarray:
     out = np.ascontiguousarray(array, dtype=dtype).reshape(np.shape(array))  # ascontiguousarray turns () into (1,)
     out.flags.writeable = False
     return out

@@ -36,7 +36,7 @@ def nuts(
     fraction("inference", target_accept_prob=target_accept_prob)
     at_least("inference", 1, max_tree_depth=max_tree_depth)
 
-    def potential(data: Data) -> Any:
+    def potential(data: Any) -> Any:  # None where only shapes are bound
         return lambda theta: -target.log_density(theta, data)
 
     def start(init: Any, theta: Any, data: Data | None, key: Array) -> Any:

@@ -1,7 +1,7 @@
 """A NumPyro model becomes a target: one flat unconstrained vector, one trace a density."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -100,6 +100,17 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         kept = {name: s for name, s in sites.items() if name in layout or (s["type"] == "deterministic" and name != "f")}
         return {name.replace("/", "."): site["value"] for name, site in kept.items()}
 
+    def unconstrain(values: Mapping[str, Array]) -> Float[Array, " D"]:
+        missing = sorted({name.replace("/", ".") for name in layout} - set(values))
+        if missing:
+            raise ConfigError(f"model: no value is given for the latent site '{missing[0]}': give one for each site.")
+        given = {name: values[name.replace("/", ".")] for name in layout}
+        # Traced at the values themselves: a support may depend on the sites before it.
+        held = handlers.substitute(model, substitute_fn=lambda site: given.get(site["name"]))
+        with handlers.block():
+            sites = handlers.trace(handlers.seed(held, jax.random.key(0))).get_trace(x, y)
+        return flatten(sites, given)
+
     def flatten(sites: dict[str, Any], values: dict[str, Array]) -> Float[Array, " D"]:
         free = [biject_to(sites[name]["fn"].support).inv(values[name]) for name in layout]
         return jnp.concatenate([jnp.ravel(part) for part in free])
@@ -116,7 +127,9 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         return flatten(sites, values)
 
     dim = sum(slot.size for slot in layout.values())
-    return Target(dim, start, initial, terms, forward, likelihood, predictive, constrain, temperature, rows)
+    return Target(
+        dim, start, initial, terms, forward, likelihood, predictive, constrain, unconstrain, temperature, rows
+    )
 
 
 def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple[int, ...]]:

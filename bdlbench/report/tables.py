@@ -178,10 +178,11 @@ def _grouped(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    """The configuration without what tells repetitions and places apart."""
-    skip = ("seed", "split", "data.split")
+    """The configuration without what tells repetitions and places apart, and what changes no number."""
+    skip = ("seed", "split", "data.split", "rerun", "progress")
     leaves = flatten(record.get("config") or {})
-    return {key: value for key, value in leaves if key not in skip and not key.startswith(("store.", "hydra."))}
+    apart = ("store.", "paths.", "report.", "metrics.", "hydra.")
+    return {key: value for key, value in leaves if key not in skip and not key.startswith(apart)}
 
 
 def _method(record: Record) -> str:

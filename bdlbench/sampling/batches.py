@@ -10,20 +10,26 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key, UInt32
+from jaxtyping import Array, Int, Integer, Key, UInt32
 
 from bdlbench.errors import ConfigError
 from bdlbench.types import Schedule
 
 _ROUNDS = 6
+SORTED_ROWS = 64
+"""Up to so many rows are permuted by a sort."""
 
 
-def permute(key: Key[Array, ""], index: Int[Array, "..."], num_rows: int) -> Int[Array, "..."]:
+def permute(key: Key[Array, ""], index: Integer[Array, "..."], num_rows: int) -> Int[Array, "..."]:
     """A keyed bijection of 0..num_rows-1 applied to ``index``.
 
     An alternating Feistel network over the rectangle a x b >= num_rows with modular addition (Black & Rogaway 2002,
-    "Ciphers with arbitrary finite domains"), walked until the image falls inside the range.
+    "Ciphers with arbitrary finite domains"), walked until the image falls inside the range. On a rectangle of a few
+    cells six rounds are not uniform over the pairs of rows (8 % off at 8 rows, nothing measurable from 30), so few rows
+    are sorted by random numbers instead, which is as cheap there.
     """
+    if num_rows <= SORTED_ROWS:
+        return jax.random.permutation(key, num_rows)[index].astype(jnp.int32)
     a = math.isqrt(num_rows - 1) + 1
     b = -(-num_rows // a)
     round_keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
@@ -65,7 +71,7 @@ def check(schedule: Schedule, num_rows: int) -> None:
         )
 
 
-def rows_of_step(key: Key[Array, ""], t: Int[Array, ""], num_rows: int, schedule: Schedule) -> Int[Array, " B"]:
+def rows_of_step(key: Key[Array, ""], t: Integer[Array, ""], num_rows: int, schedule: Schedule) -> Int[Array, " B"]:
     """Row indices (B,) of the batch that step ``t`` sees."""
     size = schedule.batch_size
     assert size is not None

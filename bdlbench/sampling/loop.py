@@ -192,7 +192,7 @@ class _StageRun:
                 first_draw=done,
                 draws=None if warm else np.array(np.asarray(slots)[: self.num_lanes, :count]),
                 stats={name: np.array(a[:, :kept]) for name, a in stats.items()},
-                num_grads=totals.num_grads.astype(np.float64),
+                num_grads=totals.num_grads.astype(np.float64) * self.programs.share,
                 num_diverging=totals.num_diverging,
                 bad_step=self.bad_step,
                 seconds=timed.elapsed,

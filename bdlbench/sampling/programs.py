@@ -110,6 +110,9 @@ class StagePrograms:
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
+        # Applied on the host: single precision counts whole gradients exactly, but not shares of one.
+        rows = self.schedule.batch_size
+        self.share = 1.0 if rows is None else rows / shared.x.shape[1]
         self.capacity = max(1, min(self.schedule.num_samples, DRAW_BYTES // (4 * self.dim)))
 
     def build(self, shared: Shared, lane: Lane) -> tuple[Target, Method, Data]:
@@ -175,7 +178,6 @@ class StagePrograms:
         kept = {name: s for name, s in info_shape.items() if name != "num_grads"}
         slots = jnp.zeros((self.capacity, *draw.shape), draw.dtype)
         stats = {name: jnp.zeros((self.capacity, *s.shape), s.dtype) for name, s in kept.items()}
-        share = 1.0 if self.schedule.batch_size is None else self.schedule.batch_size / data.size
 
         def body(i: Array, carry: Any, rows: Data) -> Any:
             state, totals, slots, stats = carry
@@ -183,7 +185,7 @@ class StagePrograms:
             finite = jnp.isfinite(info.get("log_density", info.get("loss", jnp.float32(0))))
             bad = jnp.where(finite, NEVER, t0 + i)
             totals = _Totals(
-                totals.num_grads + share * info["num_grads"],
+                totals.num_grads + info["num_grads"],
                 totals.num_diverging + jnp.asarray(info.get("diverging", False), jnp.int32),
                 jnp.minimum(totals.bad_step, bad),
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import yaml
@@ -76,7 +76,7 @@ class RunWriter:
     def _checkpoint_path(self) -> Path:
         return self.folder / "checkpoint" / "state.npz"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunWriter":
         with clear_disk_errors(self.folder):
             self._lock.acquire(self._on_busy)
             try:

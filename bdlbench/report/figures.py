@@ -1,0 +1,262 @@
+"""Figures of stored runs, from arrays: matplotlib, colour-blind-safe, readable at the width of a README.
+
+Each function draws into the axes it is given, or makes a figure, and returns the figure. Colours are Okabe and Ito's
+(2008), which readers with any common colour blindness tell apart; no statement rests on colour alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.dpi": 120,
+    "svg.hashsalt": "bdlbench",
+}
+
+
+def predictive_bands(
+    x: Any,
+    prediction: Mapping[str, np.ndarray],
+    *,
+    data: tuple[Any, Any] | None = None,
+    truth: Any = None,
+    title: str = "",
+    xlabel: str = "x",
+    ylabel: str = "y",
+    ax: "Axes | None" = None,
+) -> "Figure":
+    """Predictive mean with its 50 and 95 % bands along one input: of the function, filled, and of y, outlined.
+
+    Parameters
+    ----------
+    x : array (n,)
+        Inputs in increasing order, original units.
+    prediction : mapping
+        What :func:`bdlbench.analysis.predictive` returns, with levels 0.025, 0.25, 0.75 and 0.975 among its quantiles.
+        The outline, 95 % of y with noise, is drawn where ``quantiles`` is there.
+    data : (x, y), optional
+        Training rows.
+    truth : array (n,), optional
+        The function that made the data.
+    title, xlabel, ylabel : str
+        Labels name the quantity and its unit.
+    ax : Axes, optional
+        Drawn into; a new figure where None.
+
+    Raises
+    ------
+    ValueError
+        If a level is missing from the quantiles.
+    """
+    with styled():
+        ax = _axes(ax, (6.0, 3.6))
+        x = np.asarray(x, np.float64).reshape(-1)
+        at = {level: _level(prediction, level) for level in (0.025, 0.25, 0.75, 0.975)}
+        mean = prediction["mean_quantiles"]
+        ax.fill_between(x, mean[at[0.025]], mean[at[0.975]], color=SKY, alpha=0.35, lw=0, label="95 % of f(x)")
+        ax.fill_between(x, mean[at[0.25]], mean[at[0.75]], color=BLUE, alpha=0.35, lw=0, label="50 % of f(x)")
+        if "quantiles" in prediction:
+            whole = prediction["quantiles"]
+            ax.plot(x, whole[at[0.025]], color=BLUE, lw=0.8, ls=(0, (4, 2)), label="95 % of y, with noise")
+            ax.plot(x, whole[at[0.975]], color=BLUE, lw=0.8, ls=(0, (4, 2)))
+        ax.plot(x, prediction["mean"].mean(0), color=BLUE, lw=1.6, label="predictive mean")
+        if truth is not None:
+            ax.plot(x, np.asarray(truth).reshape(-1), color=VERMILLION, lw=1.1, ls=":", label="truth")
+        if data is not None:
+            rows = [np.asarray(part).reshape(-1) for part in data]
+            ax.plot(*rows, ls="", marker="o", ms=2.6, mfc=BLACK, mec="white", mew=0.3, alpha=0.8, label="training data")
+        ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        ax.margins(x=0)
+        return _figure(ax)
+
+
+def compare_bands(
+    x: Any,
+    predictions: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    data: tuple[Any, Any] | None = None,
+    truth: Any = None,
+    xlabel: str = "x",
+    ylabel: str = "y",
+    ylim: tuple[float, float] | None = None,
+) -> "Figure":
+    """:func:`predictive_bands` of several methods side by side on one scale, with one legend below.
+
+    ``predictions`` maps each panel's title to its prediction; the other parameters are those of the single figure.
+    """
+    import matplotlib.pyplot as plt
+
+    with styled():
+        size = (max(4.0, 2.9 * len(predictions)), 3.3)
+        figure, axes = plt.subplots(1, len(predictions), figsize=size, sharex=True, sharey=True, squeeze=False)
+        for place, (title, prediction) in enumerate(predictions.items()):
+            predictive_bands(
+                x, prediction, data=data, truth=truth, title=title, xlabel=xlabel, ylabel="" if place else ylabel,
+                ax=axes[0, place],
+            )  # fmt: skip
+        if ylim is not None:
+            axes[0, 0].set_ylim(ylim)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels), columnspacing=1.2, handlelength=1.6)
+        figure.tight_layout(rect=(0, 0.08, 1, 1))
+        return figure
+
+
+def curves(
+    runs: Mapping[str, Any],
+    *,
+    metric: str = "lppd",
+    label: str | None = None,
+    price: str = "num_grads",
+    ylim: tuple[float, float] | None = None,
+    ax: "Axes | None" = None,
+) -> "Figure":
+    """A score of the running posterior against its price so far, on a logarithmic scale.
+
+    Parameters
+    ----------
+    runs : mapping of str to DataFrame
+        By method, what :meth:`bdlbench.store.Store.curve` returns.
+    metric : str
+        A column of the curves.
+    label : str, optional
+        The vertical axis: the score and its unit; ``metric`` where None.
+    price : "num_grads" or "seconds"
+    ylim : (low, high), optional
+        What is shown of the score: an optimiser's first steps can be far below all that matters.
+    """
+    with styled():
+        ax = _axes(ax, (6.0, 3.6))
+        for place, (name, curve) in enumerate(runs.items()):
+            style: dict[str, Any] = {"color": COLOURS[place % 7], "ls": DASHES[place % 7], "marker": MARKERS[place % 7]}
+            ax.plot(curve[price], curve[metric], ms=3.5, lw=1.3, label=name, **style)
+        ax.set_xscale("log")
+        units = {
+            "num_grads": "gradient evaluations on the full data, warm-up included",
+            "seconds": "seconds, compilation apart",
+        }
+        ax.set(xlabel=units[price], ylabel=metric if label is None else label)
+        if ylim is not None:
+            ax.set_ylim(ylim)
+        ax.grid(alpha=0.25, lw=0.5)
+        ax.legend()
+        return _figure(ax)
+
+
+def convergence_bars(records: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> "Figure":
+    """Bulk ESS and R-hat in function space of several runs: the smallest ESS and the largest R-hat over test points.
+
+    Parameters
+    ----------
+    records : sequence of mappings
+        As :meth:`bdlbench.store.Store.record` returns them. A method whose draws are no chain has neither.
+    names : sequence of str, optional
+        One a record; the labels of the inference methods where None.
+    """
+    import matplotlib.pyplot as plt
+
+    names = [str(r["labels"].get("inference")) for r in records] if names is None else list(names)
+    ess = [r["metrics"].get("ess_bulk_min") for r in records]
+    rhat = [r["metrics"].get("rhat_max") for r in records]
+    with styled():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 0.9 + 0.42 * len(names)), sharey=True)
+        _bars(left, names, ess, 1.0, ".0f")
+        left.set(xscale="log", xlabel="smallest bulk ESS over test points")
+        needed = {place: 100 * _num_chains(r) for place, r in enumerate(records) if ess[place] is not None}
+        for place, value in needed.items():
+            left.vlines(value, place - 0.42, place + 0.42, color=BLACK, lw=1.2, ls="--")
+        left.set_xlim(1, 4 * max([100, *(e for e in ess if e is not None), *needed.values()]))
+        _bars(right, names, rhat, 1.0, ".3f")
+        largest = max([1.02, *(r for r in rhat if r is not None and np.isfinite(r))])
+        right.set(xlim=(1.0, 1 + 1.35 * (largest - 1)), xlabel="largest R-hat over test points")
+        right.axvline(1.01, color=BLACK, lw=1.2, ls="--", zorder=0)
+        left.set_title("dashed: 100 a chain", fontsize=8, loc="right")
+        right.set_title("dashed: 1.01", fontsize=8, loc="right")
+        left.invert_yaxis()
+        figure.tight_layout()
+        return figure
+
+
+def png(figure: "Figure") -> bytes:
+    """A small PNG without a date or a version in it, so that the same picture is the same bytes.
+
+    256 colours are enough for these figures and take a third of the room.
+    """
+    import io
+
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120, bbox_inches="tight", facecolor="white")
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
+    return small.getvalue()
+
+
+def save(figure: "Figure", path: str | Path) -> Path:
+    """Write :func:`png` of the figure, making the folder where it is missing; returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
+    return path
+
+
+def _bars(ax: "Axes", names: Sequence[str], values: Sequence[float | None], base: float, style: str) -> None:
+    """Horizontal bars from ``base`` with their values beside them; what a run lacks is said in words."""
+    beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    for place, value in enumerate(values):
+        if value is None or not np.isfinite(value):
+            text = "no chain: none" if value is None else str(value)
+            ax.annotate(text, (0, place), xycoords=("axes fraction", "data"), style="italic", **beside)
+            continue
+        ax.barh(place, value - base, left=base, height=0.6, color=SKY)
+        ax.annotate(f"{value:{style}}", (value, place), **beside)
+    ax.set_yticks(range(len(names)), names)
+
+
+def _num_chains(record: Mapping[str, Any]) -> int:
+    return int(record["config"]["inference"]["schedule"]["num_chains"])
+
+
+def _level(prediction: Mapping[str, np.ndarray], level: float) -> int:
+    found = np.flatnonzero(np.isclose(prediction["levels"], level))
+    if not len(found):
+        raise ValueError(f"the prediction has quantiles at {prediction['levels']}, but the figure needs {level}")
+    return int(found[0])
+
+
+def _axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=size)[1] if ax is None else ax
+
+
+def _figure(ax: "Axes") -> "Figure":
+    figure = ax.get_figure()
+    assert figure is not None
+    return figure.get_figure(root=True) or figure  # type: ignore[return-value]
+
+
+def styled() -> Any:
+    """Context in which figures of the project are made."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(_STYLE)

@@ -1,0 +1,253 @@
+"""The oldest example of the field, checked against its closed form: y = w x + b + sigma e."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bdlbench.store import Store
+from bdlbench.types import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+Record = Mapping[str, Any]
+SITES = {"w": "network.output.kernel", "b": "network.output.bias", "sigma": "sigma"}
+_PANELS, _NODES = 200, 20
+_NEGLIGIBLE = 80.0  # nats below the mode: e^-80 is far below float64's rounding of the integral
+
+
+class Moments(NamedTuple):
+    """Mean (3,) and covariance (3, 3) of (w, b, sigma)."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Standard deviations (3,)."""
+        return np.sqrt(np.diag(self.covariance))
+
+
+def exact_posterior(
+    x: Any, y: Any, *, weight_scale: float, bias_scale: float, low: float, high: float
+) -> Moments:
+    r"""Posterior moments of a line under N(0, s_w^2) x N(0, s_b^2) on (w, b) and Uniform(low, high) on sigma.
+
+    Given sigma everything is Gaussian (Bishop 2006, 3.3 and 3.5): with X = (x, 1) and S_0 = diag(s_w^2, s_b^2)
+
+    .. math::
+        \Lambda &= S_0^{-1} + X'X / \sigma^2, \qquad m = \Lambda^{-1} X'y / \sigma^2 \\
+        \log p(y | \sigma) &= -n \log\sigma - \tfrac12 \log|\Lambda|
+            - \tfrac12 \left(|y - Xm|^2 / \sigma^2 + m' S_0^{-1} m\right) + \text{const}
+
+    Sigma is integrated out by Gauss-Legendre quadrature over the part of (low, high) that holds all but e^-80 of its
+    posterior's height, and the moments follow from the laws of total expectation and total variance.
+
+    Parameters
+    ----------
+    x, y : array (n,)
+    weight_scale, bias_scale : float
+        Prior standard deviations of w and b.
+    low, high : float
+        Bounds of sigma.
+
+    Returns
+    -------
+    Moments
+        Of (w, b, sigma), in this order.
+    """
+    x, y = (np.asarray(part, np.float64).reshape(-1) for part in (x, y))
+    X = np.stack([x, np.ones_like(x)], 1)
+    prior_precision = np.diag([weight_scale**-2.0, bias_scale**-2.0])
+    gram, projected = X.T @ X, X.T @ y
+
+    def given(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Log p(y | sigma), mean (Q, 2) and covariance (Q, 2, 2) of (w, b) given each sigma (Q,)."""
+        precision = prior_precision + gram / sigma[:, None, None] ** 2
+        mean = np.linalg.solve(precision, (projected / sigma[:, None] ** 2)[..., None])[..., 0]
+        misfit = ((y - mean @ X.T) ** 2).sum(1) / sigma**2 + np.einsum("qi,ij,qj->q", mean, prior_precision, mean)
+        log_evidence = -len(y) * np.log(sigma) - 0.5 * np.linalg.slogdet(precision)[1] - 0.5 * misfit
+        return log_evidence, mean, np.linalg.inv(precision)
+
+    scan = np.geomspace(max(low, 1e-6 * high), high, 20_001)
+    height, _, _ = given(scan)
+    held = np.flatnonzero(height > height.max() - _NEGLIGIBLE)
+    edges = np.linspace(scan[max(held[0] - 1, 0)], scan[min(held[-1] + 1, len(scan) - 1)], _PANELS + 1)
+    node, weight = np.polynomial.legendre.leggauss(_NODES)
+    half = 0.5 * np.diff(edges)[:, None]
+    sigma = (0.5 * (edges[:-1] + edges[1:])[:, None] + half * node).reshape(-1)
+
+    log_evidence, mean, covariance = given(sigma)
+    density = (half * weight).reshape(-1) * np.exp(log_evidence - log_evidence.max())
+    density /= density.sum()
+    together = np.concatenate([mean, sigma[:, None]], 1)
+    centre = density @ together
+    total = np.einsum("q,qi,qj->ij", density, together - centre, together - centre)
+    total[:2, :2] += np.einsum("q,qij->ij", density, covariance)
+    return Moments(centre, total)
+
+
+def report(records: Sequence[Record], *, figure: str) -> None:
+    """Print the moments of each run beside the exact ones, and save the picture of data, bands and draws.
+
+    Parameters
+    ----------
+    records : sequence of mappings
+        Runs of ``experiment=linear_regression``.
+    figure : str
+        Where the PNG goes.
+    """
+    from rich.console import Console
+
+    from bdlbench.report.figures import save
+
+    done = [record for record in records if record["status"] == "complete"]
+    grids: dict[str, list[Record]] = {}
+    for record in done:
+        grids.setdefault(_grid(record), []).append(record)
+    console = Console()
+    for grid, group in grids.items():
+        console.print(table(group, title=f"x on {grid}"))
+    for record in records:
+        if record not in done:
+            console.print(f"{record['id']}: {record['status']}: {record.get('reason')}")
+    if done:
+        path = save(draw(grids), Path(figure))
+        console.print(f"picture: {path}")
+
+
+def table(records: Sequence[Record], *, title: str) -> "Table":
+    """Posterior mean ± sd of w, b and sigma, a row a run, each sd also over the exact one; for runs on one data set."""
+    from rich import box
+    from rich.table import Table
+
+    exact = exact_of(records[0])
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
+    out.add_column("method")  # the only column that may wrap: the others just fit into 80
+    for name in SITES:
+        out.add_column(f"{name}: mean ± sd\n(sd / exact)", justify="right", no_wrap=True)
+    rows = [(_name(record), _moments(_sites(record))) for record in records]
+    for name, moments in [*rows, ("exact", exact)]:
+        cells = [name]
+        for i in range(len(SITES)):
+            cells.append(f"{moments.mean[i]:.3f} ± {moments.sd[i]:.4f} ({moments.sd[i] / exact.sd[i]:.2f})")
+        out.add_row(*cells)
+    return out
+
+
+def exact_of(record: Record) -> Moments:
+    """The exact moments for a run's data and priors.
+
+    Raises
+    ------
+    ConfigError
+        If the run's model is another one.
+    """
+    config = record["config"]
+    noise = config["likelihood"].get("noise") or {}
+    if (
+        config["network"].get("depth") != 0
+        or not config["prior"]["_target_"].endswith(".normal")
+        or not noise.get("_target_", "").endswith(".Uniform")
+        or config["temperature"] != 1
+    ):
+        raise ConfigError(
+            "report: the closed form is for network=linear, prior=normal, likelihood=gaussian_uniform_noise at "
+            "temperature=1; choose another report for other models."
+        )
+    x, y = _data(record)
+    scales = {name: config["prior"][name] for name in ("weight_scale", "bias_scale")}
+    return exact_posterior(x, y, **scales, low=noise["low"], high=noise["high"])
+
+
+def draw(grids: Mapping[str, Sequence[Record]]) -> "Figure":
+    """A column a grid: data with each method's predictive mean and 95 % band; below, draws of (w, b)."""
+    import matplotlib.pyplot as plt
+
+    from bdlbench.report import figures
+
+    with figures.styled():
+        figure, axes = plt.subplots(2, len(grids), figsize=(4.2 * len(grids), 6.4), squeeze=False)
+        for column, (grid, records) in enumerate(grids.items()):
+            top, below = axes[:, column]
+            top.set(title=f"data and predictions, x on {grid}", xlabel="x", ylabel="y")
+            below.set(title="posterior of slope and intercept", xlabel="slope w", ylabel="intercept b")
+            exact = exact_of(records[0])
+            _bands(top, records)
+            _draws(below, records, exact)
+        axes[0, 0].legend(loc="upper left")
+        axes[1, -1].legend(loc="upper right", markerscale=3)
+        figure.tight_layout()
+        return figure
+
+
+def _bands(ax: "Axes", records: Sequence[Record]) -> None:
+    from bdlbench.report import figures
+
+    x, y = _data(records[0])
+    line = np.linspace(x.min(), x.max(), 101)
+    rng = np.random.default_rng(0)
+    for place, record in enumerate(records):
+        w, b, sigma = _sites(record).T[..., None]
+        f = w * line + b
+        low, high = np.quantile(f + sigma * rng.standard_normal(f.shape), (0.025, 0.975), axis=0)
+        colour, dash = figures.COLOURS[place], figures.DASHES[place]
+        name = _name(record)
+        ax.plot(line, f.mean(0), color=colour, ls=dash, lw=1.3, label=f"{name}: mean")
+        if place == 0:
+            ax.fill_between(line, low, high, color=colour, alpha=0.2, lw=0, label=f"{name}: 95 % of y")
+        else:
+            ax.plot(line, low, color=colour, lw=0.8, ls=dash, label=f"{name}: 95 % of y")
+            ax.plot(line, high, color=colour, lw=0.8, ls=dash)
+    ax.plot(x, y, ls="", marker="o", ms=2.2, mfc="black", mec="white", mew=0.3, label="data")
+
+
+def _draws(ax: "Axes", records: Sequence[Record], exact: Moments) -> None:
+    from bdlbench.report import figures
+
+    for place, record in reversed(list(enumerate(records))):
+        sites = _sites(record)
+        some = sites[np.linspace(0, len(sites) - 1, min(1000, len(sites))).astype(int)]
+        ax.plot(some[:, 0], some[:, 1], ls="", marker=figures.MARKERS[place], ms=1.6, mew=0, alpha=0.6,
+                color=figures.COLOURS[place], label=_name(record))  # fmt: skip
+    angle = np.linspace(0, 2 * np.pi, 200)
+    # A Gaussian of two dimensions holds 95 % within a squared Mahalanobis radius of -2 log 0.05.
+    circle = np.sqrt(-2 * np.log(0.05)) * np.stack([np.cos(angle), np.sin(angle)])
+    ellipse = exact.mean[:2, None] + np.linalg.cholesky(exact.covariance[:2, :2]) @ circle
+    ax.plot(*ellipse, color="black", lw=1.2, label="exact, 95 %")
+
+
+def _data(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """The training rows, as the run saw them."""
+    from bdlbench.data.generated import linear_regression
+
+    options = {name: value for name, value in record["config"]["data"].items() if not name.startswith("_")}
+    train = linear_regression(**options).train
+    return train.x.astype(np.float64).reshape(-1), train.y.astype(np.float64)
+
+
+def _sites(record: Record) -> np.ndarray:
+    """Draws (S, 3) of w, b and sigma, chains pooled."""
+    with Store(record["config"]["store"]["path"]).posterior(record["id"]) as tree:
+        posterior = tree["posterior"]
+        return np.stack([posterior[name].to_numpy().astype(np.float64).reshape(-1) for name in SITES.values()], 1)
+
+
+def _moments(sites: np.ndarray) -> Moments:
+    return Moments(sites.mean(0), np.cov(sites.T))
+
+
+def _grid(record: Record) -> str:
+    data = record["config"]["data"]
+    return f"[{data['center'] - data['half_width']:g}, {data['center'] + data['half_width']:g}]"
+
+
+def _name(record: Record) -> str:
+    """The method; for an optimiser its number of steps too."""
+    schedule = record["config"]["inference"]["schedule"]
+    name = str(record["labels"]["inference"]).upper()
+    return name if schedule["thinning"] else f"{name}, {schedule['num_warmup']:,} steps"

@@ -1,0 +1,46 @@
+"""Before anything of the library is imported: shapes checked at run time, devices as in a run, a compilation cache.
+
+Every function of the library runs under jaxtyping's import hook with beartype, so an argument or result whose type or
+shape is not what its annotation says fails the test that passed it.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
+
+# Compiled programs are kept between sessions: the tests compile some hundred, a second and more each. Subprocesses too.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+
+jaxtyping.install_import_hook("bdlbench", "typechecking.checked")
+
+with warnings.catch_warnings():
+    # OmegaConf's DictConfig, an annotation of the library, derives from typing's deprecated MutableMapping.
+    warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)
+    from bdlbench import run as run_module
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the devices before the first JAX computation, as a run does: at least two on a CPU."""
+    ignored = BeartypeDecorHintPep585DeprecationWarning
+    config.addinivalue_line("filterwarnings", f"ignore::{ignored.__module__}.{ignored.__name__}")
+    run_module.setup_jax()
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    """Where a test's runs go: a store that does not exist yet."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision for one test."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,79 @@
+"""What a user might bring: a Linen module, a network that ignores the likelihood, NumPyro models; named by _target_."""
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from flax import linen
+
+
+class LinenMLP(linen.Module):
+    """One hidden layer, in Linen."""
+
+    width: int
+    out_features: int
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = jnp.tanh(linen.Dense(self.width)(x))
+        return linen.Dense(self.out_features)(h)
+
+
+class OneOutput(linen.Module):
+    """A network with one output, whatever is asked."""
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return linen.Dense(1)(x)
+
+
+def no_module(*, width: int) -> str:
+    """Not a network at all."""
+    return "network"
+
+
+def poisson(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
+    """Poisson regression with a log link."""
+    w = numpyro.sample("w", dist.Normal(0.0, scale).expand([x.shape[1]]).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Poisson(jnp.exp(x @ w)), obs=y)
+
+
+def student(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
+    """Robust linear regression without intercept."""
+    w = numpyro.sample("w", dist.Normal(0.0, scale).expand([x.shape[1]]).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.StudentT(4.0, x @ w, 1.0), obs=y)
+
+
+def two_wells(x: jax.Array, y: jax.Array | None = None, *, depth: float) -> None:
+    """theta ~ N(0, 3^2) between two narrow wells at -5 and 5; from theta = 4 on the density is not a number."""
+    theta = numpyro.sample("theta", dist.Normal(0.0, 3.0))
+    wells = jnp.logaddexp(-depth * (theta + 5) ** 2, -depth * (theta - 5) ** 2)
+    numpyro.factor("wells", jnp.where(theta > 4, jnp.nan, wells))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(0.0 * theta, 1.0), obs=y)
+
+
+def discrete(x: jax.Array, y: jax.Array | None = None) -> None:
+    """A latent site that gradients cannot move."""
+    z = numpyro.sample("z", dist.Bernoulli(0.5))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def nothing_latent(x: jax.Array, y: jax.Array | None = None) -> None:
+    """Nothing to infer."""
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+
+def nothing_observed(x: jax.Array, y: jax.Array | None = None) -> None:
+    """No site observes y."""
+    numpyro.sample("w", dist.Normal(0.0, 1.0))
+
+
+def one_number(x: jax.Array, y: jax.Array | None = None) -> None:
+    """All rows in one joint density: no log likelihood a row."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.MultivariateNormal(w * jnp.ones(x.shape[0]), jnp.eye(x.shape[0])), obs=y)

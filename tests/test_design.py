@@ -1,0 +1,237 @@
+"""The rules of the house, held by reading the code: imports go one way, yamls are whole records, files are short."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bdlbench import config
+from bdlbench.config import STAGE_KEYS, conf_dir, target_of
+from bdlbench.signatures import parameters
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "bdlbench"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 350
+
+
+def name_of(path):
+    """Dotted module name of a file of the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path):
+    """Every module that a file imports anywhere; ``from package import name`` counts as package and package.name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part_of(module):
+    """The part of the house that a module of the package is in: ``data``, ``config``, ..."""
+    return module.split(".")[1] if "." in module else "bdlbench"
+
+
+# Which other parts each part may import. A part that is not listed is no part of the plan.
+FREE = {"bdlbench", "checks", "errors", "signatures", "types"}
+LEAVES = {"data", "networks", "metrics", "store"}
+ALLOWED = {
+    "bdlbench": set(),
+    "errors": set(),
+    "checks": set(),
+    "signatures": set(),
+    "types": set(),
+    "data": set(),
+    "networks": set(),
+    "metrics": set(),
+    "store": set(),
+    "model": LEAVES,
+    "inference": LEAVES | {"model"},
+    "sampling": LEAVES | {"model"},
+    "predict": LEAVES | {"model", "sampling"},
+    "progress": {"sampling"},
+    "config": LEAVES | {"model", "sampling", "predict"},
+    "recording": LEAVES | {"config", "sampling", "predict"},
+    "run": LEAVES | {"config", "model", "sampling", "predict", "progress", "recording"},
+    "report": {"store", "metrics", "data"},
+    "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
+}
+TOPS = {"cli", "cli_results", "launcher", "sweep", "outcome"}
+"""What stands above everything: commands and Hydra's plugins."""
+HYDRA = {"config"} | TOPS
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_one_way(path):
+    """types <- data, networks, metrics, store <- model <- inference <- sampling, predict <- config <- run <- cli."""
+    part = part_of(name_of(path))
+    if part in TOPS:
+        return
+    known = ALLOWED.get(part)
+    assert known is not None, f"{part} has no place in the order of imports: give it one in ALLOWED"
+    others = {part_of(m) for m in imports_of(path) if m.split(".")[0] == "bdlbench" and m != "bdlbench"}
+    others = {other for other in others if (PACKAGE / other).exists() or (PACKAGE / f"{other}.py").exists()}
+    assert others - FREE - {part} <= known, part
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_hydra_stays_at_the_door(path):
+    """Only config and what is above it know of Hydra and OmegaConf."""
+    roots = {module.split(".")[0] for module in imports_of(path)}
+    if part_of(name_of(path)) not in HYDRA:
+        assert not roots & {"hydra", "omegaconf"}
+
+
+METHOD_FILES = sorted(path for path in (PACKAGE / "inference").glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=name_of)
+def test_no_method_imports_another(path):
+    """What two methods share belongs below both."""
+    others = {f"bdlbench.inference.{other.stem}" for other in METHOD_FILES if other != path}
+    assert not imports_of(path) & others
+
+
+def test_nobody_knows_a_method_by_name():
+    """No import and no string literal outside inference names a method's file or yaml."""
+    names = {path.stem for path in METHOD_FILES} | {path.stem for path in (conf_dir() / "inference").glob("*.yaml")}
+    for path in FILES:
+        if part_of(name_of(path)) in {"metrics", "sampling", "predict", "config", "run", "recording"}:
+            assert not {m for m in imports_of(path) if m.startswith("bdlbench.inference")}, path
+            literals = {
+                node.value
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            }
+            assert not literals & names, path
+
+
+def test_there_is_no_drawer_for_odds_and_ends():
+    """No utils, helpers or common."""
+    assert not {path.stem for path in FILES} & {"utils", "util", "helpers", "common", "misc"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_is_read_in_one_sitting(path):
+    """About 300 lines."""
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+def test_importing_computes_nothing():
+    """No module initialises a JAX backend: arrays created at import would, and would fix the devices."""
+    program = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    names = [name_of(path) for path in FILES if path.name != "__main__.py"]
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# ---- yamls
+
+
+def nodes(node, path):
+    """Every dict with a ``_target_``, with its place."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from nodes(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from nodes(value, f"{path}.{i}")
+
+
+YAMLS = sorted(
+    path
+    for group in ("data", "network", "prior", "likelihood", "inference", "model", "metrics")
+    for path in (conf_dir() / group).glob("*.yaml")
+)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_a_yaml_is_the_whole_record(path):
+    """Its keys are the keyword-only parameters of its factory, none of which has a default; nested ones exist."""
+    group = path.parent.name
+    for place, node in nodes(yaml.safe_load(path.read_text()), group):
+        factory = target_of(node, place)
+        keys = {key for key in node if not key.startswith("_") and key != "defaults"}
+        known = parameters(factory)
+        if not factory.__module__.startswith("bdlbench"):
+            assert keys <= set(known), f"{place}: {node['_target_']}"
+            continue
+        if group == "inference":
+            keys -= set(STAGE_KEYS)
+        wanted = {name for name, p in known.items() if p.kind is p.KEYWORD_ONLY}
+        if group == "model":
+            wanted -= set(config.PROGRAM_SECTIONS)
+        assert keys == wanted, place
+        for name in keys:
+            assert known[name].default is inspect.Parameter.empty, f"{place}.{name} has a hidden default"
+            assert known[name].annotation is not inspect.Parameter.empty, f"{place}.{name} cannot be coerced"
+
+
+def test_every_factory_of_a_yaml_is_documented():
+    """The first line of a factory's docstring says what it is."""
+    for path in YAMLS:
+        for place, node in nodes(yaml.safe_load(path.read_text()), path.parent.name):
+            factory = target_of(node, place)
+            if factory.__module__.startswith("bdlbench"):
+                assert inspect.getdoc(factory), place
+
+
+SMALL = ["data=cosine_gap", "data.n_cluster=20", "data.n_test=4"]
+LABELLED = ["data=breast_cancer", "data.n_train=20"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        f"{path.parent.name}={path.stem}"
+        for path in YAMLS
+        if path.parent.name in ("network", "prior", "likelihood", "inference")
+    ],
+)
+def test_a_group_option_makes_a_job(option):
+    """Composed, instantiated and traced with every other group at its default, on data that fit it."""
+    overrides = [*(LABELLED if option == "likelihood=categorical" else SMALL), option]
+    job = config.make_job(*config.compose(overrides))
+    group, name = option.split("=")
+    assert job.labels[group] == name
+    assert job.id.endswith(job.id.rsplit("-", 1)[1])
+    assert set(job.numbers) >= {"temperature"}
+
+
+def test_the_model_option_without_a_network_makes_a_job():
+    """Eight schools carries no network, prior or likelihood."""
+    job = config.make_job(*config.compose(["model=eight_schools", "data=eight_schools"]))
+    assert not {"network", "prior", "likelihood"} & set(job.config)
+
+
+def test_every_metric_is_found_by_its_name():
+    """Each metrics yaml adds one entry of its own name."""
+    names = sorted(path.stem for path in (conf_dir() / "metrics").glob("*.yaml"))
+    composed, _ = config.compose([*SMALL, f"metrics=[{','.join(names)}]"])
+    assert sorted(composed["metrics"]) == names
+    assert sorted(config.make_job(composed, {}).metrics) == names
+
+
+def test_importlib_agrees_with_the_files():
+    """Every file of the package is importable by its name (checked types and shapes switched on)."""
+    for path in FILES:
+        if path.name != "__main__.py":
+            importlib.import_module(name_of(path))

@@ -1,0 +1,211 @@
+"""Models: networks of users, likelihoods, priors, and what a target makes of a NumPyro model."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import models_of_users as users
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import scipy.stats
+from flax import nnx
+
+from bdlbench.model import bnn, likelihoods, priors
+from bdlbench.model.schools import eight_schools
+from bdlbench.model.target import make_target
+from bdlbench.networks.mlp import ACTIVATIONS, MLP
+from bdlbench.types import ConfigError, Data
+
+X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 2)), jnp.float32)
+Y = jnp.sin(X.sum(1))
+LABELS = jnp.asarray([0, 1, 2, 0, 1, 2])
+PRIOR = priors.fan_in(weight_scale=1.0, bias_scale=1.0)
+GAUSSIAN = likelihoods.gaussian_fixed("regression", 1, sigma=0.5)
+
+
+def network_target(network, likelihood=GAUSSIAN, prior=PRIOR, y=Y, temperature=1.0):
+    model = functools.partial(bnn.bnn, network=network, prior=prior, likelihood=likelihood)
+    return make_target(model, X, y, temperature)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 4])
+@pytest.mark.parametrize("width", [1, 5])
+def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
+    """D counts all weights; outputs and log density agree with NumPy's, layer by layer."""
+    target = network_target(functools.partial(MLP, width=width, depth=depth, activation="tanh"))
+    sizes = [2, *[width] * depth, 1]
+    assert target.dim == sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    theta = target.start(jax.random.key(1))
+    sites = {name: np.asarray(value, np.float64) for name, value in target.constrain(theta).items()}
+    h, log_prior = np.asarray(X, np.float64), 0.0
+    for layer in range(depth + 1):
+        place = f"network.hidden.{layer}" if layer < depth else "network.output"
+        kernel, bias = sites[f"{place}.kernel"], sites[f"{place}.bias"]
+        log_prior += scipy.stats.norm.logpdf(kernel, 0, len(kernel) ** -0.5).sum() + scipy.stats.norm.logpdf(bias).sum()
+        h = h @ kernel + bias
+        h = np.tanh(h) if layer < depth else h
+    np.testing.assert_allclose(target.forward(theta, X), h, rtol=1e-4, atol=1e-5)
+    terms = target.terms(theta, X, Y)
+    np.testing.assert_allclose(terms.log_prior, log_prior, rtol=1e-4)
+    np.testing.assert_allclose(terms.log_lik, scipy.stats.norm.logpdf(Y, h[:, 0], 0.5), rtol=1e-3, atol=1e-4)
+    assert float(terms.log_jacobian) == 0
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_every_activation_has_finite_gradients(activation):
+    """At a draw from the prior."""
+    target = network_target(functools.partial(MLP, width=3, depth=2, activation=activation))
+    value, grad = target.value_and_grad(target.start(jax.random.key(0)), Data(X, Y, 6))
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+
+
+def test_a_linen_module_is_as_good_as_an_nnx_one():
+    """The same weights in both give the same outputs and log density."""
+    linen = network_target(functools.partial(users.LinenMLP, width=4))
+    ours = network_target(functools.partial(MLP, width=4, depth=1, activation="tanh"))
+    assert linen.dim == ours.dim == 17
+    theirs = linen.constrain(linen.start(jax.random.key(3)))
+    names = {"network.hidden.0": "network.Dense_0", "network.output": "network.Dense_1"}
+    sites = ours.constrain(jnp.arange(17.0))
+    theta = jnp.zeros(17)
+    for name, places in sites.items():
+        place, leaf = name.rsplit(".", 1)
+        theta = theta.at[places.astype(int)].set(theirs[f"{names[place]}.{leaf}"])
+    start = linen.start(jax.random.key(3))
+    np.testing.assert_allclose(ours.forward(theta, X), linen.forward(start, X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        ours.log_density(theta, Data(X, Y, 6)), linen.log_density(start, Data(X, Y, 6)), rtol=1e-5
+    )
+
+
+def test_the_networks_own_initialisation():
+    """``initial`` is Flax's (zero biases, kernels that differ by key), ``start`` a draw from the prior."""
+    for network in (functools.partial(MLP, width=4, depth=1, activation="tanh"), functools.partial(users.LinenMLP, width=4)):
+        target = network_target(network)
+        one, other = (target.constrain(target.initial(jax.random.key(k))) for k in (0, 1))
+        for name in one:
+            if name.endswith("bias"):
+                np.testing.assert_array_equal(one[name], 0)
+            else:
+                assert not np.array_equal(one[name], other[name])
+        drawn = target.constrain(target.start(jax.random.key(0)))
+        assert all((np.asarray(v) != 0).all() for v in drawn.values())
+
+
+def test_priors_have_their_scales():
+    """By site: iid, by kind of weight, by fan-in."""
+    scale = lambda prior, name, shape: float(prior(name, shape).scale)
+    iid, normal = priors.iid(scale=2.0), priors.normal(weight_scale=3.0, bias_scale=0.5)
+    for name, shape in (("a.kernel", (9, 4)), ("a.bias", (4,))):
+        assert scale(iid, name, shape) == 2.0
+    assert [scale(normal, "a.kernel", (9, 4)), scale(normal, "a.bias", (4,))] == [3.0, 0.5]
+    fan_in = priors.fan_in(weight_scale=3.0, bias_scale=0.5)
+    assert [scale(fan_in, "a.kernel", (9, 4)), scale(fan_in, "a.bias", (4,))] == [1.0, 0.5]
+    assert scale(fan_in, "conv.kernel", (3, 3, 4, 8)) == 0.5
+
+
+CASES = {
+    "gaussian": (likelihoods.gaussian("regression", 1, noise=dist.LogNormal(-1.0, 1.0)), Y),
+    "gaussian_fixed": (GAUSSIAN, Y),
+    "heteroscedastic": (likelihoods.heteroscedastic("regression", 1, min_scale=0.01), Y),
+    "categorical": (likelihoods.categorical("classification", 3), LABELS),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_likelihoods_against_scipy(name):
+    """The rows' log likelihood, predictive and linearised likelihood are one distribution, and SciPy's."""
+    likelihood, y = CASES[name]
+    target = network_target(functools.partial(MLP, width=3, depth=1, activation="tanh"), likelihood, y=y)
+    theta = target.start(jax.random.key(2))
+    f = np.asarray(target.forward(theta, X), np.float64)
+    assert f.shape == (6, likelihood.out_features)
+    if name == "categorical":
+        expected = (f - scipy.special.logsumexp(f, axis=1, keepdims=True))[np.arange(6), np.asarray(y)]
+    else:
+        sigma = {
+            "gaussian": lambda: float(target.constrain(theta)["sigma"]),
+            "gaussian_fixed": lambda: 0.5,
+            "heteroscedastic": lambda: 0.01 + np.log1p(np.exp(f[:, 1])),
+        }[name]()
+        expected = scipy.stats.norm.logpdf(y, f[:, 0], sigma)
+    np.testing.assert_allclose(target.terms(theta, X, y).log_lik, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(target.predictive(theta, X).log_prob(y), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(target.likelihood(theta, X, jnp.asarray(f)).log_prob(y), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_auto_is_the_likelihood_of_the_task():
+    """One output with learned noise, or one a class."""
+    noise = dist.LogNormal(-1.0, 1.0)
+    assert likelihoods.auto("regression", 1, noise=noise).out_features == 1
+    assert likelihoods.auto("classification", 3, noise=noise).out_features == 3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.25])
+def test_temperature_divides_the_densities_and_not_the_jacobian(temperature):
+    """sigma ~ LogNormal(0, 1) by its logarithm u: (log prior(sigma) + log lik) / T + u, written out."""
+    target = make_target(
+        functools.partial(eight_schools, mu_scale=5.0, tau_scale=5.0), X[:, :1] ** 2 + 1, Y, temperature
+    )
+    theta = target.start(jax.random.key(0))
+    sites = target.constrain(theta)
+    u = np.log(float(sites["tau"]))
+    prior = scipy.stats.norm.logpdf(sites["mu"], 0, 5) + scipy.stats.halfcauchy.logpdf(sites["tau"], scale=5)
+    prior += scipy.stats.norm.logpdf(sites["z"]).sum()
+    scale = np.asarray(X[:, 0]) ** 2 + 1
+    likelihood = scipy.stats.norm.logpdf(Y, sites["mu"] + sites["tau"] * sites["z"], scale).sum()
+    data = Data(X[:, :1] ** 2 + 1, Y, 6)
+    np.testing.assert_allclose(target.log_density(theta, data), (prior + likelihood) / temperature + u, rtol=1e-5)
+
+
+def test_a_model_that_is_no_network():
+    """Poisson regression: forward is the mean, the predictive has no CDF to be had silently wrong."""
+    y = jnp.asarray([0.0, 1.0, 3.0, 0.0, 2.0, 1.0])
+    target = make_target(functools.partial(users.poisson, scale=1.0), X, y, 1.0)
+    theta = jnp.asarray([0.3, -0.2])
+    rate = np.exp(np.asarray(X) @ np.asarray(theta))
+    np.testing.assert_allclose(target.forward(theta, X)[:, 0], rate, rtol=1e-5)
+    np.testing.assert_allclose(target.terms(theta, X, y).log_lik, scipy.stats.poisson.logpmf(y, rate), rtol=1e-4)
+    np.testing.assert_allclose(target.constrain(theta)["w"], theta)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (users.discrete, "'z' is discrete"),
+        (users.nothing_latent, "no latent site"),
+        (users.nothing_observed, "observes nothing"),
+        (users.one_number, "one number for each of the 6 rows"),
+    ],
+)
+def test_a_model_that_cannot_be_done_says_why(model, words):
+    """One sentence each."""
+    with pytest.raises(ConfigError, match=words):
+        make_target(model, X, Y, 1.0)
+
+
+def test_a_network_that_does_not_fit_its_likelihood_is_refused():
+    """One output where two are needed; and something that is no Flax module."""
+    with pytest.raises(ConfigError, match="out_features"):
+        network_target(users.OneOutput, CASES["heteroscedastic"][0])
+    with pytest.raises(ConfigError, match="no Flax module"):
+        network_target(functools.partial(users.no_module, width=1))
+    with pytest.raises(ConfigError, match="activation"):
+        MLP(2, 1, nnx.Rngs(0), width=1, depth=1, activation="step")
+    with pytest.raises(ConfigError, match="width"):
+        MLP(2, 1, nnx.Rngs(0), width=0, depth=1, activation="tanh")
+
+
+def test_likelihoods_of_the_other_task_are_refused():
+    """With the option that would do."""
+    noise = dist.LogNormal(-1.0, 1.0)
+    for make in (
+        lambda: likelihoods.categorical("regression", 1),
+        lambda: likelihoods.gaussian("classification", 3, noise=noise),
+        lambda: likelihoods.gaussian_fixed("classification", 3, sigma=1.0),
+        lambda: likelihoods.heteroscedastic("classification", 3, min_scale=0.1),
+    ):
+        with pytest.raises(ConfigError, match="likelihood=auto"):
+            make()
