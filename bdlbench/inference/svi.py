@@ -115,9 +115,25 @@ def svi(
     def init(key: Array, theta: Array, data: Data) -> Any:
         return bind(theta, key)[2]
 
+    def loss(free: Any, key: Array, data: Data) -> Array:
+        """-(log p(y, theta) - log q(theta)) at one theta ~ q, as ``Trace_ELBO`` has it.
+
+        Without its handlers, which split keys five times a step, and with them the work over threads.
+        """
+        q = family.get_posterior(engine.constrain_fn(free))
+        theta, noise = q.sample_with_intermediates(key)
+        log_q = q.log_prob(theta, noise) if noise else q.log_prob(theta)
+        return log_q.sum() - target.log_density(theta, data)
+
     def step(key: Array, t: Array, state: Any, data: Data) -> tuple[Any, Info]:
-        state, loss = engine.update(state._replace(rng_key=key), data)
-        return state, {"num_grads": jnp.float32(num_particles), "loss": loss}
+        def estimate(free: Any) -> tuple[Array, None]:
+            if num_particles == 1:
+                return loss(free, key, data), None
+            keys = jax.random.split(key, num_particles)
+            return jax.vmap(lambda k: loss(free, k, data))(keys).mean(), None
+
+        (value, _), optim_state = engine.optim.eval_and_update(estimate, state.optim_state)
+        return state._replace(optim_state=optim_state), {"num_grads": jnp.float32(num_particles), "loss": value}
 
     def draw_with_log_q(key: Array, state: Any) -> tuple[Array, Array]:
         # With the intermediates of the flow, whose inverse would cost D passes.
@@ -156,11 +172,11 @@ class _Normal(dist.Normal):
 
 
 class _MeanField(autoguide.AutoDiagonalNormal):
-    """NumPyro's mean-field guide over :class:`_Normal`."""
+    """NumPyro's mean-field guide over :class:`_Normal`, its scale computed once and not again in each use."""
 
-    def _get_posterior(self) -> dist.Distribution:
-        q = super()._get_posterior()
-        return _Normal(q.loc, q.scale)
+    def get_posterior(self, params: Any) -> dist.Distribution:
+        q = super().get_posterior(params)
+        return _Normal(q.loc, jax.lax.optimization_barrier(q.scale))
 
 
 def _computed_once() -> optax.GradientTransformation:
