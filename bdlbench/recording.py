@@ -230,7 +230,7 @@ class Recorder:
         out: dict[str, Any] = {}
         for name in names:
             values = [d[name] for d in found if d[name] is not None]
-            reduce = {"ess_bulk_median": np.median, "rhat_max": max}.get(name, min)
+            reduce: Any = {"ess_bulk_median": np.median, "rhat_max": max}.get(name, min)
             out[name] = float(reduce(values)) if values else None
         return out
 

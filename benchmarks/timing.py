@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 
-class Skipped(Exception):  # noqa: N818 - not an error
+class Skipped(Exception):
     """A row that cannot be measured here; the message says why."""
 
 
@@ -94,7 +94,7 @@ def steady(function: Callable[[int], Any], least: float) -> Measure:
     """A measure of ``function(n)``, which does n units: n is found once, so that a call lasts about ``least`` seconds."""
     count = 1
     jax.block_until_ready(function(count))  # compiles
-    while (took := seconds(lambda: function(count))) < least / 4 and count < 2**30:
+    while (took := seconds(lambda n=count: function(n))) < least / 4 and count < 2**30:
         count *= 2
     count = max(1, int(count * least / took))
     return lambda: seconds(lambda: function(count)) / count

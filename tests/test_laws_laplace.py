@@ -12,8 +12,9 @@ from known_posteriors import gaussian, lanes_of, moments, program, rows, sample,
 from mutation import mutate
 
 from bdlbench import config
-from bdlbench.inference import curvature, laplace as module
-from bdlbench.inference.laplace import Start, laplace
+from bdlbench.inference import curvature
+from bdlbench.inference import laplace as module
+from bdlbench.inference.laplace import laplace
 from bdlbench.inference.point import maximum_a_posteriori
 from bdlbench.model import bnn, likelihoods, priors
 from bdlbench.model.target import make_target

@@ -7,7 +7,18 @@ import optax
 import pytest
 import scipy.stats
 from blackjax import chees_adaptation
-from known_posteriors import PRIOR_SCALE, gaussian, lanes_of, largest_z, limit, moments, number, program, regression, rows, sample, stage
+from known_posteriors import (
+    PRIOR_SCALE,
+    gaussian,
+    lanes_of,
+    largest_z,
+    moments,
+    program,
+    regression,
+    rows,
+    sample,
+    stage,
+)
 from mutation import mutate
 
 from bdlbench.inference import chees as chees_module
@@ -62,9 +73,15 @@ def check_smc(dim, condition, factory=smc_module.smc, seed=0, temperature=1.0, n
     return population_moments(problem, drawn, temperature)
 
 
-@pytest.mark.parametrize(("check", "dim", "condition"), [
-    (check_chees, 2, 1), (check_chees, 10, 100), (check_smc, 2, 100), (check_smc, 10, 100),
-])
+@pytest.mark.parametrize(
+    ("check", "dim", "condition"),
+    [
+        (check_chees, 2, 1),
+        (check_chees, 10, 100),
+        (check_smc, 2, 100),
+        (check_smc, 10, 100),
+    ],
+)
 def test_populations_reach_gaussians(check, dim, condition):
     """All moments; ChEES from overdispersed starts, SMC from the prior."""
     verdict = check(dim, condition)
@@ -105,11 +122,14 @@ def test_smc_takes_the_stages_that_the_warm_up_did_not():
     assert (settled.num_grads >= 2 * SMC["num_particles"] * (SMC["num_moves"] + 2)).all()
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("(1 - at) * log_prior(theta, data) + at * target", "log_prior(theta, data) + at * target"),
-    ("chosen = jnp.where(at < 1, chosen, jnp.arange(num_particles))", "chosen = jnp.arange(num_particles)"),
-    ("log_weights = (after - at) * ratios", "log_weights = after * ratios"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(1 - at) * log_prior(theta, data) + at * target", "log_prior(theta, data) + at * target"),
+        ("chosen = jnp.where(at < 1, chosen, jnp.arange(num_particles))", "chosen = jnp.arange(num_particles)"),
+        ("log_weights = (after - at) * ratios", "log_weights = after * ratios"),
+    ],
+)
 def test_mutants_of_smc_fail(old, new):
     """The prior counted twice; nobody resampled; weights of the whole ratio. Seen in moments or in the evidence."""
     mutant = mutate("bdlbench.inference.smc", old, new)
@@ -124,7 +144,11 @@ def test_mutants_of_smc_fail(old, new):
 
 def test_mutants_of_chees_fail():
     """All particles moved with one key; a population that is not tempered where it should be."""
-    doubled = mutate("bdlbench.inference.chees", "lambda theta: target.log_density(theta, data)  # noqa", "lambda theta: 2 * target.log_density(theta, data)  # noqa")
+    doubled = mutate(
+        "bdlbench.inference.chees",
+        "lambda theta: target.log_density(theta, data)  # noqa",
+        "lambda theta: 2 * target.log_density(theta, data)  # noqa",
+    )
     assert not check_chees(2, 1, doubled.chees).passes
 
 
@@ -140,7 +164,9 @@ def test_chees_agrees_with_blackjaxs_driver():
 
     def theirs(key):
         start_key, run_key = jax.random.split(key)
-        warmup = chees_adaptation(lambda theta: target.log_density(theta, data), 16, target_acceptance_rate=0.651, max_leapfrog_steps=200)
+        warmup = chees_adaptation(
+            lambda theta: target.log_density(theta, data), 16, target_acceptance_rate=0.651, max_leapfrog_steps=200
+        )
         start = 3.0 * jax.random.normal(start_key, (16, 10))
         (_, parameters), info = warmup.run(run_key, start, 0.1, optax.adam(0.05), 300)
         return info.adaptation_state.log_trajectory_length_moving_average[-1]
@@ -175,13 +201,16 @@ def test_particles_are_followed():
     np.testing.assert_array_equal(as_chains(values, 1), values)
 
 
-@pytest.mark.parametrize(("factory", "options", "schedule", "message"), [
-    (chees_module.chees, CHEES | {"num_particles": 1}, {}, "num_particles=1 must be at least 2"),
-    (chees_module.chees, CHEES, {"num_warmup": 0}, "schedule.num_warmup=0 must be at least 1"),
-    (chees_module.chees, CHEES, {"batch_size": 2}, "batch_size=2 does not fit chees"),
-    (smc_module.smc, SMC | {"target_ess": 1.0}, {}, "target_ess=1.0 must lie strictly between"),
-    (smc_module.smc, SMC, {"batch_size": 2}, "batch_size=2 does not fit smc"),
-])
+@pytest.mark.parametrize(
+    ("factory", "options", "schedule", "message"),
+    [
+        (chees_module.chees, CHEES | {"num_particles": 1}, {}, "num_particles=1 must be at least 2"),
+        (chees_module.chees, CHEES, {"num_warmup": 0}, "schedule.num_warmup=0 must be at least 1"),
+        (chees_module.chees, CHEES, {"batch_size": 2}, "batch_size=2 does not fit chees"),
+        (smc_module.smc, SMC | {"target_ess": 1.0}, {}, "target_ess=1.0 must lie strictly between"),
+        (smc_module.smc, SMC, {"batch_size": 2}, "batch_size=2 does not fit smc"),
+    ],
+)
 def test_bad_settings_are_refused(factory, options, schedule, message):
     problem = gaussian(2, 1)
     target = make_target(regression, jnp.asarray(problem.x), jnp.asarray(problem.y), 1.0)

@@ -10,7 +10,7 @@ def rotate(images: np.ndarray, degrees: float) -> np.ndarray:
 
     The pixel at offset r from the centre takes the value at R(-degrees) r.
     """
-    n, height, width = images.shape
+    _, height, width = images.shape
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     centre_row, centre_column = (height - 1) / 2.0, (width - 1) / 2.0
     angle = np.deg2rad(degrees)
@@ -39,7 +39,7 @@ def noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def blur(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gaussian blur of sd 1.5 pixels, zeros outside."""
-    n, height, width = images.shape
+    _, height, width = images.shape
 
     def kernel(size: int) -> np.ndarray:
         # one axis as a (size, size) matrix; normalised over the unbounded line, so brightness leaks at the border

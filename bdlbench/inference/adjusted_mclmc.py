@@ -31,7 +31,7 @@ class Tuning(NamedTuple):
 
     state: State
     averaging: Any
-    count: Array
+    weight: Array
     mean: Array
     square: Array
 
@@ -109,7 +109,10 @@ def adjusted_mclmc(
         log_ratio = ended.logdensity - begun.logdensity - kinetic_change
         log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
         accepted = jnp.log(jax.random.uniform(accept_key, dtype=log_ratio.dtype)) < log_ratio
-        old, new = (state.theta, state.log_density, state.grad), (ended.position, ended.logdensity, ended.logdensity_grad)
+        old, new = (
+            (state.theta, state.log_density, state.grad),
+            (ended.position, ended.logdensity, ended.logdensity_grad),
+        )
         moved = state._replace(
             **dict(zip(State._fields, (jnp.where(accepted, a, b) for a, b in zip(new, old, strict=True)), strict=False))
         )
@@ -129,7 +132,7 @@ def adjusted_mclmc(
         step_size = jnp.minimum(jnp.exp(averaging.log_step_size), state.trajectory_length)
         state = state._replace(step_size=step_size)
         inside = (t >= begin) & (t < end)
-        count = tuning.count + inside
+        count = tuning.weight + inside
         share = inside / jnp.maximum(count, 1)
         mean = tuning.mean + share * (state.theta - tuning.mean)
         square = tuning.square + share * (state.theta**2 - tuning.square)

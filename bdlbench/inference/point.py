@@ -212,7 +212,9 @@ def _trained(
             going = jnp.bool_(True) if patience is None else state.best.misses < patience
             state = jax.lax.cond(going, lambda s: move(key, s, data), lambda s: s, state)
             checks = going & (t % validate_every == validate_every - 1)
-            best = jax.lax.cond(checks, lambda s: look(s, data.validation), lambda s: s.best, state)
+            held_out = data.validation
+            assert held_out is not None  # init has refused to start without
+            best = jax.lax.cond(checks, lambda s: look(s, held_out), lambda s: s.best, state)
             state, num_grads = state._replace(best=best), going.astype(jnp.float32)
         return state, {"num_grads": num_grads, "log_density": state.log_density}
 

@@ -65,9 +65,7 @@ class PreconditionedState(NamedTuple):
     second_moment: Array
 
 
-def psgld(
-    target: Target, schedule: Schedule, *, step_size: float, averaging: float, damping: float
-) -> Method:
+def psgld(target: Target, schedule: Schedule, *, step_size: float, averaging: float, damping: float) -> Method:
     r"""Langevin dynamics preconditioned by RMSprop's diagonal (Li, Chen, Carlson & Carin 2016).
 
     .. math:: V' = a V + (1 - a) (g / N)^2, \quad G = (\lambda + \sqrt V)^{-1}, \quad
@@ -90,9 +88,9 @@ def psgld(
     fraction("inference", averaging=averaging)
     at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
 
-    def move(key: Array, state: PreconditionedState, second_moment: Array, log_density: Array, grad: Array) -> tuple[
-        PreconditionedState, Info
-    ]:
+    def move(
+        key: Array, state: PreconditionedState, second_moment: Array, log_density: Array, grad: Array
+    ) -> tuple[PreconditionedState, Info]:
         grad, noise = _apart(grad, key)
         scale = 1 / (damping + jnp.sqrt(second_moment))
         theta = state.theta + step_size * scale * grad + jnp.sqrt(2 * step_size * scale) * noise

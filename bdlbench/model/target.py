@@ -100,7 +100,9 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
     def constrain(theta: Float[Array, " D"]) -> dict[str, Array]:
         sites, _ = trace(theta, x, y, {})
-        kept = {name: s for name, s in sites.items() if name in layout or (s["type"] == "deterministic" and name != "f")}
+        kept = {
+            name: s for name, s in sites.items() if name in layout or (s["type"] == "deterministic" and name != "f")
+        }
         return {name.replace("/", "."): site["value"] for name, site in kept.items()}
 
     def unconstrain(values: Mapping[str, Array]) -> Float[Array, " D"]:
@@ -140,7 +142,9 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
         shapes = jax.eval_shape(values, jax.ShapeDtypeStruct((dim,), jnp.float32))
         if "f" not in shapes:
-            raise ConfigError("model: it has no deterministic site 'f', the network's outputs, whose layers could be found.")
+            raise ConfigError(
+                "model: it has no deterministic site 'f', the network's outputs, whose layers could be found."
+            )
         del shapes["f"]
         return Wiring(lambda weights, x: trace(jnp.zeros(dim), x, None, weights)[0]["f"]["value"], shapes, x)
 
@@ -149,7 +153,9 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         for name, numbers in wiring().units().items():
             slot = layout[name]
             if (numbers >= 0).any() and not slot.real:
-                raise ConfigError(f"prior: '{name}' is constrained, but dropout sets weights to zero: use a normal prior.")
+                raise ConfigError(
+                    f"prior: '{name}' is constrained, but dropout sets weights to zero: use a normal prior."
+                )
             if slot.real:
                 out[slot.start : slot.start + slot.size] = numbers.reshape(-1)
         return out
@@ -159,7 +165,19 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         return np.concatenate([np.full(slot.size, found[name]) for name, slot in layout.items()])
 
     return Target(
-        dim, start, initial, terms, forward, likelihood, predictive, constrain, unconstrain, temperature, rows, units, last_layer
+        dim,
+        start,
+        initial,
+        terms,
+        forward,
+        likelihood,
+        predictive,
+        constrain,
+        unconstrain,
+        temperature,
+        rows,
+        units,
+        last_layer,
     )
 
 

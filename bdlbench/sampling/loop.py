@@ -49,8 +49,8 @@ def joined(blocks: Sequence[Block]) -> Block:
         first_draw=blocks[0].first_draw,
         draws=np.concatenate([block.draws for block in blocks], 1),
         stats={name: np.concatenate([block.stats[name] for block in blocks], 1) for name in blocks[0].stats},
-        num_grads=sum(block.num_grads for block in blocks),
-        num_diverging=sum(block.num_diverging for block in blocks),
+        num_grads=np.sum([block.num_grads for block in blocks], 0),
+        num_diverging=np.sum([block.num_diverging for block in blocks], 0),
         seconds=sum(block.seconds for block in blocks),
     )
 
@@ -162,8 +162,8 @@ class _StageRun:
 
         Marks count the ``before`` units of earlier cycles too.
         """
-        marks = {m - before for m in self.marks(self.programs.index, phase)}
-        marks = sorted({m for m in marks if 0 < m < total} | {total})
+        wanted = {m - before for m in self.marks(self.programs.index, phase)}
+        marks = sorted({m for m in wanted if 0 < m < total} | {total})
         done, rate = 0, 0.0
 
         def took(seconds: float) -> None:
@@ -230,7 +230,18 @@ class _StageRun:
         done = self.schedule.num_warmup
         grads = lanes.fetch(num_grads, self.num_lanes).astype(np.float64)
         return Block(
-            self.programs.index, "warmup", done, 0, None, {}, grads, zeros, self.bad_step, timed.elapsed, None, self.anchor
+            self.programs.index,
+            "warmup",
+            done,
+            0,
+            None,
+            {},
+            grads,
+            zeros,
+            self.bad_step,
+            timed.elapsed,
+            None,
+            self.anchor,
         )
 
     def provisional(self, count: int, first: int = 0) -> np.ndarray:

@@ -92,21 +92,18 @@ class StagePrograms:
 
     def __init__(self, program: Program, index: int, shared: Shared, lane: Lane) -> None:
         self.program, self.index = program, index
-        self.stage = program.stages[index]
-        self.schedule = self.stage.schedule
-        self.method: Method | None = None
+        self.stage: Stage = program.stages[index]
+        self.schedule: Schedule = self.stage.schedule
         self._compiled: dict[Any, Any] = {}
-        target_dim: list[int] = []
+        found: list[tuple[int, Method]] = []
 
         def look(shared: Shared, lane: Lane) -> None:
             target, method, _ = self.build(shared, lane)
-            self.method = method
-            target_dim.append(target.dim)
+            found.append((target.dim, method))
 
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
         jax.eval_shape(look, shared, one)
-        self.dim = target_dim[0]
-        assert self.method is not None
+        self.dim, self.method = found[0]
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
         self.has_density = self.method.log_q is not None
         self.has_anchor = self.method.anchor is not None
@@ -123,20 +120,24 @@ class StagePrograms:
         return target, self.stage.factory(target, self.schedule, lane.numbers), data
 
     def key(self, lane: Lane, purpose: int) -> Array:
+        """The key of one of the stage's purposes."""
         return jax.random.fold_in(jax.random.fold_in(lane.key, self.index), purpose)
 
     # ---- the functions of one lane
 
     def start(self, shared: Shared, lane: Lane) -> Array:
+        """Where the first stage begins, (D,)."""
         target, _, _ = self.build(shared, lane)
         draw = target.initial if self.program.start == "network" else target.start
         return draw(self.key(lane, START))
 
     def init(self, shared: Shared, lane: Lane, theta: Array) -> Any:
+        """The method's state at theta."""
         _, method, data = self.build(shared, lane)
         return method.init(self.key(lane, INIT), theta, data)
 
     def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Any]:
+        """What comes between warm-up and sampling: the new state, its gradients, and where predictions are linearised."""
         _, method, data = self.build(shared, lane)
         state, info = method.settle(self.key(lane, SETTLE), state, data)
         anchor = method.anchor(state) if method.anchor is not None else None
@@ -168,16 +169,18 @@ class StagePrograms:
         return jax.lax.map(one, (keys, draws))
 
     def block_warmup(self, *args: Any) -> Any:
+        """A block of warm-up steps."""
         return self._block("warmup", *args)
 
     def block_sample(self, *args: Any) -> Any:
+        """A block of steps that leave draws."""
         return self._block("sample", *args)
 
     def _block(
         self, phase: Phase, shared: Shared, t0: Array, num_steps: Array, stride: Array, lane: Lane, state: Any
     ) -> tuple[Any, _Totals, Array, dict[str, Array]]:
         """``num_steps`` steps from step ``t0``; every ``stride``-th leaves a draw and its statistics in a slot."""
-        target, method, data = self.build(shared, lane)
+        _, method, data = self.build(shared, lane)
         take_step = method.warm if phase == "warmup" and method.warm is not None else method.step
         step_key, draw_key = self.key(lane, STEP), self.key(lane, DRAW)
 
