@@ -140,7 +140,9 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
         shapes = jax.eval_shape(values, jax.ShapeDtypeStruct((dim,), jnp.float32))
         if "f" not in shapes:
-            raise ConfigError("model: it has no deterministic site 'f', the network's outputs, whose layers could be found.")
+            raise ConfigError(
+                "model: it has no deterministic site 'f', the outputs whose layers could be found: use model=bnn."
+            )
         del shapes["f"]
         return Wiring(lambda weights, x: trace(jnp.zeros(dim), x, None, weights)[0]["f"]["value"], shapes, x)
 
@@ -149,7 +151,9 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         for name, numbers in wiring().units().items():
             slot = layout[name]
             if (numbers >= 0).any() and not slot.real:
-                raise ConfigError(f"prior: '{name}' is constrained, but dropout sets weights to zero: use a normal prior.")
+                raise ConfigError(
+                    f"prior: '{name}' is constrained, but dropout sets weights to zero: use a normal prior."
+                )
             if slot.real:
                 out[slot.start : slot.start + slot.size] = numbers.reshape(-1)
         return out
@@ -159,7 +163,19 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         return np.concatenate([np.full(slot.size, found[name]) for name, slot in layout.items()])
 
     return Target(
-        dim, start, initial, terms, forward, likelihood, predictive, constrain, unconstrain, temperature, rows, units, last_layer
+        dim,
+        start,
+        initial,
+        terms,
+        forward,
+        likelihood,
+        predictive,
+        constrain,
+        unconstrain,
+        temperature,
+        rows,
+        units,
+        last_layer,
     )
 
 
