@@ -35,7 +35,12 @@ class Member(NamedTuple):
     theta: Array
     optimizer: Any
     log_density: Array
-    best: Best
+    best: Best | None
+
+    @property
+    def kept(self) -> Array:
+        """The theta (D,) to read."""
+        return self.theta if self.best is None else self.best.theta
 
 
 def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax.GradientTransformation) -> Method:
@@ -119,8 +124,8 @@ def mc_dropout(
 
     .. math:: \theta = M \circ z_{u(\cdot)} / (1 - p), \quad z_u \sim \mathrm{Bernoulli}(1 - p)
 
-    ``u`` is the hidden unit that a weight reads from. One step takes the gradient of the log density at one theta of that
-    law.
+    ``u`` is the hidden unit that a weight reads from. One step takes the gradient of the log density at one theta
+    of that law.
     With a prior N(0, s^2) its mean over z is Gal & Ghahramani's bound: the expected log likelihood less
     |M|^2 / (2 s^2 (1 - p)) for weights that read from units. A draw is one mask, kept for all inputs, so a draw is a
     function; in training, too, a mask is shared by the rows of a batch, where usual code draws one a row: the same
@@ -154,7 +159,7 @@ def mc_dropout(
         return target.log_density(masked(key, theta), data)
 
     method = _trained(target, schedule, optimizer, value, validate_every, patience)
-    return method._replace(draw=lambda key, state: masked(key, state.best.theta))
+    return method._replace(draw=lambda key, state: masked(key, state.kept))
 
 
 def _trained(
@@ -185,7 +190,7 @@ def _trained(
             raise ConfigError(
                 "inference.validate_every needs validation rows: give data.validation_fraction or set it to null."
             )
-        best = Best(theta, jnp.full((), -jnp.inf, theta.dtype), jnp.int32(0))
+        best = None if validate_every is None else Best(theta, jnp.full((), -jnp.inf, theta.dtype), jnp.int32(0))
         return Member(theta, optimizer.init(theta), jnp.zeros((), theta.dtype), best)
 
     def move(key: Array, state: Member, data: Data) -> Member:
@@ -197,6 +202,7 @@ def _trained(
 
     def look(state: Member, rows: tuple[Any, Any]) -> Best:
         theta, best = jax.lax.optimization_barrier(state.theta), state.best
+        assert best is not None
         score = target.terms(theta, *rows).log_lik.mean()
         better = score > best.score
         return Best(
@@ -208,10 +214,10 @@ def _trained(
     def step(key: Array, t: Array, state: Member, data: Data) -> tuple[Member, Info]:
         if validate_every is None:
             state, num_grads = move(key, state, data), jnp.float32(1)
-            state = state._replace(best=state.best._replace(theta=state.theta))
         else:
             held = data.validation
             assert held is not None
+            assert state.best is not None
             going = jnp.bool_(True) if patience is None else state.best.misses < patience
             state = jax.lax.cond(going, lambda s: move(key, s, data), lambda s: s, state)
             checks = going & (t % validate_every == validate_every - 1)
@@ -219,4 +225,4 @@ def _trained(
             state, num_grads = state._replace(best=best), going.astype(jnp.float32)
         return state, {"num_grads": num_grads, "log_density": state.log_density}
 
-    return Method(init, step, draw=lambda key, state: state.best.theta, markov=False)
+    return Method(init, step, draw=lambda key, state: state.kept, markov=False)
