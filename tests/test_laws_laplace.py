@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 from known_posteriors import gaussian, lanes_of, moments, program, rows, sample, stage
 from mutation import mutate
@@ -63,7 +64,8 @@ def expected_hessian(target, data, theta):
     total = 0.0
     if data.y.dtype == jnp.int64:
         for k in range(3):
-            hess = jax.jacfwd(jax.jacrev(lambda t: target.terms(t, data.x, jnp.full_like(data.y, k)).log_lik))(theta)  # noqa: B023
+            labels = jnp.full_like(data.y, k)
+            hess = jax.jacfwd(jax.jacrev(lambda t: target.terms(t, data.x, labels).log_lik))(theta)  # noqa: B023
             total = total - (p.probs[:, k, None, None] * hess).sum(0)
         return total
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):
@@ -120,10 +122,8 @@ def test_laplace_is_exact_on_a_linear_network(temperature):
 
 @pytest.mark.parametrize("structure", ["full", "diagonal"])
 def test_draws_have_the_moments_of_a_gaussian(structure):
-    """From the loop: a MAP that has converged (rate 1e-3 over 1,000 steps at curvatures >= 1), then 1,000 draws a lane."""
+    """From the loop: a MAP that has converged, then 1,000 draws a lane."""
     known = gaussian(10, 100)
-    import optax
-
     # Mean loss: curvatures are the precision's eigenvalues (1 to 100) over N = 10 rows; exp(-1500 * 0.19 / 10) = 4e-13.
     fit = stage("map", maximum_a_posteriori, Schedule(64, 1500, 0, 0), optimizer=optax.sgd(0.19))
     read = stage("laplace", laplace, Schedule(64, 0, 1000, 0), structure=structure, evidence=False)

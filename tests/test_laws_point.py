@@ -72,7 +72,7 @@ def path(method, data, theta, steps, key=0):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("objective", ["posterior", "likelihood"])
 def test_a_member_reaches_its_closed_form(objective):
-    """Ridge regression or least squares: curvatures of the mean loss 0.1 to 3, so 4,000 steps of 0.3 leave exp(-120)."""
+    """Ridge or least squares: curvatures of the mean loss from 0.1, so 4,000 steps of 0.3 leave exp(-120)."""
     target, data = linear()
     method = deep_ensemble(target, Schedule(1, 4000, 1, 0), optimizer=optax.sgd(0.3), objective=objective, **OFF)
     states, grads = path(method, data, jnp.zeros(4), 4000)
@@ -212,7 +212,7 @@ def test_a_draw_of_dropout_is_the_network_with_units_left_out():
 def dropout_gradient_z(factory):
     """Largest |z| of the mean of 20,000 stochastic gradients against the bound's, and its limit.
 
-    Linear regression whose inputs are the units. With M' = M / (1 - p) replaced by theta (inverted scaling), the bound is
+    Linear regression whose inputs are the units. With weights scaled by 1 / (1 - p) where kept, the bound is
     -|y - x theta|^2 / 2 - p / (2 (1 - p)) sum_j |x_j|^2 theta_j^2 - |theta|^2 / (2 s^2 (1 - p)).
     """
     target, data = linear()

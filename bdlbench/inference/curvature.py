@@ -36,9 +36,9 @@ def parameters(p: dist.Distribution) -> Array:
 def fisher_root(p: dist.Distribution, eta: Array) -> Array:
     """A (K, K) with A A' the Fisher information of one row in the parameters ``eta`` (K,) of :func:`parameters`.
 
-    Normal: diag(1 / s^2, 2 / s^2). Categorical: diag(p) - p p', whose root is (diag(sqrt p) - p sqrt(p)'). For these, up
-    to the normal's scale, it is the Hessian of -log p(y | eta) whatever y is, so that the generalised Gauss-Newton
-    matrix is the Fisher information (Martens 2020).
+    Normal: diag(1 / s^2, 2 / s^2). Categorical: diag(p) - p p', whose root is (diag(sqrt p) - p sqrt(p)').
+    For these, up to the normal's scale, it is the Hessian of -log p(y | eta) whatever y is, so that the generalised
+    Gauss-Newton matrix is the Fisher information (Martens 2020).
     """
     base = p.base_dist if isinstance(p, dist.ExpandedDistribution) else p
     if isinstance(base, dist.Normal):

@@ -37,9 +37,10 @@ def ivon(
         h' = \beta_2 h + (1 - \beta_2) f + \tfrac12 (1 - \beta_2)^2 (h - f)^2 / h, \quad
         m' = m - \alpha\, u / ((1 - \beta_1^{t + 1})\, h')
 
-    The loss is the whole log density, where the paper has the likelihood and a weight decay d beside h. Its d stands for
-    an isotropic normal prior of precision N d; here the prior is the model's own (a scale a layer, a prior on the noise),
-    so d = 0 and h is the curvature of likelihood and prior together. h stays positive: h' >= h / 2 whatever f is.
+    The loss is the whole log density, where the paper has the likelihood and a weight decay d beside h. Its d stands
+    for an isotropic normal prior of precision N d; here the prior is the model's own (a scale a layer, one on the
+    noise), so d = 0 and h is the curvature of likelihood and prior together. h stays positive: h' >= h / 2
+    whatever f is.
 
     At the fixed point N h is E_q of the Hessian's diagonal, mean-field's own. A constant beta2 inflates h by about
     (1 - beta2)(2 + N/B)/2: 0.4 % at 0.9995 and N/B = 14.

@@ -43,9 +43,9 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
     J_n is the Jacobian of the parameters of p(y_n | x_n, theta) (mean and scale of a normal, logits of classes) and F_n
     their Fisher information, so a learned noise and a heteroscedastic one are covered; for fixed noise and for classes
     this is the generalised Gauss-Newton matrix. Predictions are those of the network linearised at theta_0 (Immer,
-    Korzepa & Bauer 2021): where Gauss-Newton drops the network's curvature, the predictive must drop it too. Exact where
-    the network is linear and the noise known. NumPyro's ``AutoLaplaceApproximation`` takes the Hessian, which is seldom
-    positive definite at a network's mode, and falls back to no covariance.
+    Korzepa & Bauer 2021): where Gauss-Newton drops the network's curvature, the predictive must drop it too. Exact
+    where the network is linear and the noise known. NumPyro's ``AutoLaplaceApproximation`` takes the Hessian, which is
+    seldom positive definite at a network's mode, and falls back to no covariance.
 
     Parameters
     ----------
@@ -53,14 +53,15 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
         ``full``; ``diagonal`` of the precision; ``last_layer``: the weights after the last hidden layer and the
         likelihood's own parameters, the other weights known.
     evidence : bool
-        Choose a factor on the prior's precision, and the scale of a learned homoscedastic noise, by MacKay's fixed point
-        for the evidence at theta_0, which stays. An empirical Bayes posterior, no longer that of the model as given.
+        Choose a factor on the prior's precision, and the scale of a learned homoscedastic noise, by MacKay's fixed
+        point for the evidence at theta_0, which stays. An empirical Bayes posterior, no longer that of the model as
+        given.
 
     Raises
     ------
     ConfigError
-        A matrix too large for memory, named with its size; a likelihood whose curvature is not known; a model that cannot
-        be evaluated on one row; a network without a last dense layer.
+        A matrix too large for memory, named with its size; a likelihood whose curvature is not known; a model that
+        cannot be evaluated on one row; a network without a last dense layer.
     """
     if structure not in ("full", "diagonal", "last_layer"):
         raise ConfigError(f"inference.structure={structure!r} is unknown: use full, diagonal or last_layer.")
@@ -74,12 +75,14 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
         )
     if structure == "last_layer" and target.last_layer is None:
         raise ConfigError("model: it does not say which weights are its last layer: use inference=laplace.")
-    index = np.flatnonzero(target.last_layer()) if structure == "last_layer" else np.arange(target.dim)  # type: ignore[misc]
+    index = np.arange(target.dim)
+    if structure == "last_layer" and target.last_layer is not None:
+        index = np.flatnonzero(target.last_layer())
     dim, diagonal = len(index), structure == "diagonal"
     if not diagonal and 4 * dim**2 > SIZE_LIMIT:
         raise ConfigError(
-            f"inference.structure={structure} needs a {dim} x {dim} matrix of {4 * dim**2 / 2**30:.2f} GiB a chain, more "
-            f"than {SIZE_LIMIT / 2**30:.2f} GiB: use laplace_diag{'' if structure == 'last_layer' else ' or laplace_lastlayer'}."
+            f"inference.structure={structure} needs a {dim} x {dim} matrix of {4 * dim**2 / 2**30:.2f} GiB a chain, "
+            f"more than {SIZE_LIMIT / 2**30:.2f} GiB: use laplace_diag or a smaller network."
         )
 
     def at(theta: Array) -> Any:
@@ -137,8 +140,8 @@ def _by_evidence(
     .. math:: \gamma = \sum_i \frac{\tau \lambda_i}{\tau \lambda_i + \delta}, \quad \delta = \gamma / (w^T H w), \quad
               \sigma^2 = \sum_n r_n^2 / (N - \gamma)
 
-    lambda are the eigenvalues of the likelihood's G relative to the prior's H, w the distance from the prior's mode, for
-    which a normal prior's slope is H w. The likelihood's own parameters (its noise) keep their curvature.
+    lambda are the eigenvalues of the likelihood's G relative to the prior's H, w the distance from the prior's mode,
+    for which a normal prior's slope is H w. The likelihood's own parameters (its noise) keep their curvature.
     """
     diagonal = prior.ndim == 1
 

@@ -22,7 +22,7 @@ class State(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The theta (D,) with the highest score on the validation rows so far, and for how many checks nothing was better."""
+    """The theta (D,) with the highest score on the validation rows, and how many looks have found nothing better."""
 
     theta: Array
     score: Array
@@ -35,7 +35,12 @@ class Member(NamedTuple):
     theta: Array
     optimizer: Any
     log_density: Array
-    best: Best
+    best: Best | None
+
+    @property
+    def kept(self) -> Array:
+        """The theta (D,) to read."""
+        return self.theta if self.best is None else self.best.theta
 
 
 def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax.GradientTransformation) -> Method:
@@ -81,8 +86,8 @@ def deep_ensemble(
     optimizer : optax.GradientTransformation
         Minimises -objective / N; ``optax.adamw`` decays weights on top of it.
     objective : str
-        ``posterior``: the log density, so that a member is a maximum a posteriori. ``likelihood``: without the prior, as
-        ensembles are usually trained; the temperature has no say in it.
+        ``posterior``: the log density, so that a member is a maximum a posteriori. ``likelihood``: without the prior,
+        as ensembles are usually trained; the temperature has no say in it.
     validate_every : int or None
         Look at the mean log likelihood of the validation rows every so many steps and keep the best theta seen. Needs
         ``data.validation_fraction`` > 0. None keeps the last theta.
@@ -117,9 +122,10 @@ def mc_dropout(
 ) -> Method:
     r"""Dropout in training and in prediction, as a variational posterior (Gal & Ghahramani 2016).
 
-    .. math:: \theta = M \circ z_{u(\cdot)} / (1 - p), \quad z_u \sim \mathrm{Bernoulli}(1 - p)\ \text{for each hidden unit}
+    .. math:: \theta = M \circ z_{u(\cdot)} / (1 - p), \quad z_u \sim \mathrm{Bernoulli}(1 - p)
 
-    ``u`` is the unit that a weight reads from. One step takes the gradient of the log density at one theta of that law.
+    ``u`` is the hidden unit that a weight reads from. One step takes the gradient of the log density at one theta
+    of that law.
     With a prior N(0, s^2) its mean over z is Gal & Ghahramani's bound: the expected log likelihood less
     |M|^2 / (2 s^2 (1 - p)) for weights that read from units. A draw is one mask, kept for all inputs, so a draw is a
     function; in training, too, a mask is shared by the rows of a batch, where usual code draws one a row: the same
@@ -153,7 +159,7 @@ def mc_dropout(
         return target.log_density(masked(key, theta), data)
 
     method = _trained(target, schedule, optimizer, value, validate_every, patience)
-    return method._replace(draw=lambda key, state: masked(key, state.best.theta))
+    return method._replace(draw=lambda key, state: masked(key, state.kept))
 
 
 def _trained(
@@ -169,8 +175,8 @@ def _trained(
         at_least("inference", 1, validate_every=validate_every)
         if validate_every > schedule.num_warmup:
             raise ConfigError(
-                f"inference.validate_every={validate_every} is more than schedule.num_warmup={schedule.num_warmup}, so that "
-                "nothing would ever be kept: make it smaller."
+                f"inference.validate_every={validate_every} is more than schedule.num_warmup={schedule.num_warmup}, so "
+                "that nothing would ever be kept: make it smaller."
             )
     if patience is not None:
         at_least("inference", 1, patience=patience)
@@ -182,9 +188,9 @@ def _trained(
     def init(key: Array, theta: Array, data: Data) -> Member:
         if validate_every is not None and data.validation is None:
             raise ConfigError(
-                "inference.validate_every needs validation rows: give data.validation_fraction (0.1, say) or set it to null."
+                "inference.validate_every needs validation rows: give data.validation_fraction or set it to null."
             )
-        best = Best(theta, jnp.full((), -jnp.inf, theta.dtype), jnp.int32(0))
+        best = None if validate_every is None else Best(theta, jnp.full((), -jnp.inf, theta.dtype), jnp.int32(0))
         return Member(theta, optimizer.init(theta), jnp.zeros((), theta.dtype), best)
 
     def move(key: Array, state: Member, data: Data) -> Member:
@@ -196,6 +202,7 @@ def _trained(
 
     def look(state: Member, rows: tuple[Any, Any]) -> Best:
         theta, best = jax.lax.optimization_barrier(state.theta), state.best
+        assert best is not None
         score = target.terms(theta, *rows).log_lik.mean()
         better = score > best.score
         return Best(
@@ -207,15 +214,15 @@ def _trained(
     def step(key: Array, t: Array, state: Member, data: Data) -> tuple[Member, Info]:
         if validate_every is None:
             state, num_grads = move(key, state, data), jnp.float32(1)
-            state = state._replace(best=state.best._replace(theta=state.theta))
         else:
+            held = data.validation
+            assert held is not None
+            assert state.best is not None
             going = jnp.bool_(True) if patience is None else state.best.misses < patience
             state = jax.lax.cond(going, lambda s: move(key, s, data), lambda s: s, state)
             checks = going & (t % validate_every == validate_every - 1)
-            held_out = data.validation
-            assert held_out is not None  # init has refused to start without
-            best = jax.lax.cond(checks, lambda s: look(s, held_out), lambda s: s.best, state)
+            best = jax.lax.cond(checks, lambda s: look(s, held), lambda s: s.best, state)
             state, num_grads = state._replace(best=best), going.astype(jnp.float32)
         return state, {"num_grads": num_grads, "log_density": state.log_density}
 
-    return Method(init, step, draw=lambda key, state: state.best.theta, markov=False)
+    return Method(init, step, draw=lambda key, state: state.kept, markov=False)

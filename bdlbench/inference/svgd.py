@@ -29,8 +29,9 @@ def svgd(
     r"""Move P particles along the steepest descent of KL in a reproducing kernel space (Liu & Wang 2016).
 
     .. math::
-        \phi(\theta_i) = \frac1P \sum_j [k(\theta_j, \theta_i) \nabla \log p(\theta_j) + \nabla_{\theta_j} k(\theta_j, \theta_i)],
-        \quad k(a, b) = \exp(-|a - b|^2 / h)
+        \phi(\theta_i) = \frac1P \sum_j
+        [k(\theta_j, \theta_i) \nabla \log p(\theta_j) + \nabla_{\theta_j} k(\theta_j, \theta_i)], \\
+        k(a, b) = \exp(-|a - b|^2 / h)
 
     h = median_{i<j} |theta_i - theta_j|^2 / log(P + 1) in every step. The particles are one population in one lane, and
     one draw is all of them. A baseline: with P small beside D the particles *collapse*, their variance far below the

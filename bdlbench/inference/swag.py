@@ -32,7 +32,7 @@ def swag(
     collect_after: int,
     collect_every: int,
 ) -> Method:
-    r"""Stochastic weight averaging, Gaussian (Maddox et al. 2019); with several chains MultiSWAG (Wilson & Izmailov 2020).
+    r"""Stochastic weight averaging, Gaussian (Maddox et al. 2019); in several chains MultiSWAG (Wilson & Izmailov).
 
     .. math:: \theta = \bar\theta + \mathrm{diag}(s^2)^{1/2} z_1 / \sqrt 2 + \hat D z_2 / \sqrt{2 (K - 1)}
 

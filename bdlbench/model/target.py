@@ -143,7 +143,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         shapes = jax.eval_shape(values, jax.ShapeDtypeStruct((dim,), jnp.float32))
         if "f" not in shapes:
             raise ConfigError(
-                "model: it has no deterministic site 'f', the network's outputs, whose layers could be found."
+                "model: it has no deterministic site 'f', the outputs whose layers could be found: use model=bnn."
             )
         del shapes["f"]
         return Wiring(lambda weights, x: trace(jnp.zeros(dim), x, None, weights)[0]["f"]["value"], shapes, x)

@@ -118,8 +118,8 @@ class Wiring:
             plain = weight.primitive == "weight" and len(self.shapes[name]) == 2 and not any(batched)
             if not plain or len(contracted[kernel]) != 1 or (found[name] >= 0).any():
                 raise ConfigError(
-                    f"network: how '{name}' reads the hidden units cannot be derived (its kernel is shared, reshaped or "
-                    "not a matrix): dropout needs plain dense layers."
+                    f"network: how '{name}' reads the hidden units cannot be derived (its kernel is shared, reshaped "
+                    "or not a matrix): dropout needs plain dense layers."
                 )
             axis = contracted[kernel][0]
             size = self.shapes[name][axis]
