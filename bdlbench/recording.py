@@ -122,7 +122,9 @@ class Recorder:
         scaler = self.job.dataset.y_scaler
         loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
         top = slice(0, self.rows)
-        self._write("log_likelihood", "y", (own["log_lik"] - math.log(scale))[:, :, top].astype(np.float32), start, good)
+        self._write(
+            "log_likelihood", "y", (own["log_lik"] - math.log(scale))[:, :, top].astype(np.float32), start, good
+        )
         if "probs" in own:
             self._write("posterior_predictive", "probs", own["probs"][:, :, top], start, good)
             self._write("posterior_predictive", "y", own["sample"][:, :, top], start, np.ones_like(good))
@@ -173,9 +175,7 @@ class Recorder:
         if scaler is None:
             return dict(evaluate(self.job.metrics, y, mixture.ingredients()))
         out: dict[str, Any] = dict(
-            evaluate(
-                self.job.metrics, self.original(y), mixture.to_original(float(scaler.loc), float(scaler.scale))
-            )
+            evaluate(self.job.metrics, self.original(y), mixture.to_original(float(scaler.loc), float(scaler.scale)))
         )
         standard = {name: self.job.metrics[name] for name in STANDARDISED if name in self.job.metrics}
         out["standardized"] = evaluate(standard, y, mixture.ingredients())

@@ -56,7 +56,9 @@ def best_tau(problem):
 def check_hmc(dim, condition, factory=hmc_module.hmc, temperature=1.0, num_samples=3000, seed=0):
     """Every direction's correlation is below 0.9 at the length chosen."""
     problem = gaussian(dim, condition)
-    here = stage("hmc", factory, Schedule(1, 300, num_samples, 1), target_accept_prob=0.9, trajectory_length=number("tau"))
+    here = stage(
+        "hmc", factory, Schedule(1, 300, num_samples, 1), target_accept_prob=0.9, trajectory_length=number("tau")
+    )
     lane = lanes_of(LANES, seed, tau=best_tau(problem) * temperature**0.5, temperature=temperature)
     drawn = sample(program((here,)), rows(problem), lane)
     return moments(drawn.draws, problem.mean, temperature * problem.cov)
@@ -69,7 +71,12 @@ def check_adjusted(dim, condition, factory=adjusted_module.adjusted_mclmc, num_s
     return moments(drawn.draws, problem.mean, temperature * problem.cov)
 
 
-CASES = [(check_hmc, 2, 100), (check_hmc, 10, 100), (check_hmc, 50, 1), *((check_adjusted, *c) for c in ((2, 1), (10, 100), (50, 100)))]
+CASES = [
+    (check_hmc, 2, 100),
+    (check_hmc, 10, 100),
+    (check_hmc, 50, 1),
+    *((check_adjusted, *c) for c in ((2, 1), (10, 100), (50, 100))),
+]
 
 
 @pytest.mark.parametrize(("check", "dim", "condition"), CASES)
@@ -89,11 +96,15 @@ def test_they_sample_the_tempered_target(check):
 
 def test_mutants_of_the_metropolis_test_fail():
     """Always accepting; forgetting the kinetic energy; twice the potential."""
-    accepts = mutate("bdlbench.inference.adjusted_mclmc", "dtype=log_ratio.dtype)) < log_ratio", "dtype=log_ratio.dtype)) < 1.0")
+    accepts = mutate(
+        "bdlbench.inference.adjusted_mclmc", "dtype=log_ratio.dtype)) < log_ratio", "dtype=log_ratio.dtype)) < 1.0"
+    )
     assert not check_adjusted(10, 100, accepts.adjusted_mclmc, 500).passes
     forgets = mutate("bdlbench.inference.adjusted_mclmc", "begun.logdensity - kinetic_change", "begun.logdensity")
     assert not check_adjusted(10, 100, forgets.adjusted_mclmc, 500).passes
-    doubled = mutate("bdlbench.inference.hmc", "-target.log_density(theta, data)\n", "-2 * target.log_density(theta, data)\n")
+    doubled = mutate(
+        "bdlbench.inference.hmc", "-target.log_density(theta, data)\n", "-2 * target.log_density(theta, data)\n"
+    )
     assert not check_hmc(2, 1, doubled.hmc, num_samples=200).passes
 
 
@@ -248,13 +259,26 @@ def test_a_non_finite_step_goes_back_and_shortens():
 # ---- bad input
 
 
-@pytest.mark.parametrize(("factory", "options", "schedule", "message"), [
-    (hmc_module.hmc, {"target_accept_prob": 0.9, "trajectory_length": 0.0}, {}, "trajectory_length=0.0 must be a positive"),
-    (hmc_module.hmc, {"target_accept_prob": 0.9, "trajectory_length": 1.0}, {"batch_size": 2}, "batch_size=2 does not fit hmc"),
-    (mclmc_module.mclmc, TUNER | {"frac_tune1": 0.7}, {}, "are more than the whole warm-up"),
-    (mclmc_module.mclmc, TUNER, {"batch_size": 2}, "batch_size=2 does not fit mclmc"),
-    (adjusted_module.adjusted_mclmc, MAMS | {"max_num_steps": 0}, {}, "max_num_steps=0 must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("factory", "options", "schedule", "message"),
+    [
+        (
+            hmc_module.hmc,
+            {"target_accept_prob": 0.9, "trajectory_length": 0.0},
+            {},
+            "trajectory_length=0.0 must be a positive",
+        ),
+        (
+            hmc_module.hmc,
+            {"target_accept_prob": 0.9, "trajectory_length": 1.0},
+            {"batch_size": 2},
+            "batch_size=2 does not fit hmc",
+        ),
+        (mclmc_module.mclmc, TUNER | {"frac_tune1": 0.7}, {}, "are more than the whole warm-up"),
+        (mclmc_module.mclmc, TUNER, {"batch_size": 2}, "batch_size=2 does not fit mclmc"),
+        (adjusted_module.adjusted_mclmc, MAMS | {"max_num_steps": 0}, {}, "max_num_steps=0 must be at least 1"),
+    ],
+)
 def test_bad_settings_are_refused(factory, options, schedule, message):
     target, _ = target_of(gaussian(2, 1))
     with pytest.raises(ConfigError, match=message):

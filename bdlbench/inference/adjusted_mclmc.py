@@ -109,7 +109,10 @@ def adjusted_mclmc(
         log_ratio = ended.logdensity - begun.logdensity - kinetic_change
         log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
         accepted = jnp.log(jax.random.uniform(accept_key, dtype=log_ratio.dtype)) < log_ratio
-        old, new = (state.theta, state.log_density, state.grad), (ended.position, ended.logdensity, ended.logdensity_grad)
+        old, new = (
+            (state.theta, state.log_density, state.grad),
+            (ended.position, ended.logdensity, ended.logdensity_grad),
+        )
         moved = state._replace(
             **dict(zip(State._fields, (jnp.where(accepted, a, b) for a, b in zip(new, old, strict=True)), strict=False))
         )

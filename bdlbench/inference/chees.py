@@ -99,15 +99,19 @@ def chees(
         log_density = lambda theta: target.log_density(theta, data)  # noqa: E731
         one = lambda key, chain: transition(key, chain, log_density, step_size, identity, num_steps)  # noqa: E731
         moved, info = jax.vmap(one)(jax.random.split(key, num_particles), chains)
-        return moved, info, {
-            "num_grads": jnp.float32(num_particles) * num_steps,
-            "log_density": moved.logdensity.mean(),
-            "acceptance_rate": info.acceptance_rate.mean(),
-            "step_size": step_size,
-            "trajectory_length": length,
-            "n_steps": num_steps,
-            "diverging": info.is_divergent.any(),
-        }
+        return (
+            moved,
+            info,
+            {
+                "num_grads": jnp.float32(num_particles) * num_steps,
+                "log_density": moved.logdensity.mean(),
+                "acceptance_rate": info.acceptance_rate.mean(),
+                "step_size": step_size,
+                "trajectory_length": length,
+                "n_steps": num_steps,
+                "diverging": info.is_divergent.any(),
+            },
+        )
 
     def advance(key: Array, t: Array, tuning: Tuning, data: Data) -> tuple[Tuning, Info]:
         chains, adaptation = tuning

@@ -50,9 +50,7 @@ def nuts(
     return Method(init, with_depth, draw=lambda key, state: state.z)
 
 
-def hmc(
-    target: Target, schedule: Schedule, *, target_accept_prob: float, trajectory_length: float
-) -> Method:
+def hmc(target: Target, schedule: Schedule, *, target_accept_prob: float, trajectory_length: float) -> Method:
     r"""Hamiltonian Monte Carlo of a fixed trajectory length (Duane et al. 1987; Neal 2011), identity mass matrix.
 
     ceil(tau / eps) leapfrog steps a transition, the step size eps found by dual averaging inside the first

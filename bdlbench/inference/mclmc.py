@@ -144,7 +144,8 @@ def mclmc(
                 return state._replace(decoherence=L), *sums, largest
             zero = jnp.zeros_like(time)
             fresh = state._replace(
-                inverse_mass=jnp.where(found, variance, state.inverse_mass), decoherence=jnp.asarray(dim**0.5, time.dtype)
+                inverse_mass=jnp.where(found, variance, state.inverse_mass),
+                decoherence=jnp.asarray(dim**0.5, time.dtype),
             )
             return fresh, zero, zero, jnp.full_like(time, jnp.inf)
 
@@ -195,7 +196,11 @@ class _Phases:
     def slot(self, t: Array) -> Array:
         """The row that step t's position is written to; the last row is nobody's."""
         behind = t - self.adapted
-        return jnp.where((behind >= 0) & (behind % self.stride == 0), jnp.minimum(behind // self.stride, self.num_kept), self.num_kept)
+        return jnp.where(
+            (behind >= 0) & (behind % self.stride == 0),
+            jnp.minimum(behind // self.stride, self.num_kept),
+            self.num_kept,
+        )
 
 
 def move(target: Target, key: Array, state: State, data: Data) -> tuple[IntegratorState, Array, Array]:
@@ -208,7 +213,9 @@ def move(target: Target, key: Array, state: State, data: Data) -> tuple[Integrat
     turned = moved.momentum + nu * noise
     moved = moved._replace(momentum=turned / jnp.linalg.norm(turned))
     energy_change = kinetic_change - moved.logdensity + chain.logdensity
-    finite = jnp.isfinite(energy_change) & jnp.isfinite(moved.position).all() & jnp.isfinite(moved.logdensity_grad).all()
+    finite = (
+        jnp.isfinite(energy_change) & jnp.isfinite(moved.position).all() & jnp.isfinite(moved.logdensity_grad).all()
+    )
     back = chain._replace(momentum=noise / jnp.linalg.norm(noise))
     chain = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, back)
     return chain, jnp.where(finite, energy_change, 0.0), finite

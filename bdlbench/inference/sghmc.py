@@ -138,9 +138,7 @@ def sgnht(target: Target, schedule: Schedule, *, step_size: float, friction: flo
     return Method(init, step, draw=lambda key, state: state.theta)
 
 
-def cyclical_sghmc(
-    target: Target, schedule: Schedule, *, step_size: float, friction: float, num_cycles: int
-) -> Method:
+def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, friction: float, num_cycles: int) -> Method:
     r"""SGHMC with warm restarts of its learning rate h^2 (Zhang, Li, Zhang, Chen & Wilson 2020).
 
     .. math:: h_t^2 = \tfrac{h_0^2}{2} \left(\cos \frac{\pi (t \bmod C)}{C} + 1\right), \quad

@@ -16,9 +16,7 @@ class State(NamedTuple):
     theta: Array
 
 
-def sgld(
-    target: Target, schedule: Schedule, *, step_size: float, decay: float, decay_steps: float
-) -> Method:
+def sgld(target: Target, schedule: Schedule, *, step_size: float, decay: float, decay_steps: float) -> Method:
     r"""Langevin dynamics on minibatch gradients, without a Metropolis test (Welling & Teh 2011).
 
     .. math:: \theta' = \theta + \epsilon_t g(\theta) + \sqrt{2 \epsilon_t}\, \xi, \quad \xi \sim N(0, I), \quad
@@ -67,9 +65,7 @@ class PreconditionedState(NamedTuple):
     second_moment: Array
 
 
-def psgld(
-    target: Target, schedule: Schedule, *, step_size: float, averaging: float, damping: float
-) -> Method:
+def psgld(target: Target, schedule: Schedule, *, step_size: float, averaging: float, damping: float) -> Method:
     r"""Langevin dynamics preconditioned by RMSprop's diagonal (Li, Chen, Carlson & Carin 2016).
 
     .. math:: V' = a V + (1 - a) (g / N)^2, \quad G = (\lambda + \sqrt V)^{-1}, \quad
@@ -92,9 +88,9 @@ def psgld(
     fraction("inference", averaging=averaging)
     at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
 
-    def move(key: Array, state: PreconditionedState, second_moment: Array, log_density: Array, grad: Array) -> tuple[
-        PreconditionedState, Info
-    ]:
+    def move(
+        key: Array, state: PreconditionedState, second_moment: Array, log_density: Array, grad: Array
+    ) -> tuple[PreconditionedState, Info]:
         grad, noise = _apart(grad, key)
         scale = 1 / (damping + jnp.sqrt(second_moment))
         theta = state.theta + step_size * scale * grad + jnp.sqrt(2 * step_size * scale) * noise

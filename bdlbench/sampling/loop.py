@@ -141,7 +141,7 @@ class _StageRun:
 
     def go(self) -> Iterator[Block]:
         schedule = self.schedule
-        for cycle in range(self.programs.method.num_cycles):
+        for cycle in range(self.programs.num_cycles):
             yield from self.steps("warmup", schedule.num_warmup, cycle)
             if self.failed():
                 return
@@ -161,8 +161,8 @@ class _StageRun:
 
         Marks count the ``before`` units of earlier cycles too.
         """
-        marks = {m - before for m in self.marks(self.programs.index, phase)}
-        marks = sorted({m for m in marks if 0 < m < total} | {total})
+        asked = (m - before for m in self.marks(self.programs.index, phase))
+        marks = sorted({m for m in asked if 0 < m < total} | {total})
         done, rate = 0, 0.0
 
         def took(seconds: float) -> None:
@@ -177,7 +177,7 @@ class _StageRun:
 
     def steps(self, phase: Phase, total: int, cycle: int) -> Iterator[Block]:
         """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, each with the steps before it."""
-        warm, cycles = phase == "warmup", self.programs.method.num_cycles
+        warm, cycles = phase == "warmup", self.programs.num_cycles
         stride = 1 if warm else self.schedule.thinning
         total //= cycles
         num_warmup = self.schedule.num_warmup // cycles
@@ -229,7 +229,18 @@ class _StageRun:
         done = self.schedule.num_warmup
         grads = lanes.fetch(num_grads, self.num_lanes).astype(np.float64)
         return Block(
-            self.programs.index, "warmup", done, 0, None, {}, grads, zeros, self.bad_step, timed.elapsed, None, self.anchor
+            self.programs.index,
+            "warmup",
+            done,
+            0,
+            None,
+            {},
+            grads,
+            zeros,
+            self.bad_step,
+            timed.elapsed,
+            None,
+            self.anchor,
         )
 
     def provisional(self, count: int, first: int = 0) -> np.ndarray:

@@ -110,6 +110,7 @@ class StagePrograms:
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
+        self.num_cycles = self.method.num_cycles
         # Applied on the host: single precision counts whole gradients exactly, but not shares of one.
         rows = self.schedule.batch_size
         self.share = 1.0 if rows is None else rows / shared.x.shape[1]
