@@ -89,7 +89,7 @@ def test_they_sample_the_tempered_target(check):
 
 
 def test_smc_finds_the_evidence():
-    """E[Z hat / Z] = 1, Z in closed form: y ~ N(0, I + PRIOR_SCALE^2 X X'). Lambda ends at 1 and the ESS is the one asked.
+    """E[Z hat / Z] = 1, Z in closed form: y ~ N(0, I + PRIOR_SCALE^2 X X'). Lambda ends at 1.
 
     Adaptation biases Z hat by O(1 / P), here far inside the standard error of 32 lanes.
     """
@@ -137,7 +137,7 @@ def test_a_mutant_of_chees_fails():
 
 
 def test_chees_agrees_with_blackjaxs_driver():
-    """The same Gaussian by ``blackjax.chees_adaptation``: trajectory lengths alike to a factor of 1.5, all chains taken.
+    """The same Gaussian by ``blackjax.chees_adaptation``: trajectory lengths alike to a factor of 1.5.
 
     ChEES's criterion is noisy and flat at its top: one run's length varies by a tenth or two.
     """
@@ -152,7 +152,7 @@ def test_chees_agrees_with_blackjaxs_driver():
         density = lambda theta: target.log_density(theta, data)
         warmup = chees_adaptation(density, 16, target_acceptance_rate=0.651, max_leapfrog_steps=200)
         start = 3.0 * jax.random.normal(start_key, (16, 10))
-        (_, parameters), info = warmup.run(run_key, start, 0.1, optax.adam(0.05), 300)
+        _, info = warmup.run(run_key, start, 0.1, optax.adam(0.05), 300)
         return info.adaptation_state.log_trajectory_length_moving_average[-1]
 
     logs = [theirs(key) for key in jax.random.split(jax.random.key(0), 4)]

@@ -363,7 +363,7 @@ def test_baoa_is_of_second_order_on_a_quartic(monkeypatch):
 
 
 def check_thermostat(factory=momentum.sgnht, h=0.1):
-    """Batches heat SGHMC; the thermostat takes the heat out again. Noise alike in all directions by the problem's choice.
+    """Batches heat SGHMC; the thermostat takes the heat out again. Noise alike in all directions.
 
     Returns the mean over directions of whitened second moments, less 1, for both.
     """

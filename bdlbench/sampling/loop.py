@@ -176,7 +176,7 @@ class _StageRun:
             done += count
 
     def steps(self, phase: Phase, total: int, cycle: int) -> Iterator[Block]:
-        """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, each with the steps before it."""
+        """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, with the steps before each."""
         warm, cycles = phase == "warmup", self.programs.num_cycles
         stride = 1 if warm else self.schedule.thinning
         total //= cycles
