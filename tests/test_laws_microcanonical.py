@@ -47,7 +47,7 @@ def target_of(problem, dtype=jnp.float32):
 
 
 def best_tau(problem):
-    """The trajectory length whose slowest direction mixes fastest: a direction of scale s correlates by cos(tau / s)."""
+    """The length whose slowest direction mixes fastest: a direction of scale s correlates by cos(tau / s)."""
     scales = np.sqrt(np.linalg.eigvalsh(problem.cov))
     taus = np.linspace(0.5, 3, 2000)
     return taus[np.abs(np.cos(taus[:, None] / scales)).max(1).argmin()]
@@ -185,8 +185,7 @@ def test_mclmc_is_reversible_and_of_second_order():
 def test_mclmc_is_close_to_a_gaussian_and_tuned_as_asked(preconditioned):
     """Unadjusted, so not exact: at energy variance 5e-4 second moments within 5 %, and that variance within a factor 2.
 
-    The energy error's variance goes as eps^6, so that a factor of 2 in it is 12 % in the step size. L is within a factor
-    of 3 of sqrt(sum of variances), which is the best on an isotropic Gaussian.
+    The energy error's variance goes as eps^6, so that a factor of 2 in it is 12 % in the step size.
     """
     problem = gaussian(10, 20)
     options = TUNER | {"diagonal_preconditioning": preconditioned}

@@ -1,4 +1,4 @@
-"""Microcanonical Langevin Monte Carlo, unadjusted, with BlackJAX's integrator and a tuner that is made of plain steps."""
+"""Microcanonical Langevin Monte Carlo, unadjusted, with BlackJAX's integrator and a tuner made of plain steps."""
 
 from typing import NamedTuple
 

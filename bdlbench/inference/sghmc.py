@@ -73,8 +73,8 @@ def baoa(target: Target, schedule: Schedule, *, step_size: float, friction: floa
               m \leftarrow e^{-h \gamma} m + \sqrt{1 - e^{-2 \gamma h}}\, \xi, \quad
               \theta \leftarrow \theta + \tfrac h2 m
 
-    One gradient a step, as SGHMC. Theta's law is exact on Gaussians for every stable h (h^2 A < 4) where the gradient is
-    the full one, and of second order elsewhere.
+    One gradient a step, as SGHMC. Theta's law is exact on Gaussians for every stable h (h^2 A < 4) where the gradient
+    is the full one, and of second order elsewhere.
 
     Parameters
     ----------

@@ -142,7 +142,7 @@ class _StageRun:
 
     def go(self) -> Iterator[Block]:
         schedule = self.schedule
-        for cycle in range(self.programs.method.num_cycles):
+        for cycle in range(self.programs.num_cycles):
             yield from self.steps("warmup", schedule.num_warmup, cycle)
             if self.failed():
                 return
@@ -177,8 +177,8 @@ class _StageRun:
             done += count
 
     def steps(self, phase: Phase, total: int, cycle: int) -> Iterator[Block]:
-        """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, each with the steps before it."""
-        warm, cycles = phase == "warmup", self.programs.method.num_cycles
+        """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, with the steps before each."""
+        warm, cycles = phase == "warmup", self.programs.num_cycles
         stride = 1 if warm else self.schedule.thinning
         total //= cycles
         num_warmup = self.schedule.num_warmup // cycles

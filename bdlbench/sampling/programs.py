@@ -108,6 +108,7 @@ class StagePrograms:
         self.has_density = self.method.log_q is not None
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
+        self.num_cycles = self.method.num_cycles
         # Applied on the host: single precision counts whole gradients exactly, but not shares of one.
         rows = self.schedule.batch_size
         self.share = 1.0 if rows is None else rows / shared.x.shape[1]
