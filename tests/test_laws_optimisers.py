@@ -178,9 +178,7 @@ def test_dropping_the_weight_of_a_batch_is_caught(monkeypatch):
 @pytest.mark.parametrize("check", [check_nuts, check_svi])
 def test_reusing_a_step_key_is_caught(check, monkeypatch):
     """One momentum for all transitions; one draw of the guide for all steps."""
-    mutant = mutate(
-        "bdlbench.sampling.programs", "take_step(jax.random.fold_in(step_key, t), t,", "take_step(step_key, t,"
-    )
+    mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")
     monkeypatch.setattr(programs.StagePrograms, "_block", mutant.StagePrograms._block)
     verdict = check()
     assert not verdict.passes, verdict
@@ -188,10 +186,8 @@ def test_reusing_a_step_key_is_caught(check, monkeypatch):
 
 def test_reusing_a_draw_key_is_caught(monkeypatch):
     """All draws of a guide the same."""
-    old = "jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))"
-    mutant = mutate(
-        "bdlbench.sampling.programs", old, "jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), 0))"
-    )
+    old = "return jax.lax.map(lambda key: method.draw(key, state), keys)"
+    mutant = mutate("bdlbench.sampling.programs", old, old.replace("draw(key,", "draw(keys[0],"))
     monkeypatch.setattr(programs.StagePrograms, "draws", mutant.StagePrograms.draws)
     verdict = check_svi()
     assert not verdict.passes, verdict

@@ -181,7 +181,7 @@ MUTANTS = {
     "doubles the drift": ("eps * grad +", "2 * eps * grad +", "full batch"),
     "halves the drift (Welling & Teh's eps)": ("eps * grad +", "0.5 * eps * grad +", "full batch"),
     "never decays": ("** -decay", "** (0 * decay)", "decay"),
-    "reuses one key": ("random.normal(key,", "random.normal(jax.random.key(0),", "full batch"),
+    "reuses one key": ("_apart(grad, key)", "_apart(grad, jax.random.key(0))", "full batch"),
 }
 
 
@@ -189,7 +189,7 @@ MUTANTS = {
 def test_a_mutant_sampler_is_caught(name):
     """A wrong step fails the check that a right one passes."""
     old, new, check = MUTANTS[name]
-    verdict = CHECKS[check](mutate("bdlbench.inference.sgld", old, new).sgld)
+    verdict = CHECKS[check](mutate("bdlbench.inference.sgld", old, new, within="sgld").sgld)
     assert not verdict.passes, verdict
 
 
@@ -216,9 +216,7 @@ def test_a_mutant_target_is_caught(name, monkeypatch):
 
 def test_reusing_a_step_key_is_caught(monkeypatch):
     """The loop's keys: one key for all steps makes the noise a constant."""
-    mutant = mutate(
-        "bdlbench.sampling.programs", "take_step(jax.random.fold_in(step_key, t), t,", "take_step(step_key, t,"
-    )
+    mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")
     monkeypatch.setattr(programs.StagePrograms, "_block", mutant.StagePrograms._block)
     assert not check_full_batch().passes
 
