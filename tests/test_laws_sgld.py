@@ -216,9 +216,7 @@ def test_a_mutant_target_is_caught(name, monkeypatch):
 
 def test_reusing_a_step_key_is_caught(monkeypatch):
     """The loop's keys: one key for all steps makes the noise a constant."""
-    mutant = mutate(
-        "bdlbench.sampling.programs", "take_step(jax.random.fold_in(step_key, t), t,", "take_step(step_key, t,"
-    )
+    mutant = mutate("bdlbench.sampling.programs", "lambda t: jax.random.fold_in(step_key, t)", "lambda t: step_key")
     monkeypatch.setattr(programs.StagePrograms, "_block", mutant.StagePrograms._block)
     assert not check_full_batch().passes
 
