@@ -32,9 +32,17 @@ def permute(key: Key[Array, ""], index: Integer[Array, "..."], num_rows: int) ->
     """
     if num_rows <= SORTED_ROWS:
         return jax.random.permutation(key, num_rows)[index].astype(jnp.int32)
+    return _permute(_round_keys(key), index, num_rows)
+
+
+def _round_keys(key: Key[Array, ""]) -> UInt32[Array, " rounds"]:
+    return jax.random.bits(key, (_ROUNDS,), jnp.uint32)
+
+
+def _permute(round_keys: UInt32[Array, "rounds ..."], index: Int[Array, "..."], num_rows: int) -> Int[Array, "..."]:
+    """:func:`permute` with the keys of the rounds; each index may have its own."""
     a = math.isqrt(num_rows - 1) + 1
     b = -(-num_rows // a)
-    round_keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
 
     def mix(value: UInt32[Array, "..."], round_key: UInt32[Array, ""]) -> UInt32[Array, "..."]:
         value = (value + round_key) * jnp.uint32(0x9E3779B1)
@@ -86,11 +94,16 @@ def rows_of_step(key: Key[Array, ""], t: Integer[Array, ""], num_rows: int, sche
     start = (t % steps_per_cycle) * jnp.uint32(size)
     epoch = (t // steps_per_cycle) * epochs_per_cycle + start // num_rows
     position = start % num_rows + jnp.arange(size, dtype=jnp.uint32)
-    rows = permute(jax.random.fold_in(key, epoch), position % num_rows, num_rows)
-    if num_rows % size == 0:
-        return rows
-    following = permute(jax.random.fold_in(key, epoch + 1), position % num_rows, num_rows)
-    return jnp.where(position < num_rows, rows, following)
+    if num_rows % size == 0 or num_rows <= SORTED_ROWS:
+        rows = permute(jax.random.fold_in(key, epoch), position % num_rows, num_rows)
+        if num_rows % size == 0:
+            return rows
+        following = permute(jax.random.fold_in(key, epoch + 1), position % num_rows, num_rows)
+        return jnp.where(position < num_rows, rows, following)
+    # Each row brings the keys of its own epoch: the bijection is evaluated once, not for both epochs.
+    this, following = (_round_keys(jax.random.fold_in(key, e)) for e in (epoch, epoch + 1))
+    round_keys = jnp.where(position < num_rows, this[:, None], following[:, None])
+    return _permute(round_keys, position % num_rows, num_rows)
 
 
 def steps_per_gather(row_bytes: int, schedule: Schedule) -> int:

@@ -266,5 +266,7 @@ class StagePrograms:
         kind = "block" if name.startswith("block_") and not self.two_bodies else name
         if kind not in self._compiled:
             with clock.measure("compile"):
-                self._compiled[kind] = lanes.over_lanes(getattr(self, name), num_shared, donate).lower(*args).compile()
+                small = kind.startswith("block") and self.schedule.batch_size is not None
+                over = lanes.over_lanes(getattr(self, name), num_shared, donate, small=small)
+                self._compiled[kind] = over.lower(*args).compile()
         return self._compiled[kind](*args)
