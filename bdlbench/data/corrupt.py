@@ -10,7 +10,7 @@ def rotate(images: np.ndarray, degrees: float) -> np.ndarray:
 
     The pixel at offset r from the centre takes the value at R(-degrees) r.
     """
-    _, height, width = images.shape
+    n, height, width = images.shape
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     centre_row, centre_column = (height - 1) / 2.0, (width - 1) / 2.0
     angle = np.deg2rad(degrees)

@@ -56,7 +56,8 @@ def over_lanes(
     function: Callable[..., Any], num_shared: int = 1, donate: tuple[int, ...] = (), *, small: bool = False
 ) -> Any:
     """Jit ``function(*shared, *lane)`` over lanes: the first ``num_shared`` arguments are replicated, the others carry
-    the lane axis in front, as do all results. ``small`` says that it is made of many small operations."""
+    the lane axis in front, as do all results. ``small`` says that it is made of many small operations.
+    """
 
     def device_part(*args: Any) -> Any:
         shared, lane = args[:num_shared], args[num_shared:]
