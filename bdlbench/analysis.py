@@ -16,7 +16,7 @@ from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Shared
 from bdlbench.store import Store
-from bdlbench.types import ConfigError
+from bdlbench.types import ConfigError, Task
 
 QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
 
@@ -115,17 +115,19 @@ def predictive(
     """
     job = load_job(store, run_id)
     dataset = job.dataset
+    task: Task = "classification" if dataset.task == "classification" else "regression"
     rows = _standardised(x, job)
     draws = load_draws(store, run_id, job, num_draws=num_draws)
 
     shared, lane, _, _ = arrange([job])
-    if loop.stage_programs(job.program, len(job.program.stages) - 1, shared, _one(lane)).has_anchor:
+    method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, _one(lane)).method
+    if method is not None and method.anchor is not None:
         raise ConfigError(f"id: run '{run_id}' predicts by a linearised network, whose anchor is not stored.")
     # The predictor also scores targets; there are none at new inputs, so it is handed zeros and their score dropped.
     at = Shared(rows[None], np.zeros((1, len(rows)), dataset.train.y.dtype))
-    predictor = Predictor(job.program, dataset.task, shared, _one(lane), at, Clock())
+    predictor = Predictor(job.program, task, shared, _one(lane), at, Clock())
     found = {name: values[0] for name, values in predictor.predict(draws[None]).items()}
-    if dataset.task == "classification":
+    if task == "classification":
         return {"probs": found["probs"]}
 
     scaler = dataset.y_scaler

@@ -9,9 +9,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from bdlbench import signatures
 from bdlbench.data.dataset import Dataset
 from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
 from bdlbench.sampling.programs import Numbers, Program
-from bdlbench.signatures import parameters, static_names
+from bdlbench.signatures import coerce, parameters, static_names
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
 RESULT_VERSION = 1
@@ -110,7 +110,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     """
     refuse_missing(config)
     config = coerced(config, "")
-    config = {**config, "temperature": _float("temperature", config["temperature"])}
+    config = {**config, "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
@@ -278,10 +278,12 @@ def check(job: Job) -> None:
         batches.check(stage.schedule, size)
 
     def build() -> Any:
-        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size)
+        held = job.dataset.validation
+        validation = None if held is None else (jnp.asarray(held.x), jnp.asarray(held.y))
+        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
-            stage.factory(target, stage.schedule, job.numbers)
+            stage.factory(target, stage.schedule, job.numbers).init(jax.random.key(0), jnp.zeros(target.dim), data)
         return target.log_density(jnp.zeros(target.dim), data)
 
     jax.eval_shape(build)
@@ -328,47 +330,9 @@ def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
     ConfigError
         For an option that the factory does not take, one it needs, or a value of the wrong type.
     """
-    known = parameters(target_of(node, path))
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
-    out = dict(node)
-    for key, value in node.items():
-        if key.startswith("_") or key in reserved:
-            continue
-        if key not in known and not open_ended:
-            raise ConfigError(f"{path}.{key} is unknown: {node['_target_']} takes {', '.join(_options(known))}.")
-        if key in known:
-            out[key] = _coerce(f"{path}.{key}", value, known[key].annotation)
-    for key, parameter in known.items():
-        supplied = key in node or (path == "model" and key in PROGRAM_SECTIONS)
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty and not supplied:
-            raise ConfigError(f"{path}.{key} is missing: {node['_target_']} needs it.")
-    return out
-
-
-def _options(known: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name, parameter in known.items() if parameter.kind is parameter.KEYWORD_ONLY)
-
-
-def _coerce(path: str, value: Any, annotation: Any) -> Any:
-    kinds = set(typing.get_args(annotation)) if _is_union(annotation) else {annotation}
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if float in kinds and number and not (int in kinds and isinstance(value, int)):
-        return float(value)
-    if kinds <= {int, float, type(None)} and int in kinds | {float} and value is not None and kinds & {int, float}:
-        if number and float(value).is_integer():
-            return int(value)
-        wanted = "a number" if float in kinds else "a whole number"
-        raise ConfigError(f"{path}={value!r} must be {wanted}.")
-    return value
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
-
-
-def _float(path: str, value: Any) -> float:
-    return float(_coerce(path, value, float))
+    provided = PROGRAM_SECTIONS if path == "model" else ()
+    return signatures.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bdlbench.config import Job
-from bdlbench.metrics.diagnostics import e_bfmi, function_diagnostics
+from bdlbench.metrics.diagnostics import e_bfmi, function_diagnostics, psis_khat
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.sampling.loop import Block
@@ -24,6 +24,7 @@ STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
 class Recorder:
     """Follows one job through the loop.
 
+    The P particles of a population are kept as chains, C P of them.
     Draws that are not finite are stored as NaN, enter no average and no diagnostic, and are counted in the record.
 
     Parameters
@@ -57,6 +58,7 @@ class Recorder:
         self.bad: dict[int, tuple[int, str, int]] = {}
         self.capped = 0
         self.energy: list[np.ndarray] = []
+        self.log_ratios: list[np.ndarray] = []
         self._written = 0
         self._allocated: dict[tuple[str, str], tuple[int, ...]] = {}
 
@@ -117,6 +119,9 @@ class Recorder:
                 self.capped += int(own.sum())
             if name == "energy":
                 self.energy.append(own)
+        if "log_q" in block.stats:
+            ratio = block.stats["log_density"].astype(np.float64) - block.stats["log_q"]
+            self.log_ratios.append(np.where(good, ratio[self.lanes], np.nan))
 
     def _store_predictions(self, own: Mapping[str, np.ndarray], start: int, good: np.ndarray) -> None:
         scaler = self.job.dataset.y_scaler
@@ -189,7 +194,23 @@ class Recorder:
             {"phase": phase, "num_draws": num_draws, "num_grads": price, "seconds": seconds, **flat}
         )
 
+    def khat(self) -> float | None:
+        """Largest Pareto k-hat over the chains' approximations q; null without a density q or with too few draws.
+
+        Infinite where the posterior has no finite density at a draw of q.
+        """
+        if not self.log_ratios or self.num_nonfinite or self.schedule.num_samples < 25:
+            return None
+        found = []
+        for ratios in np.concatenate(self.log_ratios, 1):
+            found.append(psis_khat(ratios) if np.isfinite(ratios).all() else math.inf)
+        return max(found)
+
     def diagnostics(self) -> dict[str, Any]:
+        """Diagnostics of the chains, and k-hat where the draws are from a distribution with a density."""
+        return self.chain_diagnostics() | ({"psis_khat": self.khat()} if self.log_ratios else {})
+
+    def chain_diagnostics(self) -> dict[str, Any]:
         """ESS and R-hat of function values and log likelihoods at the test rows; of the sites without test rows.
 
         Over the chains that stayed finite; null where draws are no Markov chain.
@@ -258,6 +279,9 @@ class Recorder:
             out.append(f"R-hat {rhat:.4g} > 1.01: the chains disagree")
         if ess is not None and ess < 100 * self.schedule.num_chains:
             out.append(f"bulk ESS {ess:.0f} < {100 * self.schedule.num_chains} (100 a chain)")
+        khat = diagnostics.get("psis_khat")
+        if khat is not None and khat >= 0.7:
+            out.append(f"Pareto k-hat {khat:.2f} >= 0.7: not to be trusted as a posterior")
         if self.energy:
             fraction = float(np.min(e_bfmi(np.concatenate(self.energy, 1))))
             if fraction < 0.3:

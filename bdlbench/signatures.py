@@ -1,9 +1,13 @@
-"""What a factory may be given: the parameters behind partials and classes."""
+"""What a factory may be given: the parameters behind partials and classes, and values made to fit them."""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from bdlbench.errors import ConfigError
 
 
 def parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -37,3 +41,62 @@ def static(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def static_names(factory: Callable[..., Any]) -> tuple[str, ...]:
     """The float parameters of a factory that :func:`static` declares."""
     return getattr(factory, "static", ())
+
+
+def coerced(
+    node: Mapping[str, Any],
+    path: str,
+    factory: Callable[..., Any],
+    *,
+    reserved: Collection[str] = (),
+    provided: Collection[str] = (),
+) -> dict[str, Any]:
+    """``node`` with its values coerced to the annotations of ``factory``.
+
+    Parameters
+    ----------
+    node : dict
+        Options by name; names that begin with an underscore, and ``reserved`` ones, are none.
+    path : str
+        Where the node stands in the configuration, for error messages.
+    provided : names
+        Parameters that come from elsewhere.
+
+    Raises
+    ------
+    ConfigError
+        For an option that the factory does not take, one it needs, or a value of the wrong type.
+    """
+    known = parameters(factory)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    out = dict(node)
+    for key, value in node.items():
+        if key.startswith("_") or key in reserved:
+            continue
+        if key not in known and not open_ended:
+            names = [n for n, p in known.items() if p.kind is p.KEYWORD_ONLY] or list(known)
+            raise ConfigError(f"{path}.{key} is unknown: {node['_target_']} takes {', '.join(names) or 'no options'}.")
+        if key in known:
+            out[key] = coerce(f"{path}.{key}", value, known[key].annotation)
+    for key, parameter in known.items():
+        required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if required and key not in node and key not in provided:
+            raise ConfigError(f"{path}.{key} is missing: {node['_target_']} needs it.")
+    return out
+
+
+def coerce(path: str, value: Any, annotation: Any) -> Any:
+    """A number as the annotation's kind of number, anything else unchanged; numbers and choices are checked."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = set(typing.get_args(annotation)) if union else {annotation}
+    if typing.get_origin(annotation) is typing.Literal and value not in typing.get_args(annotation):
+        choices = ", ".join(map(str, typing.get_args(annotation)))
+        raise ConfigError(f"{path}={value!r} is unknown: choose one of {choices}.")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if float in kinds and number and not (int in kinds and isinstance(value, int)):
+        return float(value)
+    if kinds & {int, float} and kinds <= {int, float, type(None)} and not (value is None and type(None) in kinds):
+        if number and float(value).is_integer():
+            return int(value)
+        raise ConfigError(f"{path}={value!r} must be {'a number' if float in kinds else 'a whole number'}.")
+    return value

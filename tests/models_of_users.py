@@ -15,7 +15,8 @@ class LinenMLP(linen.Module):
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return linen.Dense(self.out_features)(jnp.tanh(linen.Dense(self.width)(x)))
+        h = jnp.tanh(linen.Dense(self.width)(x))
+        return linen.Dense(self.out_features)(h)
 
 
 class OneOutput(linen.Module):

@@ -42,8 +42,8 @@ def test_nuts_reaches_gaussians(dim, condition):
 
 def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
     """Adapting the whole matrix changes the speed, never the law."""
-    problem = gaussian(10, 100)
-    drawn = sample(program((nuts_stage(600, dense_mass=True),)), rows(problem), lanes_of(LANES, seed=1))
+    problem = gaussian(5, 100)
+    drawn = sample(program((nuts_stage(500, dense_mass=True),)), rows(problem), lanes_of(LANES, seed=1))
     verdict = moments(drawn.draws, problem.mean, problem.cov)
     assert verdict.passes, verdict
 
@@ -51,7 +51,7 @@ def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
 SIGMA, WEIGHT_SCALE, BIAS_SCALE = 0.5, 1.5, 2.0
 
 
-def linear_job(tmp_path, inference, *options):
+def linear_job(tmp_path, inference, *options, chains=LANES):
     """A job of a network without hidden layer on 40 rows of 4 correlated features, and its closed-form posterior."""
     rng = np.random.default_rng(11)
     x = rng.standard_normal((40, 4)) + 0.8 * rng.standard_normal((40, 1))
@@ -70,7 +70,7 @@ def linear_job(tmp_path, inference, *options):
                 "likelihood=gaussian_fixed",
                 f"likelihood.sigma={SIGMA}",
                 f"inference={inference}",
-                f"inference.schedule.num_chains={LANES}",
+                f"inference.schedule.num_chains={chains}",
                 *options,
             ]
         )
@@ -112,9 +112,10 @@ def test_svi_reaches_its_fixed_point_on_linear_regression(tmp_path, guide):
         tmp_path,
         "svi",
         f"inference.guide={guide}",
-        "inference.num_particles=8",
-        "inference.schedule.num_warmup=3000",
-        "inference.optimizer.learning_rate={_target_: optax.cosine_decay_schedule, init_value: 0.03, decay_steps: 3000}",
+        "inference.num_particles=4",
+        "inference.schedule.num_warmup=2500",
+        "inference.optimizer.learning_rate={_target_: optax.cosine_decay_schedule, init_value: .03, decay_steps: 2500}",
+        chains=32,
     )
     shared, lane, _, _ = arrange([job])
     drawn = sample(job.program, shared, lane)

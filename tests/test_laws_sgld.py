@@ -64,15 +64,17 @@ def location_rows(num_rows=24):
     y = y.astype(np.float32)
     exact = y.astype(np.float64)
     precision = num_rows + LOCATION_SCALE**-2
-    problem = Gaussian(np.ones((num_rows, 1), np.float32), y, np.array([exact.sum() / precision]), np.array([[precision]]))
+    problem = Gaussian(
+        np.ones((num_rows, 1), np.float32), y, np.array([exact.sum() / precision]), np.array([[precision]])
+    )
     return problem, exact.var()
 
 
 def check_location(batching, factory=sgld, seed=0):
     """Gradient noise alone: iid batches at every step, permuted ones at the ends of epochs.
 
-    On B rows drawn with replacement V = N^2 var(y) / B; in an epoch without replacement V has the factor (N - B)/(N - 1)
-    and two batches of an epoch have the correlation -1 / (n_b - 1).
+    On B rows drawn with replacement V = N^2 var(y) / B; within an epoch V has the factor
+    (N - B) / (N - 1) and two batches of an epoch have the correlation -1 / (n_b - 1).
     """
     problem, spread = location_rows()
     n, b, eps = len(problem.y), 4, 0.015
@@ -167,9 +169,7 @@ def test_sgld_obeys_its_own_law(name):
 def test_the_bias_of_a_large_step_is_seen():
     """The law of the target itself is refused where the discretised one is kept: the test has power."""
     problem, eps = gaussian(5, 20), 0.02
-    drawn = sample(
-        program((sgld_stage(Schedule(1, 1000, 400, 25)),)), rows(problem), lanes_of(LANES, step_size=eps)
-    )
+    drawn = sample(program((sgld_stage(Schedule(1, 1000, 400, 25)),)), rows(problem), lanes_of(LANES, step_size=eps))
     assert not moments(drawn.draws, problem.mean, problem.cov).passes
 
 

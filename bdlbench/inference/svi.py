@@ -1,5 +1,6 @@
 """Stochastic variational inference: NumPyro's autoguides over the flat theta."""
 
+import math
 from typing import Any, Literal
 
 import jax
@@ -19,6 +20,28 @@ FULL_RANK_LIMIT = 2**31
 """Bytes of the full-rank guide's scale matrix above which it is refused."""
 
 
+class AutoScaledIAF(autoguide.AutoIAFNormal):
+    """One inverse autoregressive flow (Kingma et al. 2016), then a learned shift and scale.
+
+    NumPyro's own starts as wide as its standard normal base and away from the start point, which ruins a network.
+    """
+
+    def __init__(self, model: Any, *, init_loc_fn: Any, init_scale: Any, hidden_dims: tuple[int, ...]) -> None:
+        self._init_scale = init_scale
+        super().__init__(model, init_loc_fn=init_loc_fn, num_flows=1, hidden_dims=hidden_dims)
+
+    def _get_posterior(self) -> dist.Distribution:
+        flow = super()._get_posterior()
+        loc = numpyro.param(f"{self.prefix}_loc", self._init_latent)
+        scale = numpyro.param(
+            f"{self.prefix}_scale",
+            jnp.full(self.latent_dim, self._init_scale),
+            constraint=dist.constraints.softplus_positive,
+        )
+        affine = dist.transforms.IndependentTransform(dist.transforms.AffineTransform(loc, scale), 1)
+        return dist.TransformedDistribution(flow.base_dist, [*flow.transforms, affine])
+
+
 @static("init_scale")
 def svi(
     target: Target,
@@ -35,7 +58,8 @@ def svi(
     .. math:: \mathcal L(\phi) = E_{q_\phi}[\log p(y, \theta) - \log q_\phi(\theta)], \quad
               \theta = g_\phi(\epsilon)\ \text{(reparameterised)}
 
-    The warm-up optimises; ``thinning`` is 0, so sampling reads the guide.
+    The warm-up optimises; ``thinning`` is 0, so sampling reads the guide. The record has the Pareto k-hat of the ratios
+    p(theta) / q(theta) of the draws: from 0.7 on, q is not to be taken for the posterior (Yao et al. 2018).
 
     Parameters
     ----------
@@ -49,11 +73,18 @@ def svi(
     num_particles : int
         Draws of theta a step; each costs a gradient.
     rank : int or None
-        Factors of ``low_rank``.
+        Factors of ``low_rank``; null for the other guides.
+
+    Raises
+    ------
+    ConfigError
+        For a full-rank matrix too large for memory, named with its size, or a flow of more than 1,000 dimensions.
     """
     positive("inference", init_scale=init_scale)
     at_least("inference", 1, num_particles=num_particles)
     _check_guide(guide, rank, target.dim)
+    if schedule.thinning:
+        raise ConfigError("inference.schedule.thinning must be 0 for svi: its draws are read from the fitted guide.")
 
     def model(data: Data | None) -> None:
         # Masked, since its log density would look for infinities in theta, to add 0.
@@ -63,19 +94,17 @@ def svi(
             numpyro.factor("log_density", target.log_density(theta, data))
 
     def bind(theta: Array, key: Array) -> tuple[SVI, Any, Any]:
-        options: dict[str, Any] = {"init_loc_fn": init_to_value(values={"theta": theta})}
-        if guide != "iaf":
-            options["init_scale"] = init_scale
+        options: dict[str, Any] = {"init_loc_fn": init_to_value(values={"theta": theta}), "init_scale": init_scale}
         family = {
             "mean_field": _MeanField,
             "low_rank": autoguide.AutoLowRankMultivariateNormal,
             "full_rank": autoguide.AutoMultivariateNormal,
-            "iaf": autoguide.AutoIAFNormal,
+            "iaf": AutoScaledIAF,
         }[guide]
         if guide == "low_rank":
             options["rank"] = rank
         if guide == "iaf":
-            options |= {"num_flows": 1, "hidden_dims": (target.dim,)}
+            options["hidden_dims"] = (target.dim,)
         q = family(model, **options)
         engine = SVI(model, q, optax.chain(_computed_once(), optimizer), Trace_ELBO(num_particles=num_particles))
         return engine, q, engine.init(key, None)
@@ -86,30 +115,68 @@ def svi(
     def init(key: Array, theta: Array, data: Data) -> Any:
         return bind(theta, key)[2]
 
+    def loss(free: Any, key: Array, data: Data) -> Array:
+        """-(log p(y, theta) - log q(theta)) at one theta ~ q, as ``Trace_ELBO`` has it.
+
+        Without its handlers, which split keys five times a step, and with them the work over threads.
+        """
+        q = family.get_posterior(engine.constrain_fn(free))
+        theta, noise = q.sample_with_intermediates(key)
+        log_q = q.log_prob(theta, noise) if noise else q.log_prob(theta)
+        return log_q.sum() - target.log_density(theta, data)
+
     def step(key: Array, t: Array, state: Any, data: Data) -> tuple[Any, Info]:
-        state, loss = engine.update(state._replace(rng_key=key), data)
-        return state, {"num_grads": jnp.float32(num_particles), "loss": loss}
+        def estimate(free: Any) -> tuple[Array, None]:
+            if num_particles == 1:
+                return loss(free, key, data), None
+            keys = jax.random.split(key, num_particles)
+            return jax.vmap(lambda k: loss(free, k, data))(keys).mean(), None
 
-    def draw(key: Array, state: Any) -> Array:
-        return family.sample_posterior(key, engine.get_params(state))["theta"]
+        (value, _), optim_state = engine.optim.eval_and_update(estimate, state.optim_state)
+        return state._replace(optim_state=optim_state), {"num_grads": jnp.float32(num_particles), "loss": value}
 
-    return Method(init, step, draw, markov=False)
+    def draw_with_log_q(key: Array, state: Any) -> tuple[Array, Array]:
+        # With the intermediates of the flow, whose inverse would cost D passes.
+        q = family.get_posterior(engine.get_params(state))
+        if isinstance(q, dist.TransformedDistribution):
+            theta, intermediates = q.sample_with_intermediates(key)
+            return theta, q.log_prob(theta, intermediates)
+        theta = q.sample(key)
+        return theta, q.log_prob(theta).sum()
+
+    return Method(
+        init,
+        step,
+        draw=lambda key, state: draw_with_log_q(key, state)[0],
+        log_q=lambda key, state: draw_with_log_q(key, state)[1],
+        markov=False,
+    )
 
 
 class _Normal(dist.Normal):
-    """A normal whose noise XLA's CPU backend draws once, not again in theta and in each moment of the optimiser."""
+    """A normal that remembers its noise, for XLA's CPU backend.
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+    The backend would draw the noise again in theta and in each moment of the optimiser. And with the noise at hand
+    log q(theta) = -|noise|^2 / 2 - sum log(scale) + const needs no theta, whose gradient through it is 0.
+    """
+
+    def sample_with_intermediates(self, key: Any, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Array]]:
         noise = jax.random.normal(key, sample_shape + self.batch_shape, jnp.result_type(self.loc, self.scale))
-        return self.loc + self.scale * jax.lax.optimization_barrier(noise)
+        noise = jax.lax.optimization_barrier(noise)
+        return self.loc + self.scale * noise, [noise]
+
+    def log_prob(self, value: Array, intermediates: list[Array] | None = None) -> Array:
+        if not intermediates:
+            return super().log_prob(value)
+        return -0.5 * (intermediates[0] ** 2 + math.log(2 * math.pi)) - jnp.log(self.scale)
 
 
 class _MeanField(autoguide.AutoDiagonalNormal):
-    """NumPyro's mean-field guide over :class:`_Normal`."""
+    """NumPyro's mean-field guide over :class:`_Normal`, its scale computed once and not again in each use."""
 
-    def _get_posterior(self) -> dist.Distribution:
-        q = super()._get_posterior()
-        return _Normal(q.loc, q.scale)
+    def get_posterior(self, params: Any) -> dist.Distribution:
+        q = super().get_posterior(params)
+        return _Normal(q.loc, jax.lax.optimization_barrier(q.scale))
 
 
 def _computed_once() -> optax.GradientTransformation:
@@ -120,6 +187,8 @@ def _computed_once() -> optax.GradientTransformation:
 def _check_guide(guide: str, rank: int | None, dim: int) -> None:
     if guide == "low_rank" and (rank is None or not 1 <= rank <= dim):
         raise ConfigError(f"inference.rank={rank} does not fit guide=low_rank with {dim} weights: give 1 to {dim}.")
+    if guide != "low_rank" and rank is not None:
+        raise ConfigError(f"inference.rank={rank} belongs to guide=low_rank: set it to null for guide={guide}.")
     if guide == "full_rank" and 4 * dim**2 > FULL_RANK_LIMIT:
         raise ConfigError(
             f"inference.guide=full_rank needs a {dim} x {dim} matrix of {4 * dim**2 / 2**30:.1f} GiB, more than "

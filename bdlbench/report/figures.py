@@ -20,7 +20,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -126,6 +126,7 @@ def curves(
     metric: str = "lppd",
     label: str | None = None,
     price: str = "num_grads",
+    ylim: tuple[float, float] | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
     """A score of the running posterior against its price so far, on a logarithmic scale.
@@ -139,11 +140,13 @@ def curves(
     label : str, optional
         The vertical axis: the score and its unit; ``metric`` where None.
     price : "num_grads" or "seconds"
+    ylim : (low, high), optional
+        What is shown of the score: an optimiser's first steps can be far below all that matters.
     """
     with styled():
         ax = _axes(ax, (6.0, 3.6))
         for place, (name, curve) in enumerate(runs.items()):
-            style = {"color": COLOURS[place % 7], "ls": DASHES[place % 7], "marker": MARKERS[place % 7]}
+            style: dict[str, Any] = {"color": COLOURS[place % 7], "ls": DASHES[place % 7], "marker": MARKERS[place % 7]}
             ax.plot(curve[price], curve[metric], ms=3.5, lw=1.3, label=name, **style)
         ax.set_xscale("log")
         units = {
@@ -151,6 +154,8 @@ def curves(
             "seconds": "seconds, compilation apart",
         }
         ax.set(xlabel=units[price], ylabel=metric if label is None else label)
+        if ylim is not None:
+            ax.set_ylim(ylim)
         ax.grid(alpha=0.25, lw=0.5)
         ax.legend()
         return _figure(ax)
@@ -175,15 +180,14 @@ def convergence_bars(records: Sequence[Mapping[str, Any]], names: Sequence[str] 
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 0.9 + 0.42 * len(names)), sharey=True)
         _bars(left, names, ess, 1.0, ".0f")
         left.set(xscale="log", xlabel="smallest bulk ESS over test points")
-        needed = [100 * _num_chains(record) for record in records]
-        left.vlines(
-            needed, np.arange(len(names)) - 0.42, np.arange(len(names)) + 0.42, color=BLACK, lw=1.2, ls="--",
-        )  # fmt: skip
-        left.set_xlim(1, 3 * max([*(e for e in ess if e is not None), *needed]))
+        needed = {place: 100 * _num_chains(r) for place, r in enumerate(records) if ess[place] is not None}
+        for place, value in needed.items():
+            left.vlines(value, place - 0.42, place + 0.42, color=BLACK, lw=1.2, ls="--")
+        left.set_xlim(1, 4 * max([100, *(e for e in ess if e is not None), *needed.values()]))
         _bars(right, names, rhat, 1.0, ".3f")
         largest = max([1.02, *(r for r in rhat if r is not None and np.isfinite(r))])
         right.set(xlim=(1.0, 1 + 1.35 * (largest - 1)), xlabel="largest R-hat over test points")
-        right.axvline(1.01, color=BLACK, lw=1.2, ls="--")
+        right.axvline(1.01, color=BLACK, lw=1.2, ls="--", zorder=0)
         left.set_title("dashed: 100 a chain", fontsize=8, loc="right")
         right.set_title("dashed: 1.01", fontsize=8, loc="right")
         left.invert_yaxis()
@@ -191,35 +195,40 @@ def convergence_bars(records: Sequence[Mapping[str, Any]], names: Sequence[str] 
         return figure
 
 
-def save(figure: "Figure", path: str | Path) -> Path:
-    """Write a small PNG without a date or a version in it, so that the same picture is the same file; returns its path.
+def png(figure: "Figure") -> bytes:
+    """A small PNG without a date or a version in it, so that the same picture is the same bytes.
 
-    256 colours are enough for these figures and a third of the bytes.
+    256 colours are enough for these figures and take a third of the room.
     """
     import io
 
     from PIL import Image
 
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120, bbox_inches="tight", facecolor="white")
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
+    return small.getvalue()
+
+
+def save(figure: "Figure", path: str | Path) -> Path:
+    """Write :func:`png` of the figure, making the folder where it is missing; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", facecolor="white")
-    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    path.write_bytes(png(figure))
     return path
 
 
 def _bars(ax: "Axes", names: Sequence[str], values: Sequence[float | None], base: float, style: str) -> None:
     """Horizontal bars from ``base`` with their values beside them; what a run lacks is said in words."""
+    beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
     for place, value in enumerate(values):
         if value is None or not np.isfinite(value):
             text = "no chain: none" if value is None else str(value)
-            ax.annotate(text, (0, place), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
-                        textcoords="offset points", fontsize=8, style="italic")  # fmt: skip
+            ax.annotate(text, (0, place), xycoords=("axes fraction", "data"), style="italic", **beside)
             continue
-        ax.barh(place, value - base, left=base, height=0.6, color=COLOURS[place % 7])
-        ax.annotate(
-            f"{value:{style}}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        ax.barh(place, value - base, left=base, height=0.6, color=SKY)
+        ax.annotate(f"{value:{style}}", (value, place), **beside)
     ax.set_yticks(range(len(names)), names)
 
 

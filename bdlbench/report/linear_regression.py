@@ -121,7 +121,7 @@ def report(records: Sequence[Record], *, figure: str) -> None:
 
 
 def table(records: Sequence[Record], *, title: str) -> "Table":
-    """Posterior mean ± sd of w, b and sigma, a row a run, each sd also over the exact one; for runs on the same data."""
+    """Posterior mean ± sd of w, b and sigma, a row a run, each sd also over the exact one; for runs on one data set."""
     from rich import box
     from rich.table import Table
 

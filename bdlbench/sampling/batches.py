@@ -16,6 +16,8 @@ from bdlbench.errors import ConfigError
 from bdlbench.types import Schedule
 
 _ROUNDS = 6
+MOST_AT_ONCE = 128
+"""Steps whose keys and batches are made together, at most."""
 SORTED_ROWS = 64
 """Up to so many rows are permuted by a sort."""
 
@@ -94,4 +96,4 @@ def rows_of_step(key: Key[Array, ""], t: Integer[Array, ""], num_rows: int, sche
 def steps_per_gather(row_bytes: int, schedule: Schedule) -> int:
     """How many batches to gather at once: gathering is what a small batch costs, so it is done for about 1 MB."""
     size = schedule.batch_size or 1
-    return max(1, min(128, 2**20 // max(1, size * row_bytes)))
+    return max(1, min(MOST_AT_ONCE, 2**20 // max(1, size * row_bytes)))

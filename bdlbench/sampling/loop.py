@@ -21,7 +21,8 @@ class Block(NamedTuple):
     """What one block leaves behind, on the host, a row a lane.
 
     ``draws`` (L, n, D) or (L, n, P, D) start at draw ``first_draw`` of the stage and come with ``stats`` (L, n) of the
-    step before each. ``num_grads`` (full-data equivalents), ``num_diverging`` and ``seconds`` are those of this block;
+    step before each; where nothing steps but the state has a density, ``log_density`` and ``log_q`` of the draw.
+    ``num_grads`` (full-data equivalents), ``num_diverging`` and ``seconds`` are those of this block;
     ``bad_step`` is the first step of the stage with a non-finite log density, ``NEVER`` where there is none.
     ``provisional(n)`` draws n times from the running state of a method that optimises (``thinning`` 0).
     """
@@ -258,13 +259,18 @@ class _StageRun:
                 args = (self.shared, lanes.replicate(np.int32(done)), self.lane, self.state)
                 draws = jax.block_until_ready(self.programs.call("draws", self.clock, 2, *args))
             took(timed.elapsed)
+            stats: dict[str, np.ndarray] = {}
+            if self.programs.has_density:
+                with self.clock.measure("predict"):
+                    ratios = jax.block_until_ready(self.programs.call("ratios", self.clock, 2, *args, draws))
+                stats = {name: np.array(a)[:, :count] for name, a in lanes.fetch(ratios, self.num_lanes).items()}
             yield Block(
                 stage=self.programs.index,
                 phase="sample",
                 steps_done=self.schedule.num_warmup,
                 first_draw=done,
                 draws=np.array(np.asarray(draws)[: self.num_lanes, :count]),
-                stats={},
+                stats=stats,
                 num_grads=zeros.astype(np.float64),
                 num_diverging=zeros,
                 bad_step=self.bad_step,

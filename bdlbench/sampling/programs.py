@@ -108,6 +108,7 @@ class StagePrograms:
         self.dim = target_dim[0]
         assert self.method is not None
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
+        self.has_density = self.method.log_q is not None
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
         self.num_cycles = self.method.num_cycles
@@ -154,6 +155,19 @@ class StagePrograms:
         keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
         return jax.lax.map(lambda key: method.draw(key, state), keys)
 
+    def ratios(self, shared: Shared, first: Array, lane: Lane, state: Any, draws: Array) -> dict[str, Array]:
+        """Log density of :meth:`draws` under the target and under the distribution that they are from."""
+        target, method, data = self.build(shared, lane)
+        assert method.log_q is not None
+        log_q = method.log_q
+        keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
+
+        def one(args: tuple[Array, Array]) -> dict[str, Array]:
+            key, theta = args
+            return {"log_density": target.log_density(theta, data), "log_q": log_q(key, state)}
+
+        return jax.lax.map(one, (keys, draws))
+
     def block_warmup(self, *args: Any) -> Any:
         return self._block("warmup", *args)
 
@@ -168,21 +182,20 @@ class StagePrograms:
         take_step = method.warm if phase == "warmup" and method.warm is not None else method.step
         step_key, draw_key = self.key(lane, STEP), self.key(lane, DRAW)
 
-        def advance(i: Array, state: Any, rows: Data) -> tuple[Any, dict[str, Array]]:
-            t = t0 + i
-            state, info = take_step(jax.random.fold_in(step_key, t), t, state, rows)
+        def advance(i: Array, key: Array, state: Any, rows: Data) -> tuple[Any, dict[str, Array]]:
+            state, info = take_step(key, t0 + i, state, rows)
             return state, dict(info)
 
-        info_shape = jax.eval_shape(lambda: advance(jnp.int32(0), state, self._some_rows(shared, lane))[1])
+        info_shape = jax.eval_shape(lambda: advance(jnp.int32(0), step_key, state, self._some_rows(shared, lane))[1])
         keeps_draws = self.schedule.thinning > 0 and (phase == "sample" or not self.two_bodies)
         draw = jax.eval_shape(lambda: method.draw(draw_key, state)) if keeps_draws else jnp.zeros(())
         kept = {name: s for name, s in info_shape.items() if name != "num_grads"}
         slots = jnp.zeros((self.capacity, *draw.shape), draw.dtype)
         stats = {name: jnp.zeros((self.capacity, *s.shape), s.dtype) for name, s in kept.items()}
 
-        def body(i: Array, carry: Any, rows: Data) -> Any:
+        def body(i: Array, key: Array, carry: Any, rows: Data) -> Any:
             state, totals, slots, stats = carry
-            state, info = advance(i, state, rows)
+            state, info = advance(i, key, state, rows)
             finite = jnp.isfinite(info.get("log_density", info.get("loss", jnp.float32(0))))
             bad = jnp.where(finite, NEVER, t0 + i)
             totals = _Totals(
@@ -199,38 +212,49 @@ class StagePrograms:
 
         carry = (state, _Totals(jnp.float32(0), jnp.int32(0), jnp.int32(NEVER)), slots, stats)
         num_steps = lanes.steps_here(num_steps, lane.active)
-        if self.schedule.batch_size is None:
-            return jax.lax.fori_loop(0, num_steps, lambda i, c: body(i, c, data), carry)
-        return self._with_batches(shared, lane, t0, num_steps, body, carry)
+        keys_of = jax.vmap(lambda t: jax.random.fold_in(step_key, t))
+        many = self._steps_per_chunk(shared)
+        batches_of = self._gather(shared, lane) if self.schedule.batch_size is not None else None
 
-    def _with_batches(
-        self, shared: Shared, lane: Lane, t0: Array, num_steps: Array, body: Callable[..., Any], carry: Any
-    ) -> Any:
-        """Run ``body`` on batches that are gathered many at a time and then sliced."""
-        num_rows = shared.x.shape[1]
-        row_bytes = sum(int(np.prod(a.shape[2:])) * a.dtype.itemsize for a in (shared.x, shared.y))
-        many = batches.steps_per_gather(row_bytes, self.schedule)
-        key = self.key(lane, BATCH)
-        rows_of = jax.vmap(lambda t: batches.rows_of_step(key, t, num_rows, self.schedule))
-
-        def gathered(first: Array, carry: Any) -> Any:
-            together = shared.rows(lane.dataset, index=rows_of(t0 + first + jnp.arange(many)))
-            together = together._replace(x=jax.lax.optimization_barrier(together.x))
+        def chunk(first: Array, carry: Any) -> Any:
+            # Keys and batches are made for many steps at a time: a key alone costs XLA's CPU backend a nested loop.
+            steps = t0 + first + jnp.arange(many)
+            keys = jax.lax.optimization_barrier(jax.random.key_data(keys_of(steps)))
+            together = None if batches_of is None else batches_of(steps)
 
             def one(i: Array, carry: Any) -> Any:
                 at = lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, keepdims=False)  # noqa: E731
-                rows = Data(at(together.x), at(together.y), num_rows)
-                return body(first + i, carry, rows)
+                rows = data if together is None else Data(at(together.x), at(together.y), data.size, data.validation)
+                key = jax.random.wrap_key_data(at(keys), impl=jax.random.key_impl(step_key))
+                return body(first + i, key, carry, rows)
 
             return jax.lax.fori_loop(0, jnp.minimum(many, num_steps - first), one, carry)
 
         chunks = (num_steps + many - 1) // many
-        return jax.lax.fori_loop(0, chunks, lambda c, carry: gathered(c * many, carry), carry)
+        return jax.lax.fori_loop(0, chunks, lambda c, carry: chunk(c * many, carry), carry)
+
+    def _steps_per_chunk(self, shared: Shared) -> int:
+        if self.schedule.batch_size is None:
+            return batches.MOST_AT_ONCE
+        row_bytes = sum(int(np.prod(a.shape[2:])) * a.dtype.itemsize for a in (shared.x, shared.y))
+        return batches.steps_per_gather(row_bytes, self.schedule)
+
+    def _gather(self, shared: Shared, lane: Lane) -> Callable[[Array], Data]:
+        """The batches of several steps at once, rows (steps, B, ...), to be sliced: gathering is what a batch costs."""
+        key, num_rows = self.key(lane, BATCH), shared.x.shape[1]
+        rows_of = jax.vmap(lambda t: batches.rows_of_step(key, t, num_rows, self.schedule))
+
+        def gather(steps: Array) -> Data:
+            together = shared.rows(lane.dataset, index=rows_of(steps))
+            return together._replace(x=jax.lax.optimization_barrier(together.x))
+
+        return gather
 
     def _some_rows(self, shared: Shared, lane: Lane) -> Data:
         if self.schedule.batch_size is None:
             return shared.rows(lane.dataset)
-        return shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+        rows = shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+        return rows._replace(validation=shared.rows(lane.dataset).validation)
 
     # ---- compiled ahead of time, once for these shapes
 

@@ -26,9 +26,9 @@ MODEL = [
 def test_moments_are_those_of_brute_force_quadrature(centre):
     """The joint density, row by row with SciPy's distributions, summed over a grid of (w, b, sigma).
 
-    The integrand is smooth and falls to zero within the box, where the sum over an equidistant grid converges
-    faster than any power of the spacing; sigma's long tail is cut at 10 by its prior alone. The boxes hold all but 1e-8 of
-    the mass and the spacing is at most a third of the narrowest sd: 1e-4 of a sd is left.
+    The integrand is smooth and falls to zero within the box, where the sum over an equidistant grid converges faster
+    than any power of the spacing; sigma's long tail is cut at 10 by its prior alone. The boxes hold all but 1e-8 of the
+    mass and the spacing is at most a third of the narrowest sd: 1e-4 of a sd is left.
     """
     rng = np.random.default_rng(0)
     x = centre + np.linspace(-2, 2, 25)
