@@ -4,13 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.adaptation.step_size import dual_averaging_adaptation
-from blackjax.mcmc.adjusted_mclmc_dynamic import make_random_trajectory_length_fn
-from blackjax.mcmc.integrators import IntegratorState, isokinetic_mclachlan
-from blackjax.util import generate_unit_vector
 
 from bdlbench.checks import at_least, fraction, full_data, positive
 from bdlbench.errors import ConfigError
+from bdlbench.libraries import blackjax
 from bdlbench.signatures import static
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -83,8 +80,10 @@ def adjusted_mclmc(
     if frac_tune1 + frac_tune2 > 1:
         raise ConfigError(f"inference.frac_tune1={frac_tune1} and frac_tune2={frac_tune2} exceed the whole warm-up.")
     begin, end = (round(schedule.num_warmup * share) for share in (frac_tune1, frac_tune1 + frac_tune2))
-    averaging_init, averaging_update, averaging_final = dual_averaging_adaptation(target_accept_prob)
-    random_number = make_random_trajectory_length_fn(True)
+    integrators, util = blackjax("mcmc.integrators"), blackjax("util")
+    dual_averaging = blackjax("adaptation.step_size").dual_averaging_adaptation
+    averaging_init, averaging_update, averaging_final = dual_averaging(target_accept_prob)
+    random_number = blackjax("mcmc.adjusted_mclmc_dynamic").make_random_trajectory_length_fn(True)
 
     def init(key: Array, theta: Array, data: Data) -> Tuning:
         number = lambda value: jnp.asarray(value, theta.dtype)  # noqa: E731
@@ -97,11 +96,11 @@ def adjusted_mclmc(
         number_key, velocity_key, accept_key = jax.random.split(key, 3)
         average = jnp.clip(state.trajectory_length / state.step_size, 1.1, max_num_steps / 2)
         num_steps = jnp.minimum(random_number(number_key, average), max_num_steps)
-        integrate = isokinetic_mclachlan(lambda theta: target.log_density(theta, data), state.inverse_mass)
-        velocity = jax.lax.optimization_barrier(generate_unit_vector(velocity_key, state.theta))
-        begun = IntegratorState(state.theta, velocity, state.log_density, state.grad)
+        integrate = integrators.isokinetic_mclachlan(lambda theta: target.log_density(theta, data), state.inverse_mass)
+        velocity = jax.lax.optimization_barrier(util.generate_unit_vector(velocity_key, state.theta))
+        begun = integrators.IntegratorState(state.theta, velocity, state.log_density, state.grad)
 
-        def one(i: Array, carry: tuple[IntegratorState, Array]) -> tuple[IntegratorState, Array]:
+        def one(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
             moved, change = integrate(carry[0], state.step_size)
             return moved, carry[1] + change
 

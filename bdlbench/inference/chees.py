@@ -5,18 +5,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from blackjax.adaptation import chees_adaptation
-from blackjax.mcmc.dynamic_hmc import halton_sequence
-from blackjax.mcmc.hmc import HMCState, build_kernel
 
 from bdlbench.checks import at_least, fraction, full_data, non_negative, positive
+from bdlbench.libraries import blackjax
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
 class State(NamedTuple):
     """P chains side by side, theta (P, D), and what they have learned together: step size and trajectory length."""
 
-    chains: HMCState
+    chains: Any
     step_size: Array
     trajectory_length: Array
 
@@ -24,7 +22,7 @@ class State(NamedTuple):
 class Tuning(NamedTuple):
     """Warm-up's state: the chains and BlackJAX's adaptation state."""
 
-    chains: HMCState
+    chains: Any
     adaptation: Any
 
 
@@ -73,17 +71,18 @@ def chees(
     full_data("inference", "chees", schedule.batch_size)
 
     num_bits = (schedule.num_warmup + schedule.num_samples * schedule.thinning + 1).bit_length() + 1
-    jitter = lambda t: halton_sequence(t, num_bits)  # noqa: E731
-    adaptation_init, adaptation_update = chees_adaptation.base(
+    hmc, halton = blackjax("mcmc.hmc"), blackjax("mcmc.dynamic_hmc").halton_sequence
+    jitter = lambda t: halton(t, num_bits)  # noqa: E731
+    adaptation_init, adaptation_update = blackjax("adaptation.chees_adaptation").base(
         jitter, lambda t: t + 1, optax.adam(learning_rate), target_accept_prob, decay_rate, max_leapfrog_steps
     )
-    transition = build_kernel()
+    transition = hmc.build_kernel()
     identity = jnp.ones(target.dim)
 
     def init(key: Array, theta: Array, data: Data) -> Tuning:
         spread = jax.random.normal(key, (num_particles, target.dim), theta.dtype)
         particles = jax.lax.optimization_barrier(theta + init_scale * spread)
-        chains = HMCState(particles, *jax.vmap(lambda theta: target.value_and_grad(theta, data))(particles))
+        chains = hmc.HMCState(particles, *jax.vmap(lambda theta: target.value_and_grad(theta, data))(particles))
         fresh = adaptation_init(0, jnp.asarray(initial_step_size, theta.dtype))
         # Python's numbers among its leaves are arrays after the first update.
         real = lambda leaf: jnp.asarray(leaf, jnp.int32 if isinstance(leaf, int) else None)  # noqa: E731
@@ -91,9 +90,7 @@ def chees(
         adaptation = jax.tree.map(lambda leaf, like: real(leaf).astype(like.dtype), fresh, updated.adaptation)
         return Tuning(chains, adaptation)
 
-    def go(
-        key: Array, t: Array, chains: HMCState, step_size: Array, length: Array, data: Data
-    ) -> tuple[HMCState, Any, Info]:
+    def go(key: Array, t: Array, chains: Any, step_size: Array, length: Array, data: Data) -> tuple[Any, Any, Info]:
         # One number for all chains, so that no chain waits for another.
         num_steps = jnp.maximum(1, jnp.ceil(jitter(t) * length / step_size)).astype(jnp.int32)
         log_density = lambda theta: target.log_density(theta, data)  # noqa: E731

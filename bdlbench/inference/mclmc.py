@@ -1,15 +1,13 @@
 """Microcanonical Langevin Monte Carlo, unadjusted, with BlackJAX's integrator and a tuner made of plain steps."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.diagnostics import effective_sample_size
-from blackjax.mcmc.integrators import IntegratorState, isokinetic_mclachlan
-from blackjax.util import generate_unit_vector
 
 from bdlbench.checks import at_least, fraction, full_data, positive
 from bdlbench.errors import ConfigError
+from bdlbench.libraries import blackjax
 from bdlbench.signatures import static
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -18,9 +16,13 @@ KEPT_BYTES = 2**24
 
 
 class State(NamedTuple):
-    """A chain and its kernel: position and unit momentum u (D,), step size, decoherence length L, inverse mass (D,)."""
+    """A chain and its kernel.
 
-    chain: IntegratorState
+    ``chain`` is BlackJAX's ``IntegratorState``, position and unit momentum u (D,); then step size, decoherence length L
+    and inverse mass (D,).
+    """
+
+    chain: Any
     step_size: Array
     decoherence: Array
     inverse_mass: Array
@@ -95,9 +97,12 @@ def mclmc(
     phases = _Phases(schedule.num_warmup, frac_tune1, frac_tune2, diagonal_preconditioning, dim)
     forgetting = (num_effective_samples - 1) / (num_effective_samples + 1)
 
+    integrators, util = blackjax("mcmc.integrators"), blackjax("util")
+    diagnostics = blackjax("diagnostics")
+
     def start(key: Array, theta: Array, data: Data) -> Tuning:
         log_density, grad = target.value_and_grad(theta, data)
-        chain = IntegratorState(theta, generate_unit_vector(key, theta), log_density, grad)
+        chain = integrators.IntegratorState(theta, util.generate_unit_vector(key, theta), log_density, grad)
         number = lambda value: jnp.asarray(value, theta.dtype)  # noqa: E731
         state = State(chain, number(initial_step_size), number(dim**0.5), jnp.ones_like(theta))
         zeros = jnp.zeros_like(theta)
@@ -156,7 +161,7 @@ def mclmc(
     def settle(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
         state = tuning.state
         if phases.num_kept >= 10:
-            ess = effective_sample_size(tuning.kept[None, : phases.num_kept])
+            ess = diagnostics.effective_sample_size(tuning.kept[None, : phases.num_kept])
             steps = phases.num_kept * phases.stride / ess
             # A direction that never moved has no autocorrelation time.
             usable = jnp.isfinite(steps)
@@ -203,10 +208,11 @@ class _Phases:
         )
 
 
-def move(target: Target, key: Array, state: State, data: Data) -> tuple[IntegratorState, Array, Array]:
+def move(target: Target, key: Array, state: State, data: Data) -> tuple[Any, Array, Array]:
     """One step: the chain, its energy error and whether it is finite; where it is not, the chain stays and turns."""
     chain = state.chain
-    integrate = isokinetic_mclachlan(lambda theta: target.log_density(theta, data), state.inverse_mass)
+    mclachlan = blackjax("mcmc.integrators").isokinetic_mclachlan
+    integrate = mclachlan(lambda theta: target.log_density(theta, data), state.inverse_mass)
     moved, kinetic_change = integrate(chain, state.step_size)
     noise = jax.lax.optimization_barrier(jax.random.normal(key, moved.momentum.shape, moved.momentum.dtype))
     nu = jnp.sqrt(jnp.expm1(2 * state.step_size / state.decoherence) / noise.size)

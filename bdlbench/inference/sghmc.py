@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bdlbench import cycles
 from bdlbench.checks import positive
 from bdlbench.errors import ConfigError
-from bdlbench.inference import cycles
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 

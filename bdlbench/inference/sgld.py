@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bdlbench import cycles
 from bdlbench.checks import at_least, fraction, non_negative, positive
-from bdlbench.inference import cycles
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 

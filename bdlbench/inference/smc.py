@@ -4,11 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc.hmc import HMCState, build_kernel
-from blackjax.smc import ess, resampling, solver
 from jax.scipy.special import logsumexp
 
 from bdlbench.checks import at_least, fraction, full_data, positive
+from bdlbench.libraries import blackjax
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 MOST_STAGES = 10_000
@@ -17,7 +16,7 @@ MOST_STAGES = 10_000
 class State(NamedTuple):
     """Equally weighted particles (P, D) of the bridge at lambda, the log evidence so far, and the moves' settings."""
 
-    particles: HMCState
+    particles: Any
     inverse_temperature: Array
     log_evidence: Array
     log_step_size: Array
@@ -70,7 +69,9 @@ def smc(
     at_least("inference", 2, num_particles=num_particles)
     at_least("inference", 1, num_moves=num_moves, num_leapfrog_steps=num_leapfrog_steps)
     full_data("inference", "smc", schedule.batch_size)
-    transition = build_kernel()
+    hmc, ess, resampling = blackjax("mcmc.hmc"), blackjax("smc.ess"), blackjax("smc.resampling")
+    dichotomy = blackjax("smc.solver").dichotomy
+    transition = hmc.build_kernel()
 
     def log_prior(theta: Array, data: Data) -> Array:
         terms = target.terms(theta, data.x, data.y)
@@ -82,9 +83,9 @@ def smc(
     def log_ratio(theta: Array, data: Data) -> Array:
         return target.log_density(theta, data) - log_prior(theta, data)
 
-    def evaluated(particles: Array, at: Array, data: Data) -> HMCState:
+    def evaluated(particles: Array, at: Array, data: Data) -> Any:
         particles = jax.lax.optimization_barrier(particles)
-        return HMCState(particles, *jax.vmap(jax.value_and_grad(lambda theta: bridge(theta, at, data)))(particles))
+        return hmc.HMCState(particles, *jax.vmap(jax.value_and_grad(lambda theta: bridge(theta, at, data)))(particles))
 
     def init(key: Array, theta: Array, data: Data) -> State:
         draws = jax.vmap(target.start)(jax.random.split(key, num_particles))
@@ -93,12 +94,12 @@ def smc(
         log_step_size = jnp.asarray(jnp.log(initial_step_size), theta.dtype)
         return State(evaluated(draws, zero, data), zero, zero, log_step_size, variance)
 
-    def moves(key: Array, state: State, data: Data) -> tuple[HMCState, Array, Array]:
+    def moves(key: Array, state: State, data: Data) -> tuple[Any, Array, Array]:
         """``num_moves`` transitions of all particles: the particles, mean acceptance and leapfrog steps."""
         log_density = lambda theta: bridge(theta, state.inverse_temperature, data)  # noqa: E731
         step_size = jnp.exp(state.log_step_size)
 
-        def once(carry: tuple[HMCState, Array, Array], key: Array) -> tuple[tuple[HMCState, Array, Array], None]:
+        def once(carry: tuple[Any, Array, Array], key: Array) -> tuple[tuple[Any, Array, Array], None]:
             particles, accepted, total = carry
             number_key, move_key = jax.random.split(key)
             num_steps = jax.random.randint(number_key, (), 1, num_leapfrog_steps + 1)
@@ -125,7 +126,7 @@ def smc(
         resample_key, move_key = jax.random.split(key)
         ratios = jax.vmap(lambda theta: log_ratio(theta, data))(state.particles.position)
         at = state.inverse_temperature
-        increment = ess.ess_solver(lambda _: ratios, None, target_ess, 1 - at, solver.dichotomy)
+        increment = ess.ess_solver(lambda _: ratios, None, target_ess, 1 - at, dichotomy)
         # Rounding must not leave a stage for the last part in a million.
         after = jnp.where(at + increment > 1 - 1e-6, 1.0, at + increment).astype(at.dtype)
         log_weights = (after - at) * ratios
