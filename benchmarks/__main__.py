@@ -32,7 +32,9 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the rows asked for; the exit code does not depend on the figures."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument(
+        "--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help=", ".join(ROWS)
+    )
     parser.add_argument("--repeat", type=int, default=Options().repeat, help="pairs of measurements a ratio")
     parser.add_argument("--lanes", action="store_true", help="many lanes on a CPU too")
     parser.add_argument("--quick", action="store_true", help="tiny problems: walks through, the figures mean nothing")
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             measured[name] = ROWS[name](options)
         except Skipped as why:
             measured[name] = str(why)
-        except Exception as error:  # noqa: BLE001 - the other rows are still worth having
+        except Exception as error:
             measured[name] = f"failed: {type(error).__name__}: {error}"
     show(measured)
     print(f"kept in {keep(measured, options, args.out)}")

@@ -31,7 +31,9 @@ def numpyro_mcmc(problem: Problem, num_chains: int, num_warmup: int, num_samples
 
     def once() -> float:
         mcmc.post_warmup_state = mcmc.last_state
-        took = seconds(lambda: (mcmc.run(mcmc.last_state.rng_key, x, y, extra_fields=("num_steps",)), mcmc.last_state)[1])
+        took = seconds(
+            lambda: (mcmc.run(mcmc.last_state.rng_key, x, y, extra_fields=("num_steps",)), mcmc.last_state)[1]
+        )
         return took / float(np.sum(mcmc.get_extra_fields()["num_steps"]))
 
     once()
@@ -52,7 +54,9 @@ def blackjax_nuts(problem: Problem, step_size: float, least: float) -> Measure:
     @jax.jit
     def transitions(theta: Any, x: Any, y: Any, count: Any) -> Any:
         flat = problem.target(x, y)
-        kernel = blackjax.nuts(lambda t: flat.log_density(t, Data(x, y, size)), step_size, jnp.ones(flat.dim), max_num_doublings=8)
+        kernel = blackjax.nuts(
+            lambda t: flat.log_density(t, Data(x, y, size)), step_size, jnp.ones(flat.dim), max_num_doublings=8
+        )
 
         def one(i: Any, carry: Any) -> Any:
             state, total = carry

@@ -87,7 +87,9 @@ def nuts(num_warmup: int, num_samples: int, num_chains: int = 1, before: int = 2
     """A short MAP, then NUTS as configured."""
     last = Schedule(num_chains, num_warmup, num_samples, 1)
     make = functools.partial(hmc.nuts, target_accept_prob=0.9, max_tree_depth=8, dense_mass=False)
-    first = Stage("map", _with(point.maximum_a_posteriori, optimizer=optax.adam(0.01)), Schedule(num_chains, before, 0, 0))
+    first = Stage(
+        "map", _with(point.maximum_a_posteriori, optimizer=optax.adam(0.01)), Schedule(num_chains, before, 0, 0)
+    )
     return first, Stage("nuts", lambda target, schedule, numbers: make(target, schedule), last)
 
 
@@ -99,9 +101,7 @@ def langevin(num_samples: int, thinning: int, batch_size: int | None, step_size:
 
 def mean_field(num_warmup: int, num_samples: int = 1) -> tuple[Stage, ...]:
     """Mean-field SVI with Adam 0.01."""
-    make = _with(
-        svi.svi, optimizer=optax.adam(0.01), guide="mean_field", init_scale=0.01, num_particles=1, rank=None
-    )
+    make = _with(svi.svi, optimizer=optax.adam(0.01), guide="mean_field", init_scale=0.01, num_particles=1, rank=None)
     return (Stage("svi", make, Schedule(1, num_warmup, num_samples, 0)),)
 
 

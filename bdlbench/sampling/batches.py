@@ -39,12 +39,12 @@ def _round_keys(key: Key[Array, ""]) -> UInt32[Array, " rounds"]:
     return jax.random.bits(key, (_ROUNDS,), jnp.uint32)
 
 
-def _permute(round_keys: UInt32[Array, "rounds ..."], index: Int[Array, "..."], num_rows: int) -> Int[Array, "..."]:
+def _permute(round_keys: UInt32[Array, "rounds ..."], index: Integer[Array, "..."], num_rows: int) -> Int[Array, "..."]:
     """:func:`permute` with the keys of the rounds; each index may have its own."""
     a = math.isqrt(num_rows - 1) + 1
     b = -(-num_rows // a)
 
-    def mix(value: UInt32[Array, "..."], round_key: UInt32[Array, ""]) -> UInt32[Array, "..."]:
+    def mix(value: UInt32[Array, "..."], round_key: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
         value = (value + round_key) * jnp.uint32(0x9E3779B1)
         value = (value ^ (value >> 15)) * jnp.uint32(0x85EBCA77)
         return value ^ (value >> 13)
