@@ -40,3 +40,12 @@ def at_least(section: str, smallest: int, **values: Any) -> None:
     for name, value in _each(values):
         if value < smallest:
             raise ConfigError(f"{section}.{name}={value} must be at least {smallest}.")
+
+
+def full_data(section: str, method: str, batch_size: int | None) -> None:
+    """Raise ConfigError where a method that compares log densities between steps is given batches."""
+    if batch_size is not None:
+        raise ConfigError(
+            f"{section}.schedule.batch_size={batch_size} does not fit {method}, whose steps compare log densities of all "
+            "rows: use null."
+        )

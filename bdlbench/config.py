@@ -194,18 +194,27 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
 def make_program(program: Mapping[str, Any], dataset: Dataset) -> Program:
     """The program half as functions of numbers, ready to be traced."""
     if dataset.task == "density":
-        raise ConfigError(f"data '{dataset.name}' has no rows to learn from: choose a regression or classification set.")
+        raise ConfigError(
+            f"data '{dataset.name}' has no rows to learn from: choose a regression or classification set."
+        )
     inference = program["inference"]
     start = inference.get("start", "network")
     if start not in ("prior", "network"):
         raise ConfigError(f"inference.start={start!r} is unknown: use prior or network.")
     last = make_schedule(inference["schedule"], "inference.schedule", None)
     before = [
-        make_stage(node, f"inference.before.{i}", make_schedule(node["schedule"], f"inference.before.{i}.schedule", last))
+        make_stage(
+            node, f"inference.before.{i}", make_schedule(node["schedule"], f"inference.before.{i}.schedule", last)
+        )
         for i, node in enumerate(inference.get("before") or [])
     ]
     stages = (*before, make_stage(inference, "inference", last))
-    key = {"program": program, "task": dataset.task, "outputs": dataset.num_outputs, "stages": [s.schedule for s in stages]}
+    key = {
+        "program": program,
+        "task": dataset.task,
+        "outputs": dataset.num_outputs,
+        "stages": [s.schedule for s in stages],
+    }
     return Program(
         key=json.dumps(key, sort_keys=True, default=lambda number: {"number": number.path}),
         make_target=functools.partial(build_target, program, dataset.task, dataset.num_outputs),
@@ -278,10 +287,12 @@ def check(job: Job) -> None:
         batches.check(stage.schedule, size)
 
     def build() -> Any:
-        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size)
+        held = job.dataset.validation
+        validation = None if held is None else (jnp.asarray(held.x), jnp.asarray(held.y))
+        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
-            stage.factory(target, stage.schedule, job.numbers)
+            stage.factory(target, stage.schedule, job.numbers).init(jax.random.key(0), jnp.zeros(target.dim), data)
         return target.log_density(jnp.zeros(target.dim), data)
 
     jax.eval_shape(build)

@@ -3,6 +3,8 @@
 Knows no method by name: a method with an ``anchor`` gets the network linearised there, any other the network itself.
 """
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,7 +43,9 @@ class Predictor:
         Gets ``compile``; what predictions take is the caller's to measure.
     """
 
-    def __init__(self, program: Program, task: Task, shared: Shared, lane: Lane, rows: Shared | None, clock: Clock) -> None:
+    def __init__(
+        self, program: Program, task: Task, shared: Shared, lane: Lane, rows: Shared | None, clock: Clock
+    ) -> None:
         self.program, self.task, self.clock = program, task, clock
         self.num_lanes = int(np.shape(lane.dataset)[0])
         self.shared = lanes.replicate(Shared(shared.x, shared.y))
@@ -90,7 +94,7 @@ _COMPILED: dict[Any, Any] = {}
 def _compiled(name: str, program: Program, task: Task, num_shared: int, args: Any, clock: Clock) -> Any:
     key = (name, program, str(jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)), jax.default_backend())
     if key not in _COMPILED:
-        function = {"predictions": _predictions, "named_sites": _named_sites}[name]
+        function: Callable[..., Any] = _predictions if name == "predictions" else _named_sites
         with clock.measure("compile"):
             over = lanes.over_lanes(lambda *a: function(program, task, *a), num_shared)
             _COMPILED[key] = over.lower(*args).compile()
@@ -102,7 +106,9 @@ def _target(program: Program, shared: Shared, lane: Lane) -> Target:
     return program.make_target(lane.numbers, data.x, data.y)
 
 
-def _named_sites(program: Program, task: Task, shared: Shared, first: Array, lane: Lane, draws: Array) -> dict[str, Array]:
+def _named_sites(
+    program: Program, task: Task, shared: Shared, first: Array, lane: Lane, draws: Array
+) -> dict[str, Array]:
     target = _target(program, shared, lane)
     return jax.lax.map(target.constrain, draws, batch_size=TOGETHER)
 
@@ -145,10 +151,9 @@ def describe(p: dist.Distribution, y: Array, key: Array, task: Task) -> dict[str
         return out
     out |= {"mean": p.mean, "variance": p.variance}
     if not p.support.is_discrete:
-        try:
+        # Without a CDF there is no coverage: the metrics that need it are left out of the record.
+        with contextlib.suppress(NotImplementedError):
             out["cdf"] = p.cdf(y)
-        except NotImplementedError:
-            pass  # No CDF, no coverage: the metrics that need it are left out of the record.
     return out
 
 
@@ -156,11 +161,15 @@ def class_probabilities(p: dist.Distribution) -> Array:
     """Probabilities (T, K) of a distribution over classes."""
     base = p.base_dist if isinstance(p, dist.ExpandedDistribution) else p
     if not hasattr(base, "probs"):
-        raise ConfigError(f"model: y ~ {type(base).__name__} gives no class probabilities: use Categorical or Bernoulli.")
+        raise ConfigError(
+            f"model: y ~ {type(base).__name__} gives no class probabilities: use Categorical or Bernoulli."
+        )
     probs = base.probs
-    return jnp.stack([1 - probs, probs], -1) if base.event_dim == 0 and isinstance(
-        base, dist.BernoulliLogits | dist.BernoulliProbs
-    ) else probs
+    return (
+        jnp.stack([1 - probs, probs], -1)
+        if base.event_dim == 0 and isinstance(base, dist.BernoulliLogits | dist.BernoulliProbs)
+        else probs
+    )
 
 
 def is_gaussian(program: Program, numbers: Any, x: Any, y: Any) -> bool:

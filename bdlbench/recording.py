@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bdlbench.config import Job
-from bdlbench.metrics.diagnostics import e_bfmi, function_diagnostics
+from bdlbench.metrics.diagnostics import e_bfmi, function_diagnostics, psis_khat
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.sampling.loop import Block
@@ -24,6 +24,7 @@ STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
 class Recorder:
     """Follows one job through the loop.
 
+    The P particles of a population are kept as chains, C P of them.
     Draws that are not finite are stored as NaN, enter no average and no diagnostic, and are counted in the record.
 
     Parameters
@@ -53,9 +54,11 @@ class Recorder:
         self.num_diverging = 0
         self.num_nonfinite = 0
         self.num_draws = 0
+        self.population = 1
         self.bad: dict[int, tuple[int, str, int]] = {}
         self.capped = 0
         self.energy: list[np.ndarray] = []
+        self.log_ratios: list[np.ndarray] = []
         self._written = 0
         self._allocated: dict[tuple[str, str], tuple[int, ...]] = {}
 
@@ -73,13 +76,13 @@ class Recorder:
                 self.bad[chain] = (int(step), block.phase, block.stage)
 
     def finite(self, block: Block) -> np.ndarray:
-        """Which of the job's draws (C, n) are finite and come before their chain's first bad step."""
+        """Which of the job's draws (C, n), or (C P, n), are finite and come before their chain's first bad step."""
         assert block.draws is not None
         draws = block.draws[self.lanes]
-        good = np.isfinite(draws).reshape(*draws.shape[:2], -1).all(-1)
-        thinning = self.schedule.thinning
-        ends = self.schedule.num_warmup + (block.first_draw + np.arange(draws.shape[1]) + 1) * thinning - 1
-        return good & (ends[None] < block.bad_step[self.lanes][:, None])
+        population = num_particles(draws)
+        good = as_chains(np.isfinite(draws).all(-1).reshape(len(draws), -1), population)
+        ends = block.steps_done - self.schedule.thinning * np.arange(draws.shape[1])[::-1] - 1
+        return good & (ends[None] < np.repeat(block.bad_step[self.lanes], population)[:, None])
 
     def keep(
         self,
@@ -88,36 +91,45 @@ class Recorder:
         predictions: Mapping[str, np.ndarray],
         shifted: Mapping[str, Mapping[str, np.ndarray]],
     ) -> None:
-        """Store a block of draws and add it to the running scores."""
-        good = self.finite(block)
+        """Store a block of draws and add it to the running scores; each particle of a population is a chain."""
+        assert block.draws is not None
+        good, population = self.finite(block), num_particles(block.draws)
+        self.population = population
         start, count = block.first_draw, good.shape[1]
         self.num_draws += int(good.sum())
         self.num_nonfinite += int((~good).sum())
         for name, values in sites.items():
-            self._write("posterior", name, values[self.lanes], start, good)
+            self._write("posterior", name, as_chains(values[self.lanes], population), start, good)
         self._keep_stats(block, start, good)
         if predictions:
-            own = {name: values[self.lanes] for name, values in predictions.items()}
+            own = {name: as_chains(values[self.lanes], population) for name, values in predictions.items()}
             self._store_predictions(own, start, good)
             pooled(self.mixture, own, good)
             for name, others in shifted.items():
-                pooled(self.shifted[name], {key: a[self.lanes] for key, a in others.items()}, good)
+                apart = {key: as_chains(a[self.lanes], population) for key, a in others.items()}
+                pooled(self.shifted[name], apart, good)
         self._written = start + count
 
     def _keep_stats(self, block: Block, start: int, good: np.ndarray) -> None:
         for name, values in block.stats.items():
             own = values[self.lanes]
-            self._write("sample_stats", SITE_STAT.get(name, name), own, start, np.ones_like(good))
+            repeated = np.repeat(own, len(good) // len(own), 0)
+            self._write("sample_stats", SITE_STAT.get(name, name), repeated, start, np.ones_like(good))
             if name == "reached_max_treedepth":
                 self.capped += int(own.sum())
             if name == "energy":
                 self.energy.append(own)
+        if "log_q" in block.stats:
+            ratio = block.stats["log_density"].astype(np.float64) - block.stats["log_q"]
+            self.log_ratios.append(np.where(good, ratio[self.lanes], np.nan))
 
     def _store_predictions(self, own: Mapping[str, np.ndarray], start: int, good: np.ndarray) -> None:
         scaler = self.job.dataset.y_scaler
         loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
         top = slice(0, self.rows)
-        self._write("log_likelihood", "y", (own["log_lik"] - math.log(scale))[:, :, top].astype(np.float32), start, good)
+        self._write(
+            "log_likelihood", "y", (own["log_lik"] - math.log(scale))[:, :, top].astype(np.float32), start, good
+        )
         if "probs" in own:
             self._write("posterior_predictive", "probs", own["probs"][:, :, top], start, good)
             self._write("posterior_predictive", "y", own["sample"][:, :, top], start, np.ones_like(good))
@@ -168,9 +180,7 @@ class Recorder:
         if scaler is None:
             return dict(evaluate(self.job.metrics, y, mixture.ingredients()))
         out: dict[str, Any] = dict(
-            evaluate(
-                self.job.metrics, self.original(y), mixture.to_original(float(scaler.loc), float(scaler.scale))
-            )
+            evaluate(self.job.metrics, self.original(y), mixture.to_original(float(scaler.loc), float(scaler.scale)))
         )
         standard = {name: self.job.metrics[name] for name in STANDARDISED if name in self.job.metrics}
         out["standardized"] = evaluate(standard, y, mixture.ingredients())
@@ -184,13 +194,30 @@ class Recorder:
             {"phase": phase, "num_draws": num_draws, "num_grads": price, "seconds": seconds, **flat}
         )
 
+    def khat(self) -> float | None:
+        """Largest Pareto k-hat over the chains' approximations q; null without a density q or with too few draws.
+
+        Infinite where the posterior has no finite density at a draw of q.
+        """
+        if not self.log_ratios or self.num_nonfinite or self.schedule.num_samples < 25:
+            return None
+        found = []
+        for ratios in np.concatenate(self.log_ratios, 1):
+            found.append(psis_khat(ratios) if np.isfinite(ratios).all() else math.inf)
+        return max(found)
+
     def diagnostics(self) -> dict[str, Any]:
+        """Diagnostics of the chains, and k-hat where the draws are from a distribution with a density."""
+        return self.chain_diagnostics() | ({"psis_khat": self.khat()} if self.log_ratios else {})
+
+    def chain_diagnostics(self) -> dict[str, Any]:
         """ESS and R-hat of function values and log likelihoods at the test rows; of the sites without test rows.
 
         Over the chains that stayed finite; null where draws are no Markov chain.
         """
         names = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
-        chains = [c for c in range(self.schedule.num_chains) if c not in self.bad]
+        population = self.population
+        chains = [c for c in range(self.schedule.num_chains * population) if c // population not in self.bad]
         if not self.markov or not chains or (self.num_nonfinite and len(chains) == 0):
             return dict.fromkeys(names)
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
@@ -203,7 +230,7 @@ class Recorder:
         out: dict[str, Any] = {}
         for name in names:
             values = [d[name] for d in found if d[name] is not None]
-            reduce = {"ess_bulk_median": np.median, "rhat_max": max}.get(name, min)
+            reduce: Any = {"ess_bulk_median": np.median, "rhat_max": max}.get(name, min)
             out[name] = float(reduce(values)) if values else None
         return out
 
@@ -252,6 +279,9 @@ class Recorder:
             out.append(f"R-hat {rhat:.4g} > 1.01: the chains disagree")
         if ess is not None and ess < 100 * self.schedule.num_chains:
             out.append(f"bulk ESS {ess:.0f} < {100 * self.schedule.num_chains} (100 a chain)")
+        khat = diagnostics.get("psis_khat")
+        if khat is not None and khat >= 0.7:
+            out.append(f"Pareto k-hat {khat:.2f} >= 0.7: not to be trusted as a posterior")
         if self.energy:
             fraction = float(np.min(e_bfmi(np.concatenate(self.energy, 1))))
             if fraction < 0.3:
@@ -259,6 +289,19 @@ class Recorder:
         if self.job.numbers["temperature"] != 1:
             out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
         return out
+
+
+def num_particles(draws: np.ndarray) -> int:
+    """P of draws (C, n, P, D); 1 for (C, n, D)."""
+    return draws.shape[2] if draws.ndim == 4 else 1
+
+
+def as_chains(values: np.ndarray, population: int) -> np.ndarray:
+    """Rows (C, n P, ...) of draws of P particles each as (C P, n, ...): a particle is followed through the draws."""
+    if population == 1:
+        return values
+    split = values.reshape(len(values), -1, population, *values.shape[2:])
+    return np.swapaxes(split, 1, 2).reshape(-1, split.shape[1], *values.shape[2:])
 
 
 def pooled(mixture: PredictiveMixture, values: Mapping[str, np.ndarray], good: np.ndarray) -> None:

@@ -107,6 +107,7 @@ def run_group(
 
 def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, clock: Clock) -> list[Record]:
     program, first = jobs[0].program, jobs[0].dataset
+    assert first.task != "density"  # refused with the configuration
     shared, lane, test, shifted = arrange(jobs)
     gaussian = is_gaussian(program, jobs[0].numbers, first.train.x, first.train.y)
     chains = jobs[0].num_chains
@@ -132,13 +133,14 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
     before, stage = 0, 0
     pending: list[loop.Block] = []
 
-    def use(draws: loop.Block) -> None:
-        sites = predictor.sites(draws.draws)
-        seen = predictor.predict(draws.draws, draws.first_draw, draws.anchor) if test is not None else {}
-        apart = {n: p.predict(draws.draws, draws.first_draw, draws.anchor) for n, p in others.items()}
+    def use(block: loop.Block) -> None:
+        assert block.draws is not None
+        sites = predictor.sites(block.draws)
+        seen = predictor.predict(block.draws, block.first_draw, block.anchor) if test is not None else {}
+        apart = {n: p.predict(block.draws, block.first_draw, block.anchor) for n, p in others.items()}
         for recorder in recorders:
-            recorder.keep(draws, sites, seen, apart)
-            _score(recorder, draws, clock)
+            recorder.keep(block, sites, seen, apart)
+            _score(recorder, block, clock)
 
     for block in loop.run(program, shared, lane, clock=clock, marks=looks(program)):
         if block.stage != stage:
@@ -200,9 +202,9 @@ def arrange(jobs: Sequence[Job]) -> tuple[Shared, Lane, Shared | None, dict[str,
     test = None if unique[0].test is None else stack([d.test for d in unique])
     shifted = {name: stack([d.shifted[name] for d in unique]) for name in unique[0].shifted}
     chains = jobs[0].num_chains
-    keys = jax.vmap(
-        lambda seed, chain: jax.random.fold_in(jax.random.key(seed), chain)
-    )(np.repeat(np.array([job.seed for job in jobs], np.uint32), chains), np.tile(np.arange(chains), len(jobs)))
+    keys = jax.vmap(lambda seed, chain: jax.random.fold_in(jax.random.key(seed), chain))(
+        np.repeat(np.array([job.seed for job in jobs], np.uint32), chains), np.tile(np.arange(chains), len(jobs))
+    )
     real = np.float64 if jax.config.jax_enable_x64 else np.float32
     numbers = {n: np.repeat(np.array([job.numbers[n] for job in jobs], real), chains) for n in jobs[0].numbers}
     dataset = np.repeat(np.array([index[job.dataset.checksum] for job in jobs], np.int32), chains)
@@ -230,7 +232,7 @@ def looks(program: Any) -> loop.Marks:
     """
     curve = curve_marks(program)
 
-    def marks(stage: int, phase: Phase) -> list[int]:
+    def marks(stage: int, phase: Phase) -> Sequence[int]:
         if phase == "warmup" or stage != len(program.stages) - 1:
             return curve(stage, phase)
         total = program.stages[stage].schedule.num_samples
@@ -246,12 +248,10 @@ def _score(recorder: Recorder, block: loop.Block, clock: Clock) -> None:
         recorder.curve("sample", recorder.num_draws, _seconds(clock), recorder.scores())
 
 
-def _score_provisional(
-    recorders: Sequence[Recorder], predictor: Predictor, block: loop.Block, clock: Clock
-) -> None:
+def _score_provisional(recorders: Sequence[Recorder], predictor: Predictor, block: loop.Block, clock: Clock) -> None:
     """Score a guide while it is being optimised, by a few draws from it."""
     from bdlbench.metrics.mixture import PredictiveMixture
-    from bdlbench.recording import pooled
+    from bdlbench.recording import as_chains, num_particles, pooled
 
     if block.steps_done not in curve_marks(recorders[0].job.program)(block.stage, "warmup"):
         return
@@ -260,9 +260,10 @@ def _score_provisional(
     seen = predictor.predict(draws)
     for recorder in recorders:
         own = draws[recorder.lanes]
-        good = np.isfinite(own).reshape(*own.shape[:2], -1).all(-1)
+        population = num_particles(own)
+        good = as_chains(np.isfinite(own).all(-1).reshape(len(own), -1), population)
         mixture = PredictiveMixture(gaussian=recorder.gaussian)
-        pooled(mixture, {name: a[recorder.lanes] for name, a in seen.items()}, good)
+        pooled(mixture, {name: as_chains(a[recorder.lanes], population) for name, a in seen.items()}, good)
         recorder.curve("warmup", int(good.sum()), _seconds(clock), recorder.scores(mixture))
 
 
@@ -284,7 +285,8 @@ def common(job: Job, clock: Clock, num_jobs: int) -> Record:
         "seconds": {phase: clock.seconds.get(phase, 0.0) / num_jobs for phase in phases},
         "num_grads": {"warmup": 0.0, "sample": 0.0},
         "lanes": num_jobs * job.num_chains,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
         "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
         "versions": versions(),
         "git_commit": git_commit(),

@@ -58,7 +58,7 @@ def run_sweep(composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int)
             store.check_writable()
             configuration.check(job)
             groups.setdefault((group_key(job), config["store"]["path"]), []).append((index, job))
-        except Exception as error:  # noqa: BLE001 - the rest of the sweep goes on
+        except Exception as error:
             outcome.errors.append(f"{explain(error)} ({overrides})")
     if found and len(composed) > 20:
         progress.note(f"{found} of {len(composed)} runs found in the store")
@@ -105,7 +105,7 @@ def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: f
     """Run jobs as one group; if that fails, as halves, so that only what is at fault fails."""
     try:
         return run.run_group(jobs, store, progress, setup, alone=len(jobs) == 1)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if len(jobs) == 1:
             raise
         progress.note(f"{len(jobs)} runs together failed ({type(error).__name__}): trying halves")

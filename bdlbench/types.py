@@ -87,8 +87,11 @@ class Target(NamedTuple):
     temperature : scalar
     rows : int
         N: models with one latent a row cannot be evaluated on other rows.
-    units : integer array (D,) or None
-        The hidden unit that a weight reads from, -1 where there is none: dropout masks by it.
+    units : () -> integer array (D,)
+        The hidden unit that a weight reads from, -1 where there is none: dropout masks by it. Raises ConfigError for a
+        network for which it cannot be derived.
+    last_layer : () -> bool array (D,)
+        False for the weights of the network before its last dense layer. Raises ConfigError likewise.
     """
 
     dim: int
@@ -102,7 +105,8 @@ class Target(NamedTuple):
     unconstrain: Callable[[Mapping[str, Array]], Array]
     temperature: Any
     rows: int
-    units: Any = None
+    units: Callable[[], Any] | None = None
+    last_layer: Callable[[], Any] | None = None
 
     def log_density(self, theta: Array, data: Data) -> Array:
         """Tempered unnormalised log posterior at ``theta`` (D,), exact on all rows and unbiased on a random batch."""
@@ -156,8 +160,14 @@ class Method(NamedTuple):
         Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted.
     anchor : (state) -> theta0, or None
         Where given, predictions come from the network linearised at theta0.
+    log_q : (key, state) -> scalar, or None
+        Where the state is a distribution q with a density (``thinning`` 0): log q of the theta that ``draw`` gives for
+        this key, so that importance ratios say how far q is from the posterior.
     markov : bool
         Whether the draws of one chain are a Markov chain, so that ESS and R-hat mean something.
+    num_cycles : int
+        Warm-up and sampling alternate so many times, an equal share of the schedule's steps and draws each, and all
+        draws count. 1 for a method that warms up once; only a method whose ``settle`` does nothing may have more.
     """
 
     init: Callable[[Array, Array, Data], Any]
@@ -166,7 +176,9 @@ class Method(NamedTuple):
     warm: Callable[[Array, Array, Any, Data], tuple[Any, Info]] | None = None
     settle: Callable[[Array, Any, Data], tuple[Any, Info]] = no_settle
     anchor: Callable[[Any], Array] | None = None
+    log_q: Callable[[Array, Any], Array] | None = None
     markov: bool = True
+    num_cycles: int = 1
 
 
 class Stage(NamedTuple):

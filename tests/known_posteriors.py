@@ -81,7 +81,7 @@ def moments(draws: np.ndarray, mean: np.ndarray, cov: np.ndarray, per_sd: float 
 
 
 class Gaussian(NamedTuple):
-    """Linear regression y ~ N(x theta, 1), theta ~ N(0, PRIOR_SCALE^2 I), whose posterior is N(mean, inv(precision))."""
+    """Linear regression y ~ N(x theta, 1), theta ~ N(0, PRIOR_SCALE^2 I), posterior N(mean, inv(precision))."""
 
     x: np.ndarray
     y: np.ndarray
@@ -154,7 +154,11 @@ class Outcome(NamedTuple):
 
 
 def sample(
-    program: Program, shared: Shared, lane: Lane, block_seconds: float = 1.0, marks: loop.Marks = lambda stage, phase: ()
+    program: Program,
+    shared: Shared,
+    lane: Lane,
+    block_seconds: float = 1.0,
+    marks: loop.Marks = lambda stage, phase: (),
 ) -> Outcome:
     """Drive a program to its end."""
     blocks = list(loop.run(program, shared, lane, clock=Clock(), block_seconds=block_seconds, marks=marks))
@@ -166,7 +170,9 @@ def stage(name: str, factory: Callable[..., Method], schedule: Schedule, **optio
     """A stage of ``factory`` with fixed options; those that are lane numbers are looked up there."""
 
     def build(target: Target, schedule: Schedule, numbers: Mapping[str, Any]) -> Method:
-        given = {key: value(numbers) if isinstance(value, functools.partial) else value for key, value in options.items()}
+        given = {
+            key: value(numbers) if isinstance(value, functools.partial) else value for key, value in options.items()
+        }
         return factory(target, schedule, **given)
 
     return Stage(name, build, schedule)

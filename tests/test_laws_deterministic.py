@@ -1,10 +1,12 @@
 """Law 1: what holds exactly, without statistics. Mostly in double precision."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import optax
 import pytest
 import scipy.stats
@@ -28,10 +30,6 @@ def network_target(num_rows=24, features=3, temperature=1.0, width=4, task="regr
     y = np.sin(x.sum(1)) + 0.1 * rng.standard_normal(num_rows)
 
     def model(x, y=None):
-        import functools
-
-        import numpyro.distributions as dist
-
         network = functools.partial(MLP, width=width, depth=1, activation="tanh")
         likelihood = likelihoods.gaussian(task, 1, noise=dist.LogNormal(-1.0, 1.0))
         bnn.bnn(x, y, network=network, prior=priors.fan_in(weight_scale=1.0, bias_scale=1.0), likelihood=likelihood)

@@ -42,8 +42,8 @@ def test_nuts_reaches_gaussians(dim, condition):
 
 def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
     """Adapting the whole matrix changes the speed, never the law."""
-    problem = gaussian(10, 100)
-    drawn = sample(program((nuts_stage(600, dense_mass=True),)), rows(problem), lanes_of(LANES, seed=1))
+    problem = gaussian(5, 100)
+    drawn = sample(program((nuts_stage(500, dense_mass=True),)), rows(problem), lanes_of(LANES, seed=1))
     verdict = moments(drawn.draws, problem.mean, problem.cov)
     assert verdict.passes, verdict
 
@@ -112,9 +112,9 @@ def test_svi_reaches_its_fixed_point_on_linear_regression(tmp_path, guide):
         tmp_path,
         "svi",
         f"inference.guide={guide}",
-        "inference.num_particles=8",
-        "inference.schedule.num_warmup=3000",
-        "inference.optimizer.learning_rate={_target_: optax.cosine_decay_schedule, init_value: 0.03, decay_steps: 3000}",
+        "inference.num_particles=4",
+        "inference.schedule.num_warmup=2500",
+        "inference.optimizer.learning_rate={_target_: optax.cosine_decay_schedule, init_value: .03, decay_steps: 2500}",
         chains=32,
     )
     shared, lane, _, _ = arrange([job])

@@ -64,15 +64,17 @@ def location_rows(num_rows=24):
     y = y.astype(np.float32)
     exact = y.astype(np.float64)
     precision = num_rows + LOCATION_SCALE**-2
-    problem = Gaussian(np.ones((num_rows, 1), np.float32), y, np.array([exact.sum() / precision]), np.array([[precision]]))
+    problem = Gaussian(
+        np.ones((num_rows, 1), np.float32), y, np.array([exact.sum() / precision]), np.array([[precision]])
+    )
     return problem, exact.var()
 
 
 def check_location(batching, factory=sgld, seed=0):
     """Gradient noise alone: iid batches at every step, permuted ones at the ends of epochs.
 
-    On B rows drawn with replacement V = N^2 var(y) / B; in an epoch without replacement V has the factor (N - B)/(N - 1)
-    and two batches of an epoch have the correlation -1 / (n_b - 1).
+    On B rows drawn with replacement V = N^2 var(y) / B; within an epoch V has the factor
+    (N - B) / (N - 1) and two batches of an epoch have the correlation -1 / (n_b - 1).
     """
     problem, spread = location_rows()
     n, b, eps = len(problem.y), 4, 0.015
@@ -167,9 +169,7 @@ def test_sgld_obeys_its_own_law(name):
 def test_the_bias_of_a_large_step_is_seen():
     """The law of the target itself is refused where the discretised one is kept: the test has power."""
     problem, eps = gaussian(5, 20), 0.02
-    drawn = sample(
-        program((sgld_stage(Schedule(1, 1000, 400, 25)),)), rows(problem), lanes_of(LANES, step_size=eps)
-    )
+    drawn = sample(program((sgld_stage(Schedule(1, 1000, 400, 25)),)), rows(problem), lanes_of(LANES, step_size=eps))
     assert not moments(drawn.draws, problem.mean, problem.cov).passes
 
 
@@ -181,7 +181,7 @@ MUTANTS = {
     "doubles the drift": ("eps * grad +", "2 * eps * grad +", "full batch"),
     "halves the drift (Welling & Teh's eps)": ("eps * grad +", "0.5 * eps * grad +", "full batch"),
     "never decays": ("** -decay", "** (0 * decay)", "decay"),
-    "reuses one key": ("random.normal(key,", "random.normal(jax.random.key(0),", "full batch"),
+    "reuses one key": ("_apart(grad, key)", "_apart(grad, jax.random.key(0))", "full batch"),
 }
 
 
@@ -189,7 +189,7 @@ MUTANTS = {
 def test_a_mutant_sampler_is_caught(name):
     """A wrong step fails the check that a right one passes."""
     old, new, check = MUTANTS[name]
-    verdict = CHECKS[check](mutate("bdlbench.inference.sgld", old, new).sgld)
+    verdict = CHECKS[check](mutate("bdlbench.inference.sgld", old, new, within="sgld").sgld)
     assert not verdict.passes, verdict
 
 
@@ -216,7 +216,7 @@ def test_a_mutant_target_is_caught(name, monkeypatch):
 
 def test_reusing_a_step_key_is_caught(monkeypatch):
     """The loop's keys: one key for all steps makes the noise a constant."""
-    mutant = mutate("bdlbench.sampling.programs", "lambda t: jax.random.fold_in(step_key, t)", "lambda t: step_key")
+    mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")
     monkeypatch.setattr(programs.StagePrograms, "_block", mutant.StagePrograms._block)
     assert not check_full_batch().passes
 

@@ -1,6 +1,7 @@
 """Models: networks of users, likelihoods, priors, and what a target makes of a NumPyro model."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
     """D counts all weights; outputs and log density agree with NumPy's, layer by layer."""
     target = network_target(functools.partial(MLP, width=width, depth=depth, activation="tanh"))
     sizes = [2, *[width] * depth, 1]
-    assert target.dim == sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    assert target.dim == sum(a * b + b for a, b in itertools.pairwise(sizes))
     theta = target.start(jax.random.key(1))
     sites = {name: np.asarray(value, np.float64) for name, value in target.constrain(theta).items()}
     h, log_prior = np.asarray(X, np.float64), 0.0
@@ -82,7 +83,10 @@ def test_a_linen_module_is_as_good_as_an_nnx_one():
 
 def test_the_networks_own_initialisation():
     """``initial`` is Flax's (zero biases, kernels that differ by key), ``start`` a draw from the prior."""
-    for network in (functools.partial(MLP, width=4, depth=1, activation="tanh"), functools.partial(users.LinenMLP, width=4)):
+    for network in (
+        functools.partial(MLP, width=4, depth=1, activation="tanh"),
+        functools.partial(users.LinenMLP, width=4),
+    ):
         target = network_target(network)
         one, other = (target.constrain(target.initial(jax.random.key(k))) for k in (0, 1))
         for name in one:

@@ -39,7 +39,7 @@ def test_a_published_notebook_holds_its_outputs_and_nothing_of_the_machine(path)
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type in ("stream", "error")]
     text = path.read_text()
-    assert not re.search(r'/home/|/root/|/tmp/|iopub\.', text)
+    assert not re.search(r"/home/|/root/|/tmp/|iopub\.", text)
     assert len(text) < 500_000
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hydra.errors import HydraException
 from jax._src.dispatch import BACKEND_COMPILE_EVENT
+from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench import config
+from bdlbench.outcome import sentence
 from bdlbench.progress import Silent
-from bdlbench.run import run, run_group
+from bdlbench.run import run, run_config, run_group
 from bdlbench.store import Store
 from bdlbench.types import ConfigError
 
@@ -23,7 +26,11 @@ ROOT = Path(__file__).parents[1]
 DATA = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=8"]
 SMALL = [*DATA, "network.width=4", "progress=off", "metrics=[lppd,rmse]"]
 SHORT = {
-    "nuts": ["inference.schedule.num_warmup=20", "inference.schedule.num_samples=10", "inference.schedule.num_chains=2"],
+    "nuts": [
+        "inference.schedule.num_warmup=20",
+        "inference.schedule.num_samples=10",
+        "inference.schedule.num_chains=2",
+    ],
     "sgld": [
         "inference.schedule={num_chains: 2, num_warmup: 20, num_samples: 10, thinning: 2, batch_size: 8}",
         "inference.step_size=1e-4",
@@ -111,7 +118,9 @@ def test_jobs_of_a_group_are_what_they_are_alone(tmp_path):
 
 def test_an_integer_and_its_float_are_one_run():
     """Values are coerced by the factory's annotations before the run is named."""
-    job = lambda *more: config.make_job(*config.compose([*SMALL, "inference=sgld", "inference.schedule.batch_size=8", *more]))
+    job = lambda *more: config.make_job(
+        *config.compose([*SMALL, "inference=sgld", "inference.schedule.batch_size=8", *more])
+    )
     assert job("inference.decay_steps=1").id == job("inference.decay_steps=1.0").id
     assert job("network.width=6").id == job("network.width=6.0").id
     assert job("temperature=1").id == job("temperature=1.0").id
@@ -144,14 +153,13 @@ def test_a_linen_network_runs(store_path):
 def test_a_numpyro_model_runs(method, store_path):
     """By ``model._target_``: robust regression, without network, prior or likelihood groups."""
     composed, labels = config.compose(
-        [o for o in options(method, store_path) if not o.startswith(("network", "data"))] + ["model=eight_schools", "data=eight_schools"]
+        [o for o in options(method, store_path) if not o.startswith(("network", "data"))]
+        + ["model=eight_schools", "data=eight_schools"]
     )
     composed["data"] = {
         "_target_": "bdlbench.data.generated.linear_regression", "n": 20, "center": 0.0, "half_width": 1.0, "seed": 0,
     }  # fmt: skip
     composed["model"] = {"_target_": "models_of_users.student", "scale": 3.0}
-    from bdlbench.run import run_config
-
     record = run_config(composed, labels)
     assert record["status"] == "complete", record["reason"]
     assert set(Store(store_path).posterior(record["id"])["posterior"].data_vars) == {"w"}
@@ -189,13 +197,10 @@ def test_one_bad_chain_does_not_spoil_the_others(store_path):
     24 chains start left or right with probability a half: that all go one way happens once in 8 million.
     """
     schedule = "inference.schedule={num_chains: 24, num_warmup: 30, num_samples: 20, thinning: 1, batch_size: null}"
-    composed, labels = config.compose(
-        ["model=eight_schools", "data=eight_schools", "inference=sgld", "inference.step_size=1e-3", "inference.start=prior",
-         schedule, "progress=off", f"store.path={store_path}", "metrics=[lppd,rmse]"]
-    )  # fmt: skip
+    wanted = ["model=eight_schools", "data=eight_schools", "inference=sgld", "inference.step_size=1e-3", schedule]
+    wanted += ["inference.start=prior", "progress=off", f"store.path={store_path}", "metrics=[lppd,rmse]"]
+    composed, labels = config.compose(wanted)
     composed["model"] = {"_target_": "models_of_users.two_wells", "depth": 30.0}
-    from bdlbench.run import run_config
-
     record = run_config(composed, labels)
     theta = Store(store_path).posterior(record["id"])["posterior"]["theta"].values
     bad = np.isnan(theta).any(1)
@@ -224,7 +229,10 @@ BAD = {
     "no such file": (["data=csv", "data.path=nowhere.csv", "data.target=y"], "nowhere.csv is no file"),
     "likelihood of another task": (["likelihood=categorical"], "likelihood=auto"),
     "batch larger than the data": (["inference.schedule.batch_size=1000"], "does not fit 20 training rows"),
-    "negative step size": (["inference=sgld", "inference.schedule.batch_size=8", "inference.step_size=-1"], "step_size"),
+    "negative step size": (
+        ["inference=sgld", "inference.schedule.batch_size=8", "inference.step_size=-1"],
+        "step_size",
+    ),
     "text for a number": (["inference.target_accept_prob=high"], "must be a number"),
     "fraction of a unit": (["network.width=2.5"], "whole number"),
     "no unit": (["network.width=0"], "width"),
@@ -252,11 +260,6 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_options_end_in_one_sentence(name, store_path):
     """Before anything is compiled or written: a sentence that names the field."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from bdlbench.cli import sentence
-
     overrides, words = BAD[name]
     usual = [] if any(o.startswith(("data=", "model=")) for o in overrides) else SMALL
     with compilations() as compiled, pytest.raises((ConfigError, HydraException, OmegaConfBaseException)) as caught:

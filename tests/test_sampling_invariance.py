@@ -3,7 +3,7 @@
 import numpy as np
 import optax
 import pytest
-from known_posteriors import gaussian, lanes_of, nuts_stage, program, rows, sample, stage
+from known_posteriors import gaussian, lanes_of, number, nuts_stage, program, rows, sample, stage
 
 from bdlbench.inference.point import maximum_a_posteriori
 from bdlbench.inference.sgld import sgld
@@ -21,11 +21,7 @@ def stages(name, num_samples=23):
     map_ = lambda *numbers: stage("map", maximum_a_posteriori, Schedule(1, *numbers), optimizer=optax.adam(0.05))
     return {
         "nuts": (map_(17, 0, 0), nuts_stage(num_samples, 40)),
-        "sgld": (
-            stage(
-                "sgld", sgld, Schedule(1, 31, num_samples, 3, 7), step_size=0.01, decay=0.6, decay_steps=10.0
-            ),
-        ),
+        "sgld": (stage("sgld", sgld, Schedule(1, 31, num_samples, 3, 7), step_size=0.01, decay=0.6, decay_steps=10.0),),
         "svi": (
             stage(
                 "svi",
@@ -113,13 +109,19 @@ def test_the_same_seed_repeats_and_another_does_not(name):
 
 def test_more_draws_begin_with_the_same_ones():
     """The number of draws changes none of them, and thinning keeps every k-th state of the same chain."""
-    plain = lambda samples, thinning: sample(
-        program(
-            (stage("sgld", sgld, Schedule(1, 20, samples, thinning, 7), step_size=0.01, decay=0.0, decay_steps=1.0),)
-        ),
-        rows(PROBLEM),
-        lanes_of(2),
-    ).draws
+    plain = lambda samples, thinning: (
+        sample(
+            program(
+                (
+                    stage(
+                        "sgld", sgld, Schedule(1, 20, samples, thinning, 7), step_size=0.01, decay=0.0, decay_steps=1.0
+                    ),
+                )
+            ),
+            rows(PROBLEM),
+            lanes_of(2),
+        ).draws
+    )
     every = plain(60, 1)
     np.testing.assert_array_equal(every[:, :30], plain(30, 1))
     np.testing.assert_array_equal(every[:, 2::3], plain(20, 3))
@@ -143,9 +145,7 @@ def test_gradients_are_charged():
 
 
 def test_a_lane_that_diverges_is_found_and_the_others_are_not_touched():
-    """Law 7: a step size of 1e3 in one of five lanes; its first bad step is reported, its neighbours keep their bits."""
-    from known_posteriors import number
-
+    """Law 7: a step size of 1e3 in one of five lanes; its first bad step is reported, the others keep their bits."""
     schedule = Schedule(1, 40, 20, 2)
     step = lambda: stage("sgld", sgld, schedule, step_size=number("step_size"), decay=0.0, decay_steps=1.0)
     one = program((step(),))
@@ -162,9 +162,7 @@ def test_a_lane_that_diverges_is_found_and_the_others_are_not_touched():
 
 def test_the_first_bad_step_is_the_first():
     """Law 7: the reported step is where a log density computed step by step first stops being finite."""
-    one = program(
-        (stage("sgld", sgld, Schedule(1, 0, 60, 1), step_size=1e3, decay=0.0, decay_steps=1.0),)
-    )
+    one = program((stage("sgld", sgld, Schedule(1, 0, 60, 1), step_size=1e3, decay=0.0, decay_steps=1.0),))
     lane = lanes_of(2)
     blocks = list(loop.run(one, rows(PROBLEM), lane, clock=Clock(), block_seconds=0.0))
     log_density = np.concatenate([b.stats["log_density"] for b in blocks], 1)

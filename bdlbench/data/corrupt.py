@@ -39,7 +39,7 @@ def noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def blur(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gaussian blur of sd 1.5 pixels, zeros outside."""
-    n, height, width = images.shape
+    _, height, width = images.shape
 
     def kernel(size: int) -> np.ndarray:
         # one axis as a (size, size) matrix; normalised over the unbounded line, so brightness leaks at the border

@@ -46,11 +46,11 @@ class Scaler(NamedTuple):
 
     def standardise(self, original: Any) -> np.ndarray:
         """``(original - loc) / scale``."""
-        return (np.asarray(original) - self.loc) / self.scale
+        return np.asarray((np.asarray(original) - self.loc) / self.scale)
 
     def original(self, standardised: Any) -> np.ndarray:
         """``loc + scale * standardised``."""
-        return self.loc + self.scale * np.asarray(standardised)
+        return np.asarray(self.loc + self.scale * np.asarray(standardised))
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no truth value: compare checksums

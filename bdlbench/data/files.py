@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +13,12 @@ from bdlbench.data.table import Table, make_table
 from bdlbench.errors import ConfigError
 from bdlbench.types import Task
 
-TaskOption = Literal["auto", "regression", "classification"]
-
 
 def csv(
     *,
     path: str,
     target: str,
-    task: TaskOption,
+    task: str,
     split: int,
     test_fraction: float,
     validation_fraction: float,
@@ -58,7 +56,7 @@ def csv(
 
 
 def npz(
-    *, path: str, task: TaskOption, split: int, test_fraction: float, validation_fraction: float, n_train: int | None
+    *, path: str, task: str, split: int, test_fraction: float, validation_fraction: float, n_train: int | None
 ) -> Dataset:
     """Arrays ``x`` (n, ...) and ``y`` (n,) of a NumPy archive, with its own test rows if it has ``x_test``, ``y_test``.
 
@@ -91,7 +89,7 @@ def npz(
 
 
 @lru_cache(maxsize=4)
-def _read_csv(path: str, target: str, task: TaskOption, mtime: int, size: int) -> tuple[Table, Task]:
+def _read_csv(path: str, target: str, task: str, mtime: int, size: int) -> tuple[Table, Task]:
     import pandas as pd
 
     try:
@@ -138,7 +136,7 @@ def _checked(x: np.ndarray, y: np.ndarray, features: tuple[str, ...], target: st
 
 
 @lru_cache(maxsize=4)
-def _read_npz(path: str, task: TaskOption, mtime: int, size: int) -> tuple[Table, Table | None, Task]:
+def _read_npz(path: str, task: str, mtime: int, size: int) -> tuple[Table, Table | None, Task]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}

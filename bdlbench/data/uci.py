@@ -1,7 +1,7 @@
 """UCI regression with the published splits, and the two sets of the bde protocol."""
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def uci(
     *,
     name: str,
     split: int,
-    split_kind: Literal["standard", "gap"],
+    split_kind: str,
     deduplicate: bool,
     validation_fraction: float,
     n_train: int | None,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from numpyro.infer.hmc import hmc as numpyro_hmc
 from numpyro.infer.util import ParamInfo
 
-from bdlbench.checks import at_least, fraction
+from bdlbench.checks import at_least, fraction, full_data, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
@@ -35,28 +35,60 @@ def nuts(
     """
     fraction("inference", target_accept_prob=target_accept_prob)
     at_least("inference", 1, max_tree_depth=max_tree_depth)
+    full_data("inference", "nuts", schedule.batch_size)
+    options = {"max_tree_depth": max_tree_depth, "dense_mass": dense_mass}
+    init, step = _kernel(target, schedule, "NUTS", target_accept_prob=target_accept_prob, **options)
+
+    def with_depth(key: Array, t: Array, state: Any, data: Data) -> tuple[Any, Info]:
+        state, info = step(key, t, state, data)
+        return state, {
+            **info,
+            "tree_depth": jnp.ceil(jnp.log2(state.num_steps + 1)).astype(jnp.int32),
+            "reached_max_treedepth": state.num_steps >= 2**max_tree_depth - 1,
+        }
+
+    return Method(init, with_depth, draw=lambda key, state: state.z)
+
+
+def hmc(target: Target, schedule: Schedule, *, target_accept_prob: float, trajectory_length: float) -> Method:
+    r"""Hamiltonian Monte Carlo of a fixed trajectory length (Duane et al. 1987; Neal 2011), identity mass matrix.
+
+    ceil(tau / eps) leapfrog steps a transition, the step size eps found by dual averaging inside the first
+    ``num_warmup`` steps. One gradient a leapfrog step is charged.
+
+    Parameters
+    ----------
+    target_accept_prob : float
+        Acceptance probability that dual averaging aims at; 0.9 for networks.
+    trajectory_length : float
+        tau. For networks (pi / 2) sigma sqrt(T), with sigma the prior's scale and T the temperature: a quarter of the
+        prior's period (Izmailov, Vikram, Hoffman & Wilson 2021). On a Gaussian, half a period in one direction (tau =
+        pi sigma_i) never mixes it.
+    """
+    fraction("inference", target_accept_prob=target_accept_prob)
+    positive("inference", trajectory_length=trajectory_length)
+    full_data("inference", "hmc", schedule.batch_size)
+    options = {"trajectory_length": trajectory_length, "adapt_mass_matrix": False}
+    init, step = _kernel(target, schedule, "HMC", target_accept_prob=target_accept_prob, **options)
+    return Method(init, step, draw=lambda key, state: state.z)
+
+
+def _kernel(target: Target, schedule: Schedule, algorithm: str, **options: Any) -> tuple[Any, Any]:
+    """``init`` and ``step`` of a NumPyro kernel whose potential takes its data as an argument."""
 
     def potential(data: Any) -> Any:  # None where only shapes are bound
         return lambda theta: -target.log_density(theta, data)
 
     def start(init: Any, theta: Any, data: Data | None, key: Array) -> Any:
-        return init(
-            theta,
-            num_warmup=schedule.num_warmup,
-            target_accept_prob=target_accept_prob,
-            max_tree_depth=max_tree_depth,
-            dense_mass=dense_mass,
-            model_args=(data,),
-            rng_key=key,
-        )
+        return init(theta, num_warmup=schedule.num_warmup, model_args=(data,), rng_key=key, **options)
 
     # NumPyro's sample kernel reads closures that init fills, so init runs once here, on a state nobody looks at.
-    bind, sample = numpyro_hmc(potential_fn_gen=potential, algo="NUTS")
+    bind, sample = numpyro_hmc(potential_fn_gen=potential, algo=algorithm)
     zeros = jnp.zeros(target.dim)
     start(bind, ParamInfo(zeros, jnp.zeros(()), zeros), None, jax.random.key(0))
 
     def init(key: Array, theta: Array, data: Data) -> Any:
-        fresh, _ = numpyro_hmc(potential_fn_gen=potential, algo="NUTS")
+        fresh, _ = numpyro_hmc(potential_fn_gen=potential, algo=algorithm)
         return start(fresh, theta, data, key)
 
     def step(key: Array, t: Array, state: Any, data: Data) -> tuple[Any, Info]:
@@ -67,10 +99,8 @@ def nuts(
             "acceptance_rate": state.accept_prob,
             "step_size": state.adapt_state.step_size,
             "n_steps": state.num_steps,
-            "tree_depth": jnp.ceil(jnp.log2(state.num_steps + 1)).astype(jnp.int32),
-            "reached_max_treedepth": state.num_steps >= 2**max_tree_depth - 1,
             "energy": state.energy,
             "diverging": state.diverging,
         }
 
-    return Method(init, step, draw=lambda key, state: state.z)
+    return init, step

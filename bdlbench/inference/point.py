@@ -1,12 +1,17 @@
-"""Point estimates: the maximum a posteriori, alone or as the start of something better."""
+"""Point estimates: the maximum a posteriori, ensembles of them, and dropout around one."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from bdlbench.checks import at_least, fraction
+from bdlbench.errors import ConfigError
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
+
+Objective = Literal["posterior", "likelihood"]
 
 
 class State(NamedTuple):
@@ -16,9 +21,29 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def maximum_a_posteriori(
-    target: Target, schedule: Schedule, *, optimizer: optax.GradientTransformation
-) -> Method:
+class Best(NamedTuple):
+    """The theta (D,) with the highest score on the validation rows, and how many looks have found nothing better."""
+
+    theta: Array
+    score: Array
+    misses: Array
+
+
+class Member(NamedTuple):
+    """A network in training: where it is, the log density last seen there, and what is kept."""
+
+    theta: Array
+    optimizer: Any
+    log_density: Array
+    best: Best | None
+
+    @property
+    def kept(self) -> Array:
+        """The theta (D,) to read."""
+        return self.theta if self.best is None else self.best.theta
+
+
+def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax.GradientTransformation) -> Method:
     """Maximise the log density over unconstrained theta; each chain is one estimate, ``num_samples`` is 1.
 
     The optimiser minimises -log_density / N, so that a learning rate means the same for every size of data. The mode
@@ -40,3 +65,164 @@ def maximum_a_posteriori(
         return State(theta, opt_state), {"num_grads": jnp.float32(1), "log_density": log_density}
 
     return Method(init, step, draw=lambda key, state: state.theta, markov=False)
+
+
+def deep_ensemble(
+    target: Target,
+    schedule: Schedule,
+    *,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    validate_every: int | None,
+    patience: int | None,
+) -> Method:
+    r"""One trained network a chain; the chains together are the ensemble (Lakshminarayanan, Pritzel & Blundell 2017).
+
+    Every chain starts from its own initialisation and sees its own batches. Without adversarial training, which that
+    paper's authors found to help little. A chain has one draw: ``num_samples`` is 1.
+
+    Parameters
+    ----------
+    optimizer : optax.GradientTransformation
+        Minimises -objective / N; ``optax.adamw`` decays weights on top of it.
+    objective : str
+        ``posterior``: the log density, so that a member is a maximum a posteriori. ``likelihood``: without the prior,
+        as ensembles are usually trained; the temperature has no say in it.
+    validate_every : int or None
+        Look at the mean log likelihood of the validation rows every so many steps and keep the best theta seen. Needs
+        ``data.validation_fraction`` > 0. None keeps the last theta.
+    patience : int or None
+        Stand still after so many looks without a better one, at no further gradients; None goes on to the end.
+
+    Raises
+    ------
+    ConfigError
+        Early stopping is asked for and there are no validation rows.
+    """
+    if objective not in ("posterior", "likelihood"):
+        raise ConfigError(f"inference.objective={objective!r} is unknown: use posterior or likelihood.")
+
+    def log_likelihood(theta: Array, data: Data) -> Array:
+        theta = jax.lax.optimization_barrier(theta)
+        log_lik = target.terms(theta, data.x, data.y).log_lik
+        return data.size / log_lik.shape[0] * log_lik.sum()
+
+    value = target.log_density if objective == "posterior" else log_likelihood
+    return _trained(target, schedule, optimizer, lambda key, theta, data: value(theta, data), validate_every, patience)
+
+
+def mc_dropout(
+    target: Target,
+    schedule: Schedule,
+    *,
+    optimizer: optax.GradientTransformation,
+    rate: float,
+    validate_every: int | None,
+    patience: int | None,
+) -> Method:
+    r"""Dropout in training and in prediction, as a variational posterior (Gal & Ghahramani 2016).
+
+    .. math:: \theta = M \circ z_{u(\cdot)} / (1 - p), \quad z_u \sim \mathrm{Bernoulli}(1 - p)
+
+    ``u`` is the hidden unit that a weight reads from. One step takes the gradient of the log density at one theta
+    of that law.
+    With a prior N(0, s^2) its mean over z is Gal & Ghahramani's bound: the expected log likelihood less
+    |M|^2 / (2 s^2 (1 - p)) for weights that read from units. A draw is one mask, kept for all inputs, so a draw is a
+    function; in training, too, a mask is shared by the rows of a batch, where usual code draws one a row: the same
+    expectation with more variance.
+
+    Parameters
+    ----------
+    optimizer : optax.GradientTransformation
+        Minimises -log_density / N; ``optax.adamw`` decays weights on top of it.
+    rate : float
+        p, the probability that a hidden unit is left out: 0.005 to 0.1.
+    validate_every, patience : int or None
+        As for :func:`deep_ensemble`; validation rows are judged at M, the mean network.
+
+    Raises
+    ------
+    ConfigError
+        The network has no hidden unit, or which unit a weight reads from cannot be derived.
+    """
+    fraction("inference", rate=rate)
+    if target.units is None:
+        raise ConfigError("model: it does not say which hidden units its weights read from: use a network, model=bnn.")
+    units = np.asarray(target.units())
+    count = int(units.max()) + 1
+
+    def masked(key: Array, theta: Array) -> Array:
+        keep = jax.random.bernoulli(key, 1 - rate, (count,)).astype(theta.dtype) / (1 - rate)
+        return theta * jnp.where(units < 0, 1.0, keep[units])
+
+    def value(key: Array, theta: Array, data: Data) -> Array:
+        return target.log_density(masked(key, theta), data)
+
+    method = _trained(target, schedule, optimizer, value, validate_every, patience)
+    return method._replace(draw=lambda key, state: masked(key, state.kept))
+
+
+def _trained(
+    target: Target,
+    schedule: Schedule,
+    optimizer: optax.GradientTransformation,
+    value: Any,
+    validate_every: int | None,
+    patience: int | None,
+) -> Method:
+    """Maximise ``value(key, theta, data)``, keeping the theta that is best on the validation rows, if asked to."""
+    if validate_every is not None:
+        at_least("inference", 1, validate_every=validate_every)
+        if validate_every > schedule.num_warmup:
+            raise ConfigError(
+                f"inference.validate_every={validate_every} is more than schedule.num_warmup={schedule.num_warmup}, so "
+                "that nothing would ever be kept: make it smaller."
+            )
+    if patience is not None:
+        at_least("inference", 1, patience=patience)
+        if validate_every is None:
+            raise ConfigError(
+                "inference.patience counts looks at validation rows: give inference.validate_every as well."
+            )
+
+    def init(key: Array, theta: Array, data: Data) -> Member:
+        if validate_every is not None and data.validation is None:
+            raise ConfigError(
+                "inference.validate_every needs validation rows: give data.validation_fraction or set it to null."
+            )
+        best = None if validate_every is None else Best(theta, jnp.full((), -jnp.inf, theta.dtype), jnp.int32(0))
+        return Member(theta, optimizer.init(theta), jnp.zeros((), theta.dtype), best)
+
+    def move(key: Array, state: Member, data: Data) -> Member:
+        log_density, grad = jax.value_and_grad(lambda theta: value(key, theta, data))(state.theta)
+        loss_grad = jax.lax.optimization_barrier(-grad / data.size)
+        updates, opt_state = optimizer.update(loss_grad, state.optimizer, state.theta)
+        theta = optax.apply_updates(state.theta, updates)
+        return state._replace(theta=theta, optimizer=opt_state, log_density=log_density)
+
+    def look(state: Member, rows: tuple[Any, Any]) -> Best:
+        theta, best = jax.lax.optimization_barrier(state.theta), state.best
+        assert best is not None
+        score = target.terms(theta, *rows).log_lik.mean()
+        better = score > best.score
+        return Best(
+            jnp.where(better, theta, best.theta),
+            jnp.where(better, score, best.score),
+            jnp.where(better, 0, best.misses + 1),
+        )
+
+    def step(key: Array, t: Array, state: Member, data: Data) -> tuple[Member, Info]:
+        if validate_every is None:
+            state, num_grads = move(key, state, data), jnp.float32(1)
+        else:
+            held = data.validation
+            assert held is not None
+            assert state.best is not None
+            going = jnp.bool_(True) if patience is None else state.best.misses < patience
+            state = jax.lax.cond(going, lambda s: move(key, s, data), lambda s: s, state)
+            checks = going & (t % validate_every == validate_every - 1)
+            best = jax.lax.cond(checks, lambda s: look(s, held), lambda s: s.best, state)
+            state, num_grads = state._replace(best=best), going.astype(jnp.float32)
+        return state, {"num_grads": num_grads, "log_density": state.log_density}
+
+    return Method(init, step, draw=lambda key, state: state.kept, markov=False)

@@ -1,11 +1,12 @@
-"""Stochastic-gradient Langevin dynamics."""
+"""Stochastic-gradient Langevin dynamics: plain, preconditioned, cyclical and with control variates."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bdlbench.checks import non_negative, positive
+from bdlbench import cycles
+from bdlbench.checks import at_least, fraction, non_negative, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
@@ -15,9 +16,7 @@ class State(NamedTuple):
     theta: Array
 
 
-def sgld(
-    target: Target, schedule: Schedule, *, step_size: float, decay: float, decay_steps: float
-) -> Method:
+def sgld(target: Target, schedule: Schedule, *, step_size: float, decay: float, decay_steps: float) -> Method:
     r"""Langevin dynamics on minibatch gradients, without a Metropolis test (Welling & Teh 2011).
 
     .. math:: \theta' = \theta + \epsilon_t g(\theta) + \sqrt{2 \epsilon_t}\, \xi, \quad \xi \sim N(0, I), \quad
@@ -42,8 +41,7 @@ def sgld(
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         eps = step_size * (1 + t / decay_steps) ** -decay
         log_density, grad = target.value_and_grad(state.theta, data)
-        # Keeps XLA's CPU backend from computing noise and gradient again in every consumer.
-        grad, noise = jax.lax.optimization_barrier((grad, jax.random.normal(key, state.theta.shape, state.theta.dtype)))
+        grad, noise = _apart(grad, key)
         theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
         return State(theta), {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": eps}
 
@@ -52,3 +50,143 @@ def sgld(
         step=step,
         draw=lambda key, state: state.theta,
     )
+
+
+def _apart(grad: Array, key: Array) -> tuple[Array, Array]:
+    """The gradient and standard normal noise, which XLA's CPU backend would compute again in every consumer."""
+    grad, noise = jax.lax.optimization_barrier((grad, jax.random.normal(key, grad.shape, grad.dtype)))
+    return grad, noise
+
+
+class PreconditionedState(NamedTuple):
+    """theta (D,) and V (D,), the averaged square of the mean gradient."""
+
+    theta: Array
+    second_moment: Array
+
+
+def psgld(target: Target, schedule: Schedule, *, step_size: float, averaging: float, damping: float) -> Method:
+    r"""Langevin dynamics preconditioned by RMSprop's diagonal (Li, Chen, Carlson & Carin 2016).
+
+    .. math:: V' = a V + (1 - a) (g / N)^2, \quad G = (\lambda + \sqrt V)^{-1}, \quad
+              \theta' = \theta + \epsilon G g + \sqrt{2 \epsilon G}\, \xi
+
+    V adapts in warm-up alone: while it moves, the chain would need the term Gamma = div G, which nobody computes, to
+    leave the posterior invariant. Frozen, it has SGLD's law in the coordinates G^(-1/2) theta. V's first averages weigh
+    all gradients alike, 1 / (t + 1), so that it starts without a bias towards 0.
+
+    Parameters
+    ----------
+    step_size : float
+        eps; a step is about eps N in every direction where gradients are mostly noise.
+    averaging : float
+        a, 0.99: V remembers 1 / (1 - a) steps.
+    damping : float
+        lambda, in units of the mean gradient; bounds G.
+    """
+    positive("inference", step_size=step_size, damping=damping)
+    fraction("inference", averaging=averaging)
+    at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
+
+    def move(
+        key: Array, state: PreconditionedState, second_moment: Array, log_density: Array, grad: Array
+    ) -> tuple[PreconditionedState, Info]:
+        grad, noise = _apart(grad, key)
+        scale = 1 / (damping + jnp.sqrt(second_moment))
+        theta = state.theta + step_size * scale * grad + jnp.sqrt(2 * step_size * scale) * noise
+        return PreconditionedState(theta, second_moment), {"num_grads": jnp.float32(1), "log_density": log_density}
+
+    def warm(key: Array, t: Array, state: PreconditionedState, data: Data) -> tuple[PreconditionedState, Info]:
+        log_density, grad = target.value_and_grad(state.theta, data)
+        weight = jnp.maximum(1 - averaging, 1 / (t + 1))
+        second_moment = state.second_moment + weight * ((grad / data.size) ** 2 - state.second_moment)
+        return move(key, state, second_moment, log_density, grad)
+
+    def step(key: Array, t: Array, state: PreconditionedState, data: Data) -> tuple[PreconditionedState, Info]:
+        return move(key, state, state.second_moment, *target.value_and_grad(state.theta, data))
+
+    return Method(
+        init=lambda key, theta, data: PreconditionedState(theta, jnp.zeros_like(theta)),
+        step=step,
+        draw=lambda key, state: state.theta,
+        warm=warm,
+    )
+
+
+def cyclical_sgld(target: Target, schedule: Schedule, *, step_size: float, num_cycles: int) -> Method:
+    r"""SGLD with warm restarts of its step size (Zhang, Li, Zhang, Chen & Wilson 2020).
+
+    .. math:: \epsilon_t = \tfrac{\epsilon_0}{2} \left(\cos \frac{\pi (t \bmod C)}{C} + 1\right)
+
+    Each of M cycles explores without noise (its share of the warm-up: gradient ascent with a large step), then samples
+    with the noise of SGLD; the draws of all cycles count alike. No exact law: where a cycle ends is where its large
+    steps led, so it is judged by its predictions.
+
+    Parameters
+    ----------
+    step_size : float
+        eps_0 at a cycle's start.
+    num_cycles : int
+        M. ``num_warmup / (num_warmup + num_samples thinning)`` is the explored share, 0.8 in the paper.
+    """
+    positive("inference", step_size=step_size)
+    factor = cycles.cosine(schedule, num_cycles)
+
+    def move(key: Array, t: Array, state: State, data: Data, explores: bool) -> tuple[State, Info]:
+        eps = step_size * factor(t)
+        log_density, grad = target.value_and_grad(state.theta, data)
+        if explores:
+            theta = state.theta + eps * jax.lax.optimization_barrier(grad)
+        else:
+            grad, noise = _apart(grad, key)
+            theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
+        return State(theta), {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": eps}
+
+    return Method(
+        init=lambda key, theta, data: State(theta),
+        step=lambda key, t, state, data: move(key, t, state, data, explores=False),
+        draw=lambda key, state: state.theta,
+        warm=lambda key, t, state, data: move(key, t, state, data, explores=True),
+        markov=False,
+        num_cycles=num_cycles,
+    )
+
+
+class AnchoredState(NamedTuple):
+    """theta (D,), the anchor (D,) and the full gradient there (D,)."""
+
+    theta: Array
+    anchor: Array
+    anchor_grad: Array
+
+
+def sgld_cv(target: Target, schedule: Schedule, *, step_size: float) -> Method:
+    r"""SGLD whose gradient noise is reduced by control variates (Baker, Fearnhead, Fox & Nemeth 2019).
+
+    .. math:: \theta' = \theta + \epsilon \left[g_N(\theta_0) + g_B(\theta) - g_B(\theta_0)\right]
+              + \sqrt{2 \epsilon}\, \xi
+
+    The anchor theta_0 is where the stage starts, so a short MAP belongs before it; the same stage given again in
+    ``before`` anchors anew. The gradient's noise vanishes at the anchor and grows with the distance from it: far away
+    it is worse than without. A step costs two gradients on the batch, the anchor one on all rows.
+
+    Parameters
+    ----------
+    step_size : float
+        eps.
+    """
+    positive("inference", step_size=step_size)
+
+    def init(key: Array, theta: Array, data: Data) -> AnchoredState:
+        return AnchoredState(theta, theta, target.value_and_grad(theta, data)[1])
+
+    def step(key: Array, t: Array, state: AnchoredState, data: Data) -> tuple[AnchoredState, Info]:
+        log_density, grad = target.value_and_grad(state.theta, data)
+        grad = state.anchor_grad + grad - target.value_and_grad(state.anchor, data)[1]
+        grad, noise = _apart(grad, key)
+        theta = state.theta + step_size * grad + jnp.sqrt(2 * step_size) * noise
+        # The anchor's gradient, in units of this batch, is charged to the stage's first step.
+        num_grads = 2 + jnp.where(t == 0, data.size / data.y.shape[0], 0)
+        return state._replace(theta=theta), {"num_grads": num_grads, "log_density": log_density}
+
+    return Method(init=init, step=step, draw=lambda key, state: state.theta)

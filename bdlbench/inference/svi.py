@@ -20,6 +20,28 @@ FULL_RANK_LIMIT = 2**31
 """Bytes of the full-rank guide's scale matrix above which it is refused."""
 
 
+class AutoScaledIAF(autoguide.AutoIAFNormal):
+    """One inverse autoregressive flow (Kingma et al. 2016), then a learned shift and scale.
+
+    NumPyro's own starts as wide as its standard normal base and away from the start point, which ruins a network.
+    """
+
+    def __init__(self, model: Any, *, init_loc_fn: Any, init_scale: Any, hidden_dims: tuple[int, ...]) -> None:
+        self._init_scale = init_scale
+        super().__init__(model, init_loc_fn=init_loc_fn, num_flows=1, hidden_dims=hidden_dims)
+
+    def _get_posterior(self) -> dist.Distribution:
+        flow = super()._get_posterior()
+        loc = numpyro.param(f"{self.prefix}_loc", self._init_latent)
+        scale = numpyro.param(
+            f"{self.prefix}_scale",
+            jnp.full(self.latent_dim, self._init_scale),
+            constraint=dist.constraints.softplus_positive,
+        )
+        affine = dist.transforms.IndependentTransform(dist.transforms.AffineTransform(loc, scale), 1)
+        return dist.TransformedDistribution(flow.base_dist, [*flow.transforms, affine])
+
+
 @static("init_scale")
 def svi(
     target: Target,
@@ -36,7 +58,8 @@ def svi(
     .. math:: \mathcal L(\phi) = E_{q_\phi}[\log p(y, \theta) - \log q_\phi(\theta)], \quad
               \theta = g_\phi(\epsilon)\ \text{(reparameterised)}
 
-    The warm-up optimises; ``thinning`` is 0, so sampling reads the guide.
+    The warm-up optimises; ``thinning`` is 0, so sampling reads the guide. The record has the Pareto k-hat of the ratios
+    p(theta) / q(theta) of the draws: from 0.7 on, q is not to be taken for the posterior (Yao et al. 2018).
 
     Parameters
     ----------
@@ -50,11 +73,18 @@ def svi(
     num_particles : int
         Draws of theta a step; each costs a gradient.
     rank : int or None
-        Factors of ``low_rank``.
+        Factors of ``low_rank``; null for the other guides.
+
+    Raises
+    ------
+    ConfigError
+        For a full-rank matrix too large for memory, named with its size, or a flow of more than 1,000 dimensions.
     """
     positive("inference", init_scale=init_scale)
     at_least("inference", 1, num_particles=num_particles)
     _check_guide(guide, rank, target.dim)
+    if schedule.thinning:
+        raise ConfigError("inference.schedule.thinning must be 0 for svi: its draws are read from the fitted guide.")
 
     def model(data: Data | None) -> None:
         # Masked, since its log density would look for infinities in theta, to add 0.
@@ -64,19 +94,17 @@ def svi(
             numpyro.factor("log_density", target.log_density(theta, data))
 
     def bind(theta: Array, key: Array) -> tuple[SVI, Any, Any]:
-        options: dict[str, Any] = {"init_loc_fn": init_to_value(values={"theta": theta})}
-        if guide != "iaf":
-            options["init_scale"] = init_scale
+        options: dict[str, Any] = {"init_loc_fn": init_to_value(values={"theta": theta}), "init_scale": init_scale}
         family = {
             "mean_field": _MeanField,
             "low_rank": autoguide.AutoLowRankMultivariateNormal,
             "full_rank": autoguide.AutoMultivariateNormal,
-            "iaf": autoguide.AutoIAFNormal,
+            "iaf": AutoScaledIAF,
         }[guide]
         if guide == "low_rank":
             options["rank"] = rank
         if guide == "iaf":
-            options |= {"num_flows": 1, "hidden_dims": (target.dim,)}
+            options["hidden_dims"] = (target.dim,)
         q = family(model, **options)
         engine = SVI(model, q, optax.chain(_computed_once(), optimizer), Trace_ELBO(num_particles=num_particles))
         return engine, q, engine.init(key, None)
@@ -107,10 +135,22 @@ def svi(
         (value, _), optim_state = engine.optim.eval_and_update(estimate, state.optim_state)
         return state._replace(optim_state=optim_state), {"num_grads": jnp.float32(num_particles), "loss": value}
 
-    def draw(key: Array, state: Any) -> Array:
-        return family.sample_posterior(key, engine.get_params(state))["theta"]
+    def draw_with_log_q(key: Array, state: Any) -> tuple[Array, Array]:
+        # With the intermediates of the flow, whose inverse would cost D passes.
+        q = family.get_posterior(engine.get_params(state))
+        if isinstance(q, dist.TransformedDistribution):
+            theta, intermediates = q.sample_with_intermediates(key)
+            return theta, q.log_prob(theta, intermediates)
+        theta = q.sample(key)
+        return theta, q.log_prob(theta).sum()
 
-    return Method(init, step, draw, markov=False)
+    return Method(
+        init,
+        step,
+        draw=lambda key, state: draw_with_log_q(key, state)[0],
+        log_q=lambda key, state: draw_with_log_q(key, state)[1],
+        markov=False,
+    )
 
 
 class _Normal(dist.Normal):
@@ -147,6 +187,8 @@ def _computed_once() -> optax.GradientTransformation:
 def _check_guide(guide: str, rank: int | None, dim: int) -> None:
     if guide == "low_rank" and (rank is None or not 1 <= rank <= dim):
         raise ConfigError(f"inference.rank={rank} does not fit guide=low_rank with {dim} weights: give 1 to {dim}.")
+    if guide != "low_rank" and rank is not None:
+        raise ConfigError(f"inference.rank={rank} belongs to guide=low_rank: set it to null for guide={guide}.")
     if guide == "full_rank" and 4 * dim**2 > FULL_RANK_LIMIT:
         raise ConfigError(
             f"inference.guide=full_rank needs a {dim} x {dim} matrix of {4 * dim**2 / 2**30:.1f} GiB, more than "

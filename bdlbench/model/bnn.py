@@ -1,6 +1,5 @@
 """The Bayesian neural network: network x prior x likelihood as a NumPyro model."""
 
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +17,7 @@ from bdlbench.signatures import parameters
 NetworkFactory = Callable[..., Any]
 
 
-def random_network(
-    network: NetworkFactory, prior: Prior, x: Array, out_features: int
-) -> Callable[[Array], Array]:
+def random_network(network: NetworkFactory, prior: Prior, x: Array, out_features: int) -> Callable[[Array], Array]:
     """Put ``prior`` on the weights of a Flax module, NNX or Linen, as sample sites ``network.<weight>``.
 
     ``network`` is called with those of ``in_features``, ``out_features`` and ``rngs`` that its signature names. Within
@@ -44,9 +41,7 @@ def random_network(
     raise ConfigError(f"network: {network} made a {type(module).__name__}, which is no Flax module (NNX or Linen).")
 
 
-def bnn(
-    x: Array, y: Array | None = None, *, network: NetworkFactory, prior: Prior, likelihood: Likelihood
-) -> None:
+def bnn(x: Array, y: Array | None = None, *, network: NetworkFactory, prior: Prior, likelihood: Likelihood) -> None:
     """Theta ~ prior, f = network(x; theta), y ~ likelihood(f). Sites ``network.*``, ``f`` (rows, out), ``y`` (rows,)."""
     net = random_network(network, prior, x, likelihood.out_features)
     outputs = net(x)

@@ -27,7 +27,9 @@ class Likelihood(NamedTuple):
 
 def _only_for(name: str, wanted: Task, task: Task, remedy: str) -> None:
     if task != wanted:
-        raise ConfigError(f"likelihood={name} is for {wanted}, but the data are a {task} task: use likelihood={remedy}.")
+        raise ConfigError(
+            f"likelihood={name} is for {wanted}, but the data are a {task} task: use likelihood={remedy}."
+        )
 
 
 def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likelihood:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro import handlers
@@ -13,6 +14,7 @@ from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
 from bdlbench.errors import ConfigError
+from bdlbench.model.wiring import Wiring
 from bdlbench.types import Target, Terms
 
 Model = Callable[..., None]
@@ -25,6 +27,7 @@ class _Slot(NamedTuple):
     start: int
     size: int
     shape: tuple[int, ...]
+    real: bool
 
 
 def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
@@ -97,7 +100,9 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
     def constrain(theta: Float[Array, " D"]) -> dict[str, Array]:
         sites, _ = trace(theta, x, y, {})
-        kept = {name: s for name, s in sites.items() if name in layout or (s["type"] == "deterministic" and name != "f")}
+        kept = {
+            name: s for name, s in sites.items() if name in layout or (s["type"] == "deterministic" and name != "f")
+        }
         return {name.replace("/", "."): site["value"] for name, site in kept.items()}
 
     def unconstrain(values: Mapping[str, Array]) -> Float[Array, " D"]:
@@ -127,8 +132,52 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         return flatten(sites, values)
 
     dim = sum(slot.size for slot in layout.values())
+
+    def wiring() -> Wiring:
+        """The graph from the sites to the network's outputs."""
+
+        def values(theta: Array) -> dict[str, Array]:
+            sites, _ = trace(theta, x, None, {})
+            return {name: sites[name]["value"] for name in layout} | {"f": sites["f"]["value"]} if "f" in sites else {}
+
+        shapes = jax.eval_shape(values, jax.ShapeDtypeStruct((dim,), jnp.float32))
+        if "f" not in shapes:
+            raise ConfigError(
+                "model: it has no deterministic site 'f', the outputs whose layers could be found: use model=bnn."
+            )
+        del shapes["f"]
+        return Wiring(lambda weights, x: trace(jnp.zeros(dim), x, None, weights)[0]["f"]["value"], shapes, x)
+
+    def units() -> np.ndarray:
+        out = np.full(dim, -1)
+        for name, numbers in wiring().units().items():
+            slot = layout[name]
+            if (numbers >= 0).any() and not slot.real:
+                raise ConfigError(
+                    f"prior: '{name}' is constrained, but dropout sets weights to zero: use a normal prior."
+                )
+            if slot.real:
+                out[slot.start : slot.start + slot.size] = numbers.reshape(-1)
+        return out
+
+    def last_layer() -> np.ndarray:
+        found = wiring().last_layer()
+        return np.concatenate([np.full(slot.size, found[name]) for name, slot in layout.items()])
+
     return Target(
-        dim, start, initial, terms, forward, likelihood, predictive, constrain, unconstrain, temperature, rows
+        dim,
+        start,
+        initial,
+        terms,
+        forward,
+        likelihood,
+        predictive,
+        constrain,
+        unconstrain,
+        temperature,
+        rows,
+        units,
+        last_layer,
     )
 
 
@@ -151,7 +200,7 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
                     f"model: latent site '{name}' is discrete, which gradient methods cannot move: marginalise it out."
                 )
             free = biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))
-            layout[name] = _Slot(offset, math.prod(free), tuple(free))
+            layout[name] = _Slot(offset, math.prod(free), tuple(free), _is_real(site["fn"].support))
             offset += math.prod(free)
 
     jax.eval_shape(look, x, y)

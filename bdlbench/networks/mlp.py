@@ -1,5 +1,6 @@
 """The multilayer perceptron."""
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -49,7 +50,7 @@ class MLP(nnx.Module):
         if activation not in ACTIVATIONS:
             raise ConfigError(f"network.activation={activation!r} is unknown: use one of {', '.join(ACTIVATIONS)}.")
         sizes = [in_features, *[width] * depth]
-        self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
         self.output = nnx.Linear(sizes[-1], out_features, rngs=rngs)
         self.activation = activation
 

@@ -32,9 +32,7 @@ class Moments(NamedTuple):
         return np.sqrt(np.diag(self.covariance))
 
 
-def exact_posterior(
-    x: Any, y: Any, *, weight_scale: float, bias_scale: float, low: float, high: float
-) -> Moments:
+def exact_posterior(x: Any, y: Any, *, weight_scale: float, bias_scale: float, low: float, high: float) -> Moments:
     r"""Posterior moments of a line under N(0, s_w^2) x N(0, s_b^2) on (w, b) and Uniform(low, high) on sigma.
 
     Given sigma everything is Gaussian (Bishop 2006, 3.3 and 3.5): with X = (x, 1) and S_0 = diag(s_w^2, s_b^2)

@@ -53,12 +53,10 @@ def padded(num_lanes: int) -> int:
 
 
 def over_lanes(
-    function: Callable[..., Any], num_shared: int = 1, donate: tuple[int, ...] = (), small: bool = False
+    function: Callable[..., Any], num_shared: int = 1, donate: tuple[int, ...] = (), *, small: bool = False
 ) -> Any:
     """Jit ``function(*shared, *lane)`` over lanes: the first ``num_shared`` arguments are replicated, the others carry
-    the lane axis in front, as do all results.
-
-    ``small`` says that a step is short, as on a minibatch.
+    the lane axis in front, as do all results. ``small`` says that it is made of many small operations.
     """
 
     def device_part(*args: Any) -> Any:

@@ -21,7 +21,8 @@ class Block(NamedTuple):
     """What one block leaves behind, on the host, a row a lane.
 
     ``draws`` (L, n, D) or (L, n, P, D) start at draw ``first_draw`` of the stage and come with ``stats`` (L, n) of the
-    step before each. ``num_grads`` (full-data equivalents), ``num_diverging`` and ``seconds`` are those of this block;
+    step before each; where nothing steps but the state has a density, ``log_density`` and ``log_q`` of the draw.
+    ``num_grads`` (full-data equivalents), ``num_diverging`` and ``seconds`` are those of this block;
     ``bad_step`` is the first step of the stage with a non-finite log density, ``NEVER`` where there is none.
     ``provisional(n)`` draws n times from the running state of a method that optimises (``thinning`` 0).
     """
@@ -48,8 +49,8 @@ def joined(blocks: Sequence[Block]) -> Block:
         first_draw=blocks[0].first_draw,
         draws=np.concatenate([block.draws for block in blocks], 1),
         stats={name: np.concatenate([block.stats[name] for block in blocks], 1) for name in blocks[0].stats},
-        num_grads=sum(block.num_grads for block in blocks),
-        num_diverging=sum(block.num_diverging for block in blocks),
+        num_grads=np.sum([block.num_grads for block in blocks], 0),
+        num_diverging=np.sum([block.num_diverging for block in blocks], 0),
         seconds=sum(block.seconds for block in blocks),
     )
 
@@ -141,19 +142,28 @@ class _StageRun:
 
     def go(self) -> Iterator[Block]:
         schedule = self.schedule
-        yield from self.steps("warmup", schedule.num_warmup)
-        if self.failed():
-            return
-        if self.programs.method.settle is not no_settle or self.programs.has_anchor:
-            yield self.settle()
-        if schedule.num_samples and schedule.thinning:
-            yield from self.steps("sample", schedule.num_samples)
-        elif schedule.num_samples:
-            yield from self.read()
+        for cycle in range(self.programs.num_cycles):
+            yield from self.steps("warmup", schedule.num_warmup, cycle)
+            if self.failed():
+                return
+            if self.programs.method.settle is not no_settle or self.programs.has_anchor:
+                yield self.settle()
+            if schedule.num_samples and schedule.thinning:
+                yield from self.steps("sample", schedule.num_samples, cycle)
+            elif schedule.num_samples:
+                yield from self.read()
+            if self.failed():
+                return
 
-    def pieces(self, phase: Phase, total: int, largest: int) -> Iterator[tuple[int, int, Callable[[float], None]]]:
-        """Cut ``total`` units into blocks that end at the marks, fit ``largest`` and last about ``block_seconds``."""
-        marks = sorted({m for m in self.marks(self.programs.index, phase) if 0 < m < total} | {total})
+    def pieces(
+        self, phase: Phase, total: int, largest: int, before: int = 0
+    ) -> Iterator[tuple[int, int, Callable[[float], None]]]:
+        """Cut ``total`` units into blocks that end at the marks, fit ``largest`` and last about ``block_seconds``.
+
+        Marks count the ``before`` units of earlier cycles too.
+        """
+        wanted = {m - before for m in self.marks(self.programs.index, phase)}
+        marks = sorted({m for m in wanted if 0 < m < total} | {total})
         done, rate = 0, 0.0
 
         def took(seconds: float) -> None:
@@ -166,12 +176,16 @@ class _StageRun:
             yield done, count, took
             done += count
 
-    def steps(self, phase: Phase, total: int) -> Iterator[Block]:
-        """Blocks of steps; in warm-up a unit is a step, in sampling a draw and the steps before it."""
-        warm = phase == "warmup"
+    def steps(self, phase: Phase, total: int, cycle: int) -> Iterator[Block]:
+        """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, with the steps before each."""
+        warm, cycles = phase == "warmup", self.programs.num_cycles
         stride = 1 if warm else self.schedule.thinning
-        offset = 0 if warm else self.schedule.num_warmup
-        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity):
+        total //= cycles
+        num_warmup = self.schedule.num_warmup // cycles
+        length = num_warmup + self.schedule.num_samples // cycles * self.schedule.thinning
+        offset = cycle * length + (0 if warm else num_warmup)
+        before = cycle * total
+        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity, before):
             counts = lanes.replicate(
                 (np.int32(offset + done * stride), np.int32(count * stride), np.int32(count if warm else stride))
             )
@@ -189,7 +203,7 @@ class _StageRun:
                 stage=self.programs.index,
                 phase=phase,
                 steps_done=offset + (done + count) * stride,
-                first_draw=done,
+                first_draw=before + done,
                 draws=None if warm else np.array(np.asarray(slots)[: self.num_lanes, :count]),
                 stats={name: np.array(a[:, :kept]) for name, a in stats.items()},
                 num_grads=totals.num_grads.astype(np.float64) * self.programs.share,
@@ -216,7 +230,18 @@ class _StageRun:
         done = self.schedule.num_warmup
         grads = lanes.fetch(num_grads, self.num_lanes).astype(np.float64)
         return Block(
-            self.programs.index, "warmup", done, 0, None, {}, grads, zeros, self.bad_step, timed.elapsed, None, self.anchor
+            self.programs.index,
+            "warmup",
+            done,
+            0,
+            None,
+            {},
+            grads,
+            zeros,
+            self.bad_step,
+            timed.elapsed,
+            None,
+            self.anchor,
         )
 
     def provisional(self, count: int, first: int = 0) -> np.ndarray:
@@ -234,13 +259,18 @@ class _StageRun:
                 args = (self.shared, lanes.replicate(np.int32(done)), self.lane, self.state)
                 draws = jax.block_until_ready(self.programs.call("draws", self.clock, 2, *args))
             took(timed.elapsed)
+            stats: dict[str, np.ndarray] = {}
+            if self.programs.has_density:
+                with self.clock.measure("predict"):
+                    ratios = jax.block_until_ready(self.programs.call("ratios", self.clock, 2, *args, draws))
+                stats = {name: np.array(a)[:, :count] for name, a in lanes.fetch(ratios, self.num_lanes).items()}
             yield Block(
                 stage=self.programs.index,
                 phase="sample",
                 steps_done=self.schedule.num_warmup,
                 first_draw=done,
                 draws=np.array(np.asarray(draws)[: self.num_lanes, :count]),
-                stats={},
+                stats=stats,
                 num_grads=zeros.astype(np.float64),
                 num_diverging=zeros,
                 bad_step=self.bad_step,

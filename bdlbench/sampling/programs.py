@@ -92,24 +92,23 @@ class StagePrograms:
 
     def __init__(self, program: Program, index: int, shared: Shared, lane: Lane) -> None:
         self.program, self.index = program, index
-        self.stage = program.stages[index]
-        self.schedule = self.stage.schedule
-        self.method: Method | None = None
+        self.stage: Stage = program.stages[index]
+        self.schedule: Schedule = self.stage.schedule
         self._compiled: dict[Any, Any] = {}
-        target_dim: list[int] = []
+        found: list[tuple[int, Method]] = []
 
         def look(shared: Shared, lane: Lane) -> None:
             target, method, _ = self.build(shared, lane)
-            self.method = method
-            target_dim.append(target.dim)
+            found.append((target.dim, method))
 
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
         jax.eval_shape(look, shared, one)
-        self.dim = target_dim[0]
-        assert self.method is not None
+        self.dim, self.method = found[0]
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
+        self.has_density = self.method.log_q is not None
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
+        self.num_cycles = self.method.num_cycles
         # Applied on the host: single precision counts whole gradients exactly, but not shares of one.
         rows = self.schedule.batch_size
         self.share = 1.0 if rows is None else rows / shared.x.shape[1]
@@ -122,20 +121,24 @@ class StagePrograms:
         return target, self.stage.factory(target, self.schedule, lane.numbers), data
 
     def key(self, lane: Lane, purpose: int) -> Array:
+        """The key of one of the stage's purposes."""
         return jax.random.fold_in(jax.random.fold_in(lane.key, self.index), purpose)
 
     # ---- the functions of one lane
 
     def start(self, shared: Shared, lane: Lane) -> Array:
+        """Where the first stage begins, (D,)."""
         target, _, _ = self.build(shared, lane)
         draw = target.initial if self.program.start == "network" else target.start
         return draw(self.key(lane, START))
 
     def init(self, shared: Shared, lane: Lane, theta: Array) -> Any:
+        """The method's state at theta."""
         _, method, data = self.build(shared, lane)
         return method.init(self.key(lane, INIT), theta, data)
 
     def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Any]:
+        """What comes between warm-up and sampling: the new state, its gradients, and where predictions are linearised."""
         _, method, data = self.build(shared, lane)
         state, info = method.settle(self.key(lane, SETTLE), state, data)
         anchor = method.anchor(state) if method.anchor is not None else None
@@ -153,17 +156,32 @@ class StagePrograms:
         keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
         return jax.lax.map(lambda key: method.draw(key, state), keys)
 
+    def ratios(self, shared: Shared, first: Array, lane: Lane, state: Any, draws: Array) -> dict[str, Array]:
+        """Log density of :meth:`draws` under the target and under the distribution that they are from."""
+        target, method, data = self.build(shared, lane)
+        assert method.log_q is not None
+        log_q = method.log_q
+        keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
+
+        def one(args: tuple[Array, Array]) -> dict[str, Array]:
+            key, theta = args
+            return {"log_density": target.log_density(theta, data), "log_q": log_q(key, state)}
+
+        return jax.lax.map(one, (keys, draws))
+
     def block_warmup(self, *args: Any) -> Any:
+        """A block of warm-up steps."""
         return self._block("warmup", *args)
 
     def block_sample(self, *args: Any) -> Any:
+        """A block of steps that leave draws."""
         return self._block("sample", *args)
 
     def _block(
         self, phase: Phase, shared: Shared, t0: Array, num_steps: Array, stride: Array, lane: Lane, state: Any
     ) -> tuple[Any, _Totals, Array, dict[str, Array]]:
         """``num_steps`` steps from step ``t0``; every ``stride``-th leaves a draw and its statistics in a slot."""
-        target, method, data = self.build(shared, lane)
+        _, method, data = self.build(shared, lane)
         take_step = method.warm if phase == "warmup" and method.warm is not None else method.step
         step_key, draw_key = self.key(lane, STEP), self.key(lane, DRAW)
 
@@ -209,7 +227,7 @@ class StagePrograms:
 
             def one(i: Array, carry: Any) -> Any:
                 at = lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, keepdims=False)  # noqa: E731
-                rows = data if together is None else Data(at(together.x), at(together.y), data.size)
+                rows = data if together is None else Data(at(together.x), at(together.y), data.size, data.validation)
                 key = jax.random.wrap_key_data(at(keys), impl=jax.random.key_impl(step_key))
                 return body(first + i, key, carry, rows)
 
@@ -238,7 +256,8 @@ class StagePrograms:
     def _some_rows(self, shared: Shared, lane: Lane) -> Data:
         if self.schedule.batch_size is None:
             return shared.rows(lane.dataset)
-        return shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+        rows = shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
+        return rows._replace(validation=shared.rows(lane.dataset).validation)
 
     # ---- compiled ahead of time, once for these shapes
 

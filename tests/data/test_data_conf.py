@@ -17,9 +17,40 @@ from bdlbench.data.listing import folder
 from bdlbench.types import ConfigError
 
 NAMES = [entry.name for entry in catalogue()]
-EXPECTED = """concrete energy kin8nm naval power protein wine yacht boston airfoil bikesharing diabetes breast_cancer
-wine_cultivars digits two_moons mnist_5k mnist mnist1d co2 nab mitbih cosine_gap two_clusters heteroscedastic_sine
-braking pendulum gaussians_25 csv npz linear_regression eight_schools""".split()
+EXPECTED = [
+    "concrete",
+    "energy",
+    "kin8nm",
+    "naval",
+    "power",
+    "protein",
+    "wine",
+    "yacht",
+    "boston",
+    "airfoil",
+    "bikesharing",
+    "diabetes",
+    "breast_cancer",
+    "wine_cultivars",
+    "digits",
+    "two_moons",
+    "mnist_5k",
+    "mnist",
+    "mnist1d",
+    "co2",
+    "nab",
+    "mitbih",
+    "cosine_gap",
+    "two_clusters",
+    "heteroscedastic_sine",
+    "braking",
+    "pendulum",
+    "gaussians_25",
+    "csv",
+    "npz",
+    "linear_regression",
+    "eight_schools",
+]
 
 
 def config(name: str) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""ChEES-HMC: a population of chains that tune one trajectory length together, with BlackJAX's adaptation."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bdlbench.checks import at_least, fraction, full_data, non_negative, positive
+from bdlbench.libraries import blackjax
+from bdlbench.types import Array, Data, Info, Method, Schedule, Target
+
+
+class State(NamedTuple):
+    """P chains side by side, theta (P, D), and what they have learned together: step size and trajectory length."""
+
+    chains: Any
+    step_size: Array
+    trajectory_length: Array
+
+
+class Tuning(NamedTuple):
+    """Warm-up's state: the chains and BlackJAX's adaptation state."""
+
+    chains: Any
+    adaptation: Any
+
+
+def chees(
+    target: Target,
+    schedule: Schedule,
+    *,
+    num_particles: int,
+    init_scale: float,
+    initial_step_size: float,
+    learning_rate: float,
+    target_accept_prob: float,
+    decay_rate: float,
+    max_leapfrog_steps: int,
+) -> Method:
+    r"""HMC whose trajectory length maximises the change in the estimator of the expected square (Hoffman et al. 2021).
+
+    P chains in one lane take the same number of leapfrog steps, ceil(u_t tau / eps) with u_t a Halton sequence in
+    (0, 1). In warm-up Adam moves log tau along the gradient of
+
+    .. math:: \tfrac14 E\left[\left(\|\theta' - E\theta'\|^2 - \|\theta - E\theta\|^2\right)^2\right]
+
+    estimated over the population, and dual averaging finds eps for the acceptance rates' harmonic mean. Afterwards both
+    are frozen, and each of the P chains is a Markov chain of its own. P gradients a leapfrog step are charged.
+
+    Parameters
+    ----------
+    num_particles : int
+        P, at least 2 and better 16 and more.
+    init_scale : float
+        The chains begin at theta + init_scale N(0, I).
+    initial_step_size, learning_rate : float
+        eps at the start; Adam's rate for log tau, 0.05 as a rule.
+    target_accept_prob : float
+        0.651.
+    decay_rate : float
+        Iterate averaging of eps and tau weighs step t by t^(-decay_rate), 0.5.
+    max_leapfrog_steps : int
+        Bound on tau / eps.
+    """
+    positive("inference", initial_step_size=initial_step_size, learning_rate=learning_rate, decay_rate=decay_rate)
+    non_negative("inference", init_scale=init_scale)
+    fraction("inference", target_accept_prob=target_accept_prob)
+    at_least("inference", 2, num_particles=num_particles)
+    at_least("inference", 1, max_leapfrog_steps=max_leapfrog_steps, schedule__num_warmup=schedule.num_warmup)
+    full_data("inference", "chees", schedule.batch_size)
+
+    num_bits = (schedule.num_warmup + schedule.num_samples * schedule.thinning + 1).bit_length() + 1
+    hmc, halton = blackjax("mcmc.hmc"), blackjax("mcmc.dynamic_hmc").halton_sequence
+    jitter = lambda t: halton(t, num_bits)  # noqa: E731
+    adaptation_init, adaptation_update = blackjax("adaptation.chees_adaptation").base(
+        jitter, lambda t: t + 1, optax.adam(learning_rate), target_accept_prob, decay_rate, max_leapfrog_steps
+    )
+    transition = hmc.build_kernel()
+    identity = jnp.ones(target.dim)
+
+    def init(key: Array, theta: Array, data: Data) -> Tuning:
+        spread = jax.random.normal(key, (num_particles, target.dim), theta.dtype)
+        particles = jax.lax.optimization_barrier(theta + init_scale * spread)
+        chains = hmc.HMCState(particles, *jax.vmap(lambda theta: target.value_and_grad(theta, data))(particles))
+        fresh = adaptation_init(0, jnp.asarray(initial_step_size, theta.dtype))
+        # Python's numbers among its leaves are arrays after the first update.
+        real = lambda leaf: jnp.asarray(leaf, jnp.int32 if isinstance(leaf, int) else None)  # noqa: E731
+        updated = jax.eval_shape(lambda state: advance(key, jnp.int32(0), Tuning(chains, state), data)[0], fresh)
+        adaptation = jax.tree.map(lambda leaf, like: real(leaf).astype(like.dtype), fresh, updated.adaptation)
+        return Tuning(chains, adaptation)
+
+    def go(key: Array, t: Array, chains: Any, step_size: Array, length: Array, data: Data) -> tuple[Any, Any, Info]:
+        # One number for all chains, so that no chain waits for another.
+        num_steps = jnp.maximum(1, jnp.ceil(jitter(t) * length / step_size)).astype(jnp.int32)
+        log_density = lambda theta: target.log_density(theta, data)  # noqa: E731
+        one = lambda key, chain: transition(key, chain, log_density, step_size, identity, num_steps)  # noqa: E731
+        moved, info = jax.vmap(one)(jax.random.split(key, num_particles), chains)
+        return (
+            moved,
+            info,
+            {
+                "num_grads": jnp.float32(num_particles) * num_steps,
+                "log_density": moved.logdensity.mean(),
+                "acceptance_rate": info.acceptance_rate.mean(),
+                "step_size": step_size,
+                "trajectory_length": length,
+                "n_steps": num_steps,
+                "diverging": info.is_divergent.any(),
+            },
+        )
+
+    def advance(key: Array, t: Array, tuning: Tuning, data: Data) -> tuple[Tuning, Info]:
+        chains, adaptation = tuning
+        moved, proposed, info = go(key, t, chains, adaptation.step_size, adaptation.trajectory_length, data)
+        adaptation = adaptation_update(
+            adaptation,
+            proposed.proposal.position,
+            proposed.proposal.momentum,
+            chains.position,
+            proposed.acceptance_rate,
+            proposed.is_divergent,
+            identity,
+        )
+        return Tuning(moved, adaptation), info
+
+    def settle(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
+        step_size = jnp.exp(tuning.adaptation.log_step_size_moving_average)
+        length = jnp.exp(tuning.adaptation.log_trajectory_length_moving_average)
+        return State(tuning.chains, step_size, jnp.clip(length, step_size, max_leapfrog_steps * step_size)), {}
+
+    def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
+        chains, _, info = go(key, t, state.chains, state.step_size, state.trajectory_length, data)
+        return state._replace(chains=chains), info
+
+    return Method(init, step, draw=lambda key, state: state.chains.position, warm=advance, settle=settle)

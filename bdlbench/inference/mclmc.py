@@ -1,0 +1,227 @@
+"""Microcanonical Langevin Monte Carlo, unadjusted, with BlackJAX's integrator and a tuner made of plain steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bdlbench.checks import at_least, fraction, full_data, positive
+from bdlbench.errors import ConfigError
+from bdlbench.libraries import blackjax
+from bdlbench.signatures import static
+from bdlbench.types import Array, Data, Info, Method, Schedule, Target
+
+KEPT_BYTES = 2**24
+"""Bytes of positions that one lane's tuner keeps to estimate an autocorrelation time."""
+
+
+class State(NamedTuple):
+    """A chain and its kernel.
+
+    ``chain`` is BlackJAX's ``IntegratorState``, position and unit momentum u (D,); then step size, decoherence length L
+    and inverse mass (D,).
+    """
+
+    chain: Any
+    step_size: Array
+    decoherence: Array
+    inverse_mass: Array
+
+
+class Tuning(NamedTuple):
+    """Warm-up's state: sums that the step size is solved from, running moments of theta, and kept positions (n, D)."""
+
+    state: State
+    error: Array
+    weight: Array
+    largest: Array
+    time: Array
+    mean: Array
+    square: Array
+    kept: Array
+
+
+@static("frac_tune1", "frac_tune2")
+def mclmc(
+    target: Target,
+    schedule: Schedule,
+    *,
+    initial_step_size: float,
+    energy_variance_start: float,
+    energy_variance_end: float,
+    frac_tune1: float,
+    frac_tune2: float,
+    l_factor: float,
+    trust_in_estimate: float,
+    num_effective_samples: float,
+    diagonal_preconditioning: bool,
+) -> Method:
+    r"""MCLMC (Robnik, De Luca, Silverstein & Seljak 2023): constant speed, energy kept by the integrator alone.
+
+    .. math:: u' \propto e (1 - z)(1 + z + (e \cdot u)(1 - z)) + 2 z u, \quad \theta' = \theta + \epsilon u', \quad
+              u'' \propto u' + \nu \xi
+
+    with e = g / \|g\|, z = exp(-eps \|g\| / (D - 1)), nu = sqrt((exp(2 eps / L) - 1) / D), in McLachlan's splitting:
+    two gradients a step. The discretisation's bias grows with the energy variance, which the tuner holds: an unadjusted
+    sampler certifies nothing.
+
+    Warm-up is Robnik et al.'s tuner. The step size follows from the energy error, whose variance goes as eps^6; then
+    also the posterior's variances, for preconditioning or L = sqrt(sum of variances); last, L from the
+    autocorrelation time of the kept positions. After a non-finite step the chain goes back, turns into a random
+    direction and takes at most 0.8 of the step.
+
+    Parameters
+    ----------
+    initial_step_size : float
+        eps at the start.
+    energy_variance_start, energy_variance_end : float
+        Wanted variance of the energy error per dimension, interpolated linearly up to the end of the second phase:
+        5e-4 throughout in BlackJAX; 0.5 to 0.1 in MILE, which is fast and biased.
+    frac_tune1, frac_tune2 : float
+        Shares of ``num_warmup`` for the first two phases; the rest is the third.
+    l_factor : float
+        L in units of eps times the autocorrelation time in steps, 0.4.
+    trust_in_estimate : float
+        Width in log energy error, 1.5, beyond which a step counts little for the step size.
+    num_effective_samples : float
+        Memory of the step size's average, in steps, 150.
+    diagonal_preconditioning : bool
+        Scale theta by the standard deviations found in the second phase.
+    """
+    positive("inference", initial_step_size=initial_step_size, l_factor=l_factor, trust_in_estimate=trust_in_estimate)
+    positive("inference", energy_variance_start=energy_variance_start, energy_variance_end=energy_variance_end)
+    fraction("inference", frac_tune1=frac_tune1, frac_tune2=frac_tune2)
+    at_least("inference", 2, num_effective_samples=num_effective_samples)
+    full_data("inference", "mclmc", schedule.batch_size)
+    dim = target.dim
+    phases = _Phases(schedule.num_warmup, frac_tune1, frac_tune2, diagonal_preconditioning, dim)
+    forgetting = (num_effective_samples - 1) / (num_effective_samples + 1)
+
+    integrators, util = blackjax("mcmc.integrators"), blackjax("util")
+    diagnostics = blackjax("diagnostics")
+
+    def start(key: Array, theta: Array, data: Data) -> Tuning:
+        log_density, grad = target.value_and_grad(theta, data)
+        chain = integrators.IntegratorState(theta, util.generate_unit_vector(key, theta), log_density, grad)
+        number = lambda value: jnp.asarray(value, theta.dtype)  # noqa: E731
+        state = State(chain, number(initial_step_size), number(dim**0.5), jnp.ones_like(theta))
+        zeros = jnp.zeros_like(theta)
+        kept = jnp.zeros((phases.num_kept + 1, dim), theta.dtype)
+        return Tuning(state, number(0), number(0), number(jnp.inf), number(0), zeros, zeros, kept)
+
+    def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
+        chain, energy_change, finite = move(target, key, state, data)
+        return state._replace(chain=chain), {
+            "num_grads": jnp.float32(2),
+            "log_density": chain.logdensity,
+            "energy_change": energy_change,
+            "step_size": state.step_size,
+            "diverging": ~finite,
+        }
+
+    def warm(key: Array, t: Array, tuning: Tuning, data: Data) -> tuple[Tuning, Info]:
+        used = tuning.state.step_size
+        state, info = step(key, t, tuning.state, data)
+        finite, theta = ~info["diverging"], state.chain.position
+        wanted = energy_variance_start + (energy_variance_end - energy_variance_start) * phases.progress(t)
+        # The error's variance goes as eps^6, so each step's error says which eps would have been right.
+        error = info["energy_change"] ** 2 / (dim * wanted) + 1e-8
+        trust = jnp.exp(-0.5 * (jnp.log(error) / (6 * trust_in_estimate)) ** 2)
+        scale = initial_step_size
+        sums = forgetting * tuning.error + trust * error / (used / scale) ** 6, forgetting * tuning.weight + trust
+        largest = jnp.where(finite, tuning.largest, 0.8 * used)
+        solved = jnp.minimum(scale * (sums[0] / sums[1]) ** (-1 / 6), largest)
+        step_size = jnp.where(phases.adapts(t), solved, used)
+        # Moments are over the path's length, so that large steps count more.
+        length = jnp.where(phases.measures(t) & finite, used, 0.0)
+        time = tuning.time + length
+        share = length / jnp.maximum(time, jnp.finfo(time.dtype).tiny)
+        mean = tuning.mean + share * (theta - tuning.mean)
+        square = tuning.square + share * (theta**2 - tuning.square)
+        kept = jax.lax.dynamic_update_index_in_dim(tuning.kept, theta, phases.slot(t), 0)
+        state = state._replace(step_size=step_size)
+
+        def measured() -> tuple[State, Array, Array, Array]:
+            variance = jnp.maximum(square - mean**2, jnp.finfo(square.dtype).tiny)
+            found = jnp.isfinite(variance).all() & (time > 0)
+            if not diagonal_preconditioning:
+                L = jnp.where(found, jnp.sqrt(variance.sum()), state.decoherence)
+                return state._replace(decoherence=L), *sums, largest
+            zero = jnp.zeros_like(time)
+            fresh = state._replace(
+                inverse_mass=jnp.where(found, variance, state.inverse_mass),
+                decoherence=jnp.asarray(dim**0.5, time.dtype),
+            )
+            return fresh, zero, zero, jnp.full_like(time, jnp.inf)
+
+        unchanged = lambda: (state, *sums, largest)  # noqa: E731
+        state, error, weight, largest = jax.lax.cond(t == phases.measured - 1, measured, unchanged)
+        return Tuning(state, error, weight, largest, time, mean, square, kept), info
+
+    def settle(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
+        state = tuning.state
+        if phases.num_kept >= 10:
+            ess = diagnostics.effective_sample_size(tuning.kept[None, : phases.num_kept])
+            steps = phases.num_kept * phases.stride / ess
+            # A direction that never moved has no autocorrelation time.
+            usable = jnp.isfinite(steps)
+            L = l_factor * state.step_size * jnp.where(usable, steps, 0.0).sum() / jnp.maximum(usable.sum(), 1)
+            state = state._replace(decoherence=jnp.where(usable.any(), L, state.decoherence))
+        return state, {}
+
+    return Method(start, step, draw=lambda key, state: state.chain.position, warm=warm, settle=settle)
+
+
+class _Phases:
+    """Where warm-up's phases end, and which steps of the last one are kept."""
+
+    def __init__(self, num_warmup: int, first: float, second: float, preconditions: bool, dim: int) -> None:
+        if dim < 2:
+            raise ConfigError("inference: mclmc moves on a sphere and needs at least 2 parameters: use nuts.")
+        if first + second > 1:
+            raise ConfigError(f"inference.frac_tune1={first} and frac_tune2={second} are more than the whole warm-up.")
+        begin, self.adapted = round(num_warmup * first), round(num_warmup * (first + second))
+        # After preconditioning the step size is found again.
+        self.measured = self.adapted - (self.adapted - begin) // 4 if preconditions else self.adapted
+        self.begin = begin
+        last = num_warmup - self.adapted
+        most = min(1000, max(100, KEPT_BYTES // (4 * dim)))
+        self.stride = max(1, -(-last // most))
+        self.num_kept = last // self.stride
+
+    def progress(self, t: Array) -> Array:
+        return jnp.clip(t / max(1, self.adapted), 0, 1)
+
+    def adapts(self, t: Array) -> Array:
+        return t < self.adapted
+
+    def measures(self, t: Array) -> Array:
+        return (t >= self.begin) & (t < self.measured)
+
+    def slot(self, t: Array) -> Array:
+        """The row that step t's position is written to; the last row is nobody's."""
+        behind = t - self.adapted
+        return jnp.where(
+            (behind >= 0) & (behind % self.stride == 0),
+            jnp.minimum(behind // self.stride, self.num_kept),
+            self.num_kept,
+        )
+
+
+def move(target: Target, key: Array, state: State, data: Data) -> tuple[Any, Array, Array]:
+    """One step: the chain, its energy error and whether it is finite; where it is not, the chain stays and turns."""
+    chain = state.chain
+    mclachlan = blackjax("mcmc.integrators").isokinetic_mclachlan
+    integrate = mclachlan(lambda theta: target.log_density(theta, data), state.inverse_mass)
+    moved, kinetic_change = integrate(chain, state.step_size)
+    noise = jax.lax.optimization_barrier(jax.random.normal(key, moved.momentum.shape, moved.momentum.dtype))
+    nu = jnp.sqrt(jnp.expm1(2 * state.step_size / state.decoherence) / noise.size)
+    turned = moved.momentum + nu * noise
+    moved = moved._replace(momentum=turned / jnp.linalg.norm(turned))
+    energy_change = kinetic_change - moved.logdensity + chain.logdensity
+    finite = (
+        jnp.isfinite(energy_change) & jnp.isfinite(moved.position).all() & jnp.isfinite(moved.logdensity_grad).all()
+    )
+    back = chain._replace(momentum=noise / jnp.linalg.norm(noise))
+    chain = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, back)
+    return chain, jnp.where(finite, energy_change, 0.0), finite

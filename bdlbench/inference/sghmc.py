@@ -1,0 +1,179 @@
+"""Stochastic-gradient Hamiltonian dynamics with friction: momentum, noise and, in one, a thermostat."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bdlbench import cycles
+from bdlbench.checks import positive
+from bdlbench.errors import ConfigError
+from bdlbench.types import Array, Data, Info, Method, Schedule, Target
+
+
+class State(NamedTuple):
+    """theta (D,) and the momentum m (D,), standard normal at equilibrium."""
+
+    theta: Array
+    momentum: Array
+
+
+def _start(key: Array, theta: Array, data: Data) -> State:
+    return State(theta, jax.random.normal(key, theta.shape, theta.dtype))
+
+
+def _gradient_and_noise(target: Target, key: Array, theta: Array, data: Data) -> tuple[Array, Array, Array]:
+    """Log density, gradient and noise: XLA's CPU backend would compute either again in every consumer."""
+    log_density, grad = target.value_and_grad(theta, data)
+    grad, noise = jax.lax.optimization_barrier((grad, jax.random.normal(key, theta.shape, theta.dtype)))
+    return log_density, grad, noise
+
+
+def _check(step_size: float, friction: float) -> None:
+    positive("inference", step_size=step_size, friction=friction)
+    if isinstance(step_size, int | float) and isinstance(friction, int | float) and step_size * friction >= 1:
+        raise ConfigError(
+            f"inference.friction={friction} times step_size={step_size} must be below 1, for 1 - step_size friction is "
+            "what is kept of the momentum: 0.1 is usual."
+        )
+
+
+def sghmc(target: Target, schedule: Schedule, *, step_size: float, friction: float) -> Method:
+    r"""Stochastic-gradient HMC (Chen, Fox & Guestrin 2014), semi-implicit as they write it.
+
+    .. math:: \theta' = \theta + h m, \quad m' = (1 - h \alpha) m + h g(\theta') + \sqrt{2 \alpha h}\, \xi
+
+    The gradient is taken at the *new* theta: at the old one the scheme is explicit Euler's, whose stationary variance
+    is far off at the same cost. On a Gaussian of precision A the variance is (1/A) / (1 - h^2 A / (2 (1 + mu))),
+    mu = 1 - h alpha, plus what the gradient's noise adds, for which no term is subtracted.
+
+    Parameters
+    ----------
+    step_size : float
+        h; the learning rate of the same dynamics as an optimiser is h^2, on the whole log density.
+    friction : float
+        alpha; mu = 1 - h alpha is the optimiser's momentum, 0.9 as a rule.
+    """
+    _check(step_size, friction)
+
+    def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
+        theta = state.theta + step_size * state.momentum
+        log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
+        momentum = (1 - step_size * friction) * state.momentum + step_size * grad
+        momentum = momentum + jnp.sqrt(2 * friction * step_size) * noise
+        return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density}
+
+    return Method(_start, step, draw=lambda key, state: state.theta)
+
+
+def baoa(target: Target, schedule: Schedule, *, step_size: float, friction: float) -> Method:
+    r"""Underdamped Langevin dynamics by the splitting BAOA (Leimkuhler & Matthews 2013), on minibatch gradients.
+
+    .. math:: m \leftarrow m + h g(\theta), \quad \theta \leftarrow \theta + \tfrac h2 m, \quad
+              m \leftarrow e^{-h \gamma} m + \sqrt{1 - e^{-2 \gamma h}}\, \xi, \quad
+              \theta \leftarrow \theta + \tfrac h2 m
+
+    One gradient a step, as SGHMC. Theta's law is exact on Gaussians for every stable h (h^2 A < 4) where the gradient
+    is the full one, and of second order elsewhere.
+
+    Parameters
+    ----------
+    step_size : float
+        h.
+    friction : float
+        gamma; exp(-h gamma) is what is kept of the momentum.
+    """
+    positive("inference", step_size=step_size, friction=friction)
+
+    def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
+        log_density, grad, noise = _gradient_and_noise(target, key, state.theta, data)
+        momentum = state.momentum + step_size * grad
+        middle = state.theta + step_size / 2 * momentum
+        kept = jnp.exp(-step_size * friction)
+        momentum = kept * momentum + jnp.sqrt(1 - kept**2) * noise
+        theta = middle + step_size / 2 * momentum
+        return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density}
+
+    return Method(_start, step, draw=lambda key, state: state.theta)
+
+
+class ThermostatState(NamedTuple):
+    """theta (D,), momentum (D,) and the thermostat chi, a scalar."""
+
+    theta: Array
+    momentum: Array
+    thermostat: Array
+
+
+def sgnht(target: Target, schedule: Schedule, *, step_size: float, friction: float) -> Method:
+    r"""The stochastic-gradient Nose-Hoover thermostat (Ding et al. 2014): SGHMC whose friction finds itself.
+
+    .. math:: \theta' = \theta + h m, \quad m' = (1 - h \chi) m + h g(\theta') + \sqrt{2 \alpha h}\, \xi, \quad
+              \chi' = \chi + h (m'^\top m' / D - 1)
+
+    The noise keeps the fixed alpha; chi grows until it also takes out the heat that the gradient's noise brings in, so
+    that m'm / D averages 1 whatever the batch. One number cures noise that is alike in all directions and no other.
+
+    Parameters
+    ----------
+    step_size : float
+        h.
+    friction : float
+        alpha, and chi at the start.
+    """
+    _check(step_size, friction)
+
+    def init(key: Array, theta: Array, data: Data) -> ThermostatState:
+        return ThermostatState(*_start(key, theta, data), jnp.asarray(friction, theta.dtype))
+
+    def step(key: Array, t: Array, state: ThermostatState, data: Data) -> tuple[ThermostatState, Info]:
+        theta = state.theta + step_size * state.momentum
+        log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
+        momentum = (1 - step_size * state.thermostat) * state.momentum + step_size * grad
+        momentum = jax.lax.optimization_barrier(momentum + jnp.sqrt(2 * friction * step_size) * noise)
+        thermostat = state.thermostat + step_size * (jnp.mean(momentum**2) - 1)
+        info = {"num_grads": jnp.float32(1), "log_density": log_density, "thermostat": thermostat}
+        return ThermostatState(theta, momentum, thermostat), info
+
+    return Method(init, step, draw=lambda key, state: state.theta)
+
+
+def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, friction: float, num_cycles: int) -> Method:
+    r"""SGHMC with warm restarts of its learning rate h^2 (Zhang, Li, Zhang, Chen & Wilson 2020).
+
+    .. math:: h_t^2 = \tfrac{h_0^2}{2} \left(\cos \frac{\pi (t \bmod C)}{C} + 1\right), \quad
+              h_t \alpha_t = h_0 \alpha_0
+
+    The momentum decay 1 - h alpha stays. Each cycle explores without noise (its share of the warm-up: stochastic
+    gradient ascent with momentum), then samples; the draws of all cycles count alike. No exact law.
+
+    Parameters
+    ----------
+    step_size, friction : float
+        h_0 and alpha_0.
+    num_cycles : int
+        M. ``num_warmup / (num_warmup + num_samples thinning)`` is the explored share, 0.8 in the paper.
+    """
+    _check(step_size, friction)
+    factor = cycles.cosine(schedule, num_cycles)
+    damping = step_size * friction
+
+    def move(key: Array, t: Array, state: State, data: Data, explores: bool) -> tuple[State, Info]:
+        h = step_size * jnp.sqrt(factor(t))
+        theta = state.theta + h * state.momentum
+        if explores:
+            log_density, grad = target.value_and_grad(theta, data)
+            momentum = (1 - damping) * state.momentum + h * jax.lax.optimization_barrier(grad)
+        else:
+            log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
+            momentum = (1 - damping) * state.momentum + h * grad + jnp.sqrt(2 * damping) * noise
+        return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": h}
+
+    return Method(
+        _start,
+        step=lambda key, t, state, data: move(key, t, state, data, explores=False),
+        draw=lambda key, state: state.theta,
+        warm=lambda key, t, state, data: move(key, t, state, data, explores=True),
+        markov=False,
+        num_cycles=num_cycles,
+    )

@@ -1,0 +1,292 @@
+"""Laws 1, 2, 3, 5 and 7 for fixed-length HMC and the microcanonical samplers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from blackjax.mcmc import mclmc as blackjax_mclmc
+from blackjax.mcmc.integrators import IntegratorState
+from known_posteriors import gaussian, lanes_of, moments, number, program, regression, rows, sample, stage
+from mutation import mutate
+
+from bdlbench.inference import adjusted_mclmc as adjusted_module
+from bdlbench.inference import hmc as hmc_module
+from bdlbench.inference import mclmc as mclmc_module
+from bdlbench.model.target import make_target
+from bdlbench.types import ConfigError, Data, Schedule
+
+LANES = 64
+TUNER = {
+    "initial_step_size": 0.1,
+    "energy_variance_start": 5e-4,
+    "energy_variance_end": 5e-4,
+    "frac_tune1": 0.3,
+    "frac_tune2": 0.4,
+    "l_factor": 0.4,
+    "trust_in_estimate": 1.5,
+    "num_effective_samples": 150.0,
+    "diagonal_preconditioning": False,
+}
+MAMS = {
+    "initial_step_size": 0.3,
+    "target_accept_prob": 0.65,
+    "frac_tune1": 0.3,
+    "frac_tune2": 0.4,
+    "l_factor": 1.3,
+    "diagonal_preconditioning": True,
+    "max_num_steps": 128,
+}
+
+
+def target_of(problem, dtype=jnp.float32):
+    x, y = jnp.asarray(problem.x, dtype), jnp.asarray(problem.y, dtype)
+    return make_target(regression, x, y, 1.0), Data(x, y, len(problem.y))
+
+
+# ---- law 2: the Metropolised ones on posteriors in closed form
+
+
+def best_tau(problem):
+    """The length whose slowest direction mixes fastest: a direction of scale s correlates by cos(tau / s)."""
+    scales = np.sqrt(np.linalg.eigvalsh(problem.cov))
+    taus = np.linspace(0.5, 3, 2000)
+    return taus[np.abs(np.cos(taus[:, None] / scales)).max(1).argmin()]
+
+
+def check_hmc(dim, condition, factory=hmc_module.hmc, temperature=1.0, num_samples=3000, seed=0):
+    """Every direction's correlation is below 0.9 at the length chosen."""
+    problem = gaussian(dim, condition)
+    here = stage(
+        "hmc", factory, Schedule(1, 300, num_samples, 1), target_accept_prob=0.9, trajectory_length=number("tau")
+    )
+    lane = lanes_of(LANES, seed, tau=best_tau(problem) * temperature**0.5, temperature=temperature)
+    drawn = sample(program((here,)), rows(problem), lane)
+    return moments(drawn.draws, problem.mean, temperature * problem.cov)
+
+
+def check_adjusted(dim, condition, factory=adjusted_module.adjusted_mclmc, num_samples=1600, seed=0, temperature=1.0):
+    problem = gaussian(dim, condition)
+    here = stage("adjusted_mclmc", factory, Schedule(1, 600, num_samples, 1), **MAMS)
+    drawn = sample(program((here,)), rows(problem), lanes_of(LANES, seed, temperature=temperature))
+    return moments(drawn.draws, problem.mean, temperature * problem.cov)
+
+
+CASES = [
+    (check_hmc, 2, 100),
+    (check_hmc, 10, 100),
+    (check_hmc, 50, 1),
+    *((check_adjusted, *c) for c in ((2, 1), (10, 100), (50, 100))),
+]
+
+
+@pytest.mark.parametrize(("check", "dim", "condition"), CASES)
+def test_metropolised_samplers_reach_gaussians(check, dim, condition):
+    """All moments from overdispersed starts."""
+    verdict = check(dim, condition)
+    assert verdict.passes, verdict
+    assert verdict.mcse <= 0.01, verdict
+
+
+@pytest.mark.parametrize("check", [check_hmc, check_adjusted])
+def test_they_sample_the_tempered_target(check):
+    """T = 2 doubles the covariance, once."""
+    verdict = check(2, 1, temperature=2.0)
+    assert verdict.passes, verdict
+
+
+def test_mutants_of_the_metropolis_test_fail():
+    """Always accepting; forgetting the kinetic energy; twice the potential."""
+    accepts = mutate(
+        "bdlbench.inference.adjusted_mclmc", "dtype=log_ratio.dtype)) < log_ratio", "dtype=log_ratio.dtype)) < 1.0"
+    )
+    assert not check_adjusted(10, 100, accepts.adjusted_mclmc, 500).passes
+    forgets = mutate("bdlbench.inference.adjusted_mclmc", "begun.logdensity - kinetic_change", "begun.logdensity")
+    assert not check_adjusted(10, 100, forgets.adjusted_mclmc, 500).passes
+    doubled = mutate(
+        "bdlbench.inference.hmc", "-target.log_density(theta, data)\n", "-2 * target.log_density(theta, data)\n"
+    )
+    assert not check_hmc(2, 1, doubled.hmc, num_samples=200).passes
+
+
+# ---- MCLMC
+
+
+def written_out(theta, u, grad_of, eps, dim):
+    """McLachlan's splitting of METHODS' equations: b, 1/2, 1 - 2 b, 1/2, b."""
+    b = 0.1931833275037836
+    for kick, drift in ((b, 0.5), (1 - 2 * b, 0.5), (b, 0.0)):
+        g = grad_of(theta)
+        size = np.linalg.norm(g)
+        e, z = g / size, np.exp(-eps * kick * size / (dim - 1))
+        u = e * (1 - z) * (1 + z + (e @ u) * (1 - z)) + 2 * z * u
+        u = u / np.linalg.norm(u)
+        theta = theta + eps * drift * u
+    return theta, u
+
+
+def state_of(target, data, theta, u, eps, L=jnp.inf):
+    chain = IntegratorState(theta, u, *target.value_and_grad(theta, data))
+    return mclmc_module.State(chain, jnp.asarray(eps), jnp.asarray(L), jnp.ones_like(theta))
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_is_the_written_one_and_blackjaxs():
+    """Without refreshment (L infinite): the equations written out, and ``blackjax.mclmc``'s kernel."""
+    problem = gaussian(5, 20)
+    target, data = target_of(problem, jnp.float64)
+    method = mclmc_module.mclmc(target, Schedule(1, 100, 1, 1), **TUNER)
+    u = jax.random.normal(jax.random.key(1), (5,))
+    state = state_of(target, data, jnp.ones(5), u / jnp.linalg.norm(u), 0.3)
+    moved, info = jax.jit(method.step)(jax.random.key(0), jnp.int32(0), state, data)
+    gradient = jax.jit(lambda theta: target.value_and_grad(theta, data)[1])
+    grad = lambda theta: np.asarray(gradient(jnp.asarray(theta)))
+    theta, u = written_out(np.ones(5), np.asarray(state.chain.momentum), grad, 0.3, 5)
+    np.testing.assert_allclose(moved.chain.position, theta, rtol=1e-10)
+    np.testing.assert_allclose(moved.chain.momentum, u, rtol=1e-10)
+    kernel = blackjax_mclmc.build_kernel()
+    density = lambda theta: target.log_density(theta, data)
+    their_step = jax.jit(lambda chain: kernel(jax.random.key(0), chain, density, jnp.ones(5), jnp.inf, 0.3))
+    theirs, their_info = their_step(state.chain)
+    np.testing.assert_allclose(moved.chain.position, theirs.position, rtol=1e-12)
+    np.testing.assert_allclose(info["energy_change"], their_info.energy_change, rtol=1e-9)
+    assert float(info["num_grads"]) == 2
+
+
+@pytest.mark.usefixtures("x64")
+def test_mclmc_is_reversible_and_of_second_order():
+    """100 steps and back to 1e-10; the energy error over a fixed time has slope 2 +- 0.1 in eps."""
+    problem = gaussian(6, 10)
+    target, data = target_of(problem, jnp.float64)
+    method = mclmc_module.mclmc(target, Schedule(1, 100, 1, 1), **TUNER)
+
+    def run(theta, u, eps, num_steps):
+        state = state_of(target, data, theta, u / jnp.linalg.norm(u), eps)
+
+        def body(i, carry):
+            state, total = carry
+            state, info = method.step(jax.random.key(0), i, state, data)
+            return state, total + info["energy_change"]
+
+        return jax.lax.fori_loop(0, num_steps, body, (state, 0.0))
+
+    run = jax.jit(jax.vmap(run, (0, 0, None, None)))
+    theta, u = jax.random.normal(jax.random.key(3), (2, 20, 6))
+    there = run(theta, u, 0.05, 100)[0].chain
+    assert float(jnp.abs(there.position - theta).max()) > 0.1
+    back = run(there.position, -there.momentum, 0.05, 100)[0].chain
+    np.testing.assert_allclose(back.position, theta, atol=1e-10)
+    counts = np.array([16, 32, 64, 128])
+    errors = [np.sqrt((run(theta, u, 1.6 / n, n)[1] ** 2).mean()) for n in counts]
+    slope = np.polyfit(np.log(1 / counts), np.log(errors), 1)[0]
+    assert abs(slope - 2) <= 0.1, errors
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_mclmc_is_close_to_a_gaussian_and_tuned_as_asked(preconditioned):
+    """Unadjusted, so not exact: at energy variance 5e-4 second moments within 5 %, and that variance within a factor 2.
+
+    The energy error's variance goes as eps^6, so that a factor of 2 in it is 12 % in the step size.
+    """
+    problem = gaussian(10, 20)
+    options = TUNER | {"diagonal_preconditioning": preconditioned}
+    here = stage("mclmc", mclmc_module.mclmc, Schedule(1, 4000, 600, 20), **options)
+    drawn = sample(program((here,)), rows(problem), lanes_of(LANES))
+    white = np.linalg.solve(np.linalg.cholesky(problem.cov), (drawn.draws - problem.mean).reshape(-1, 10).T)
+    second = white @ white.T / white.shape[1]
+    assert np.abs(second - np.eye(10)).max() < 0.05, second
+    achieved = (drawn.stat("energy_change").astype(np.float64) ** 2).mean() / 10
+    assert 2.5e-4 < achieved < 1e-3, achieved
+    assert not any(b.num_diverging.any() for b in drawn.blocks)
+
+
+def stationary_bias(eps, num_steps, factory=mclmc_module.mclmc):
+    """Relative bias of |theta|^2 on N(0, I), D = 10, and its standard error, at a fixed step and L = sqrt(D)."""
+    dim = 10
+    x = jnp.eye(dim) * np.sqrt(1 - 1 / 9)
+    data = Data(x, jnp.zeros(dim), dim)
+    target = make_target(regression, data.x, data.y, 1.0)
+    method = factory(target, Schedule(1, 100, 1, 1), **TUNER)
+
+    def chain(key):
+        theta, u = jax.random.normal(key, (2, dim))
+        state = state_of(target, data, theta, u / jnp.linalg.norm(u), jnp.float32(eps), np.sqrt(dim))
+
+        def body(i, carry):
+            state, total = carry
+            state, _ = method.step(jax.random.fold_in(key, i), i, state, data)
+            return state, total + (state.chain.position**2).mean()
+
+        return jax.lax.fori_loop(0, num_steps, body, (state, jnp.float32(0)))[1] / num_steps
+
+    means = np.asarray(jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(0), 256)), np.float64) - 1
+    return means.mean(), means.std(ddof=1) / np.sqrt(256)
+
+
+def test_mclmcs_bias_shrinks_with_the_step():
+    """Law 3: at least of second order. Halving a large step leaves under a third of the bias; a fine one has none."""
+    (coarse, error), (half, half_error) = stationary_bias(3.0, 2000), stationary_bias(1.5, 2000)
+    assert abs(coarse) > 20 * error, (coarse, error)
+    assert abs(half) < abs(coarse) / 3 + 5 * half_error, (coarse, half)
+    fine, fine_error = stationary_bias(0.75, 2000)
+    assert abs(fine) < abs(coarse) / 9 + 5 * fine_error, (coarse, fine)
+
+
+# ---- law 7: a non-finite step
+
+
+def test_a_non_finite_step_goes_back_and_shortens():
+    """The chain stays where it was, turns, counts a divergence, and takes at most 0.8 of the step from then on."""
+    target, data = target_of(gaussian(4, 10))
+    method = mclmc_module.mclmc(target, Schedule(1, 100, 1, 1), **TUNER)
+    tuning = method.init(jax.random.key(0), jnp.ones(4), data)
+    broken = tuning._replace(state=tuning.state._replace(step_size=jnp.float32(jnp.inf)))
+    moved, info = jax.jit(method.warm)(jax.random.key(1), jnp.int32(0), broken, data)
+    assert bool(info["diverging"])
+    np.testing.assert_array_equal(moved.state.chain.position, jnp.ones(4))
+    np.testing.assert_allclose(jnp.linalg.norm(moved.state.chain.momentum), 1, rtol=1e-6)
+    lost = lambda theta, terms: jax.tree.map(lambda a: jnp.where(theta[0] > 1.0, jnp.nan, a), terms)
+    wild = target._replace(terms=lambda theta, x, y: lost(theta, target.terms(theta, x, y)))
+    method = mclmc_module.mclmc(wild, Schedule(1, 100, 1, 1), **TUNER)
+    tuning = method.init(jax.random.key(0), jnp.zeros(4).at[0].set(1.0), data)
+    chain = tuning.state.chain._replace(momentum=jnp.array([1.0, 0.0, 0.0, 0.0]))
+    beside = tuning._replace(state=tuning.state._replace(chain=chain))
+    moved, info = jax.jit(method.warm)(jax.random.key(1), jnp.int32(0), beside, data)
+    assert bool(info["diverging"]) and np.isfinite(info["log_density"])
+    assert float(moved.state.step_size) <= 0.8 * 0.1 * (1 + 1e-6)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "schedule", "message"),
+    [
+        (
+            hmc_module.hmc,
+            {"target_accept_prob": 0.9, "trajectory_length": 0.0},
+            {},
+            "trajectory_length=0.0 must be a positive",
+        ),
+        (
+            hmc_module.hmc,
+            {"target_accept_prob": 0.9, "trajectory_length": 1.0},
+            {"batch_size": 2},
+            "batch_size=2 does not fit hmc",
+        ),
+        (mclmc_module.mclmc, TUNER | {"frac_tune1": 0.7}, {}, "are more than the whole warm-up"),
+        (mclmc_module.mclmc, TUNER, {"batch_size": 2}, "batch_size=2 does not fit mclmc"),
+        (adjusted_module.adjusted_mclmc, MAMS | {"max_num_steps": 0}, {}, "max_num_steps=0 must be at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(factory, options, schedule, message):
+    target, _ = target_of(gaussian(2, 1))
+    with pytest.raises(ConfigError, match=message):
+        factory(target, Schedule(1, 100, 10, 1)._replace(**schedule), **options)
+
+
+@pytest.mark.parametrize(("factory", "options"), [(mclmc_module.mclmc, TUNER), (adjusted_module.adjusted_mclmc, MAMS)])
+def test_one_parameter_is_refused(factory, options):
+    """A sphere of no dimension has nowhere to go."""
+    target, _ = target_of(gaussian(1, 1))
+    with pytest.raises(ConfigError, match="at least 2 parameters"):
+        factory(target, Schedule(1, 100, 10, 1), **options)

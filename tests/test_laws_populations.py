@@ -1,0 +1,209 @@
+"""Laws 2 and 5 for populations that live in one lane: ChEES-HMC and tempered SMC; and how a run keeps their draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+from blackjax import chees_adaptation
+from known_posteriors import (
+    PRIOR_SCALE,
+    gaussian,
+    lanes_of,
+    largest_z,
+    moments,
+    program,
+    regression,
+    rows,
+    sample,
+    stage,
+)
+from mutation import mutate
+
+from bdlbench.inference import chees as chees_module
+from bdlbench.inference import smc as smc_module
+from bdlbench.model.target import make_target
+from bdlbench.recording import as_chains
+from bdlbench.run import run
+from bdlbench.store import Store
+from bdlbench.types import ConfigError, Data, Schedule
+
+LANES = 32
+CHEES = {
+    "num_particles": 16,
+    "init_scale": 1.0,
+    "initial_step_size": 0.1,
+    "learning_rate": 0.05,
+    "target_accept_prob": 0.651,
+    "decay_rate": 0.5,
+    "max_leapfrog_steps": 200,
+}
+SMC = {
+    "num_particles": 64,
+    "target_ess": 0.7,
+    "num_moves": 3,
+    "num_leapfrog_steps": 8,
+    "initial_step_size": 0.2,
+    "target_accept_prob": 0.8,
+}
+
+
+def draws_of(name, factory, options, schedule, dim, condition, seed=0, temperature=1.0):
+    problem = gaussian(dim, condition)
+    here = stage(name, factory, schedule, **options)
+    return problem, sample(program((here,)), rows(problem), lanes_of(LANES, seed, temperature=temperature))
+
+
+def population_moments(problem, drawn, temperature=1.0):
+    """Lanes are independent, particles of one lane are not: their draws are pooled before the test."""
+    pooled = drawn.draws.reshape(len(drawn.draws), -1, drawn.draws.shape[-1])
+    return moments(pooled, problem.mean, temperature * problem.cov)
+
+
+def check_chees(dim, condition, factory=chees_module.chees, seed=0, temperature=1.0):
+    schedule = Schedule(1, 300, 150, 2)
+    problem, drawn = draws_of("chees", factory, CHEES, schedule, dim, condition, seed, temperature)
+    return population_moments(problem, drawn, temperature)
+
+
+def check_smc(dim, condition, factory=smc_module.smc, seed=0, temperature=1.0, num_warmup=15):
+    schedule = Schedule(1, num_warmup, 20, 3)
+    problem, drawn = draws_of("smc", factory, SMC, schedule, dim, condition, seed, temperature)
+    return population_moments(problem, drawn, temperature)
+
+
+@pytest.mark.parametrize("check", [check_chees, check_smc])
+def test_populations_reach_a_gaussian(check):
+    """All moments; ChEES from overdispersed starts, SMC from the prior."""
+    verdict = check(10, 100)
+    assert verdict.passes, verdict
+    assert verdict.mcse <= 0.01, verdict
+
+
+@pytest.mark.parametrize("check", [check_chees, check_smc])
+def test_they_sample_the_tempered_target(check):
+    """T = 2 doubles the covariance, once: SMC's bridge begins at the prior as it is."""
+    verdict = check(2, 1, temperature=2.0)
+    assert verdict.passes, verdict
+
+
+def test_smc_finds_the_evidence():
+    """E[Z hat / Z] = 1, Z in closed form: y ~ N(0, I + PRIOR_SCALE^2 X X'). Lambda ends at 1.
+
+    Adaptation biases Z hat by O(1 / P), here far inside the standard error of 32 lanes.
+    """
+    problem, drawn = draws_of("smc", smc_module.smc, SMC | {"num_particles": 256}, Schedule(1, 15, 2, 1), 3, 10)
+    x, y = problem.x.astype(np.float64), problem.y.astype(np.float64)
+    cov = np.eye(len(y)) + PRIOR_SCALE**2 * x @ x.T
+    truth = scipy.stats.multivariate_normal(np.zeros(len(y)), cov).logpdf(y)
+    found = drawn.stat("log_evidence")[:, -1].astype(np.float64)
+    z, most = largest_z(np.exp(found - truth)[:, None], np.ones(1))
+    assert z <= most, (found.mean(), found.std(), truth)
+    assert found.std() < 0.3
+    assert (drawn.stat("inverse_temperature") == 1).all()
+
+
+def test_smc_takes_the_stages_that_the_warm_up_did_not():
+    """Without warm-up all tempering happens before the first draw, and is charged."""
+    problem, drawn = draws_of("smc", smc_module.smc, SMC, Schedule(1, 0, 20, 3), 3, 10)
+    verdict = population_moments(problem, drawn)
+    assert verdict.passes, verdict
+    assert (drawn.stat("inverse_temperature") == 1).all()
+    settled = next(b for b in drawn.blocks if b.phase == "warmup")
+    assert (settled.num_grads >= 2 * SMC["num_particles"] * (SMC["num_moves"] + 2)).all()
+
+
+def test_a_mutant_of_smc_fails():
+    """Nobody resampled, and moves too short to make up for it."""
+    mutant = mutate(
+        "bdlbench.inference.smc",
+        "chosen = jnp.where(at < 1, chosen, jnp.arange(num_particles))",
+        "chosen = jnp.arange(num_particles)",
+    )
+    options = SMC | {"num_moves": 1, "num_leapfrog_steps": 1}
+    problem, drawn = draws_of("smc", mutant.smc, options, Schedule(1, 15, 2, 1), 3, 10)
+    assert not population_moments(problem, drawn).passes
+
+
+def test_a_mutant_of_chees_fails():
+    """Twice the log density."""
+    mutant = mutate(
+        "bdlbench.inference.chees",
+        "lambda theta: target.log_density(theta, data)  # noqa",
+        "lambda theta: 2 * target.log_density(theta, data)  # noqa",
+    )
+    assert not check_chees(2, 1, mutant.chees).passes
+
+
+def test_chees_agrees_with_blackjaxs_driver():
+    """The same Gaussian by ``blackjax.chees_adaptation``: trajectory lengths alike to a factor of 1.5.
+
+    ChEES's criterion is noisy and flat at its top: one run's length varies by a tenth or two.
+    """
+    problem, drawn = draws_of("chees", chees_module.chees, CHEES, Schedule(1, 300, 2, 1), 10, 20)
+    ours = np.exp(np.log(drawn.stat("trajectory_length")[:, -1]).mean())
+    x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
+    target, data = make_target(regression, x, y, 1.0), Data(x, y, len(problem.y))
+
+    @jax.jit
+    def theirs(key):
+        start_key, run_key = jax.random.split(key)
+        density = lambda theta: target.log_density(theta, data)
+        warmup = chees_adaptation(density, 16, target_acceptance_rate=0.651, max_leapfrog_steps=200)
+        start = 3.0 * jax.random.normal(start_key, (16, 10))
+        _, info = warmup.run(run_key, start, 0.1, optax.adam(0.05), 300)
+        return info.adaptation_state.log_trajectory_length_moving_average[-1]
+
+    logs = [theirs(key) for key in jax.random.split(jax.random.key(0), 4)]
+    assert abs(np.log(ours) - np.mean(logs)) < np.log(1.5), (ours, np.exp(np.mean(logs)))
+
+
+# ---- a run of a population
+
+
+def test_each_particle_is_a_chain_of_the_store(store_path):
+    """Draws, predictions and statistics of C lanes of P particles are C P chains, followed through the draws."""
+    options = [
+        "inference=chees",
+        "data=diabetes",
+        "network.width=3",
+        "progress=off",
+        "inference.before=[]",
+        f"store.path={store_path}",
+    ]
+    sizes = ["inference.num_particles=4", "inference.schedule.num_warmup=20", "inference.schedule.num_samples=30"]
+    record = run([*options, *sizes, "inference.schedule.num_chains=2"])
+    assert record["status"] == "complete", record["reason"]
+    assert record["num_draws"] == 2 * 4 * 30
+    store = Store(store_path)
+    tree = store.posterior(record["id"])
+    for group in ("posterior", "sample_stats", "log_likelihood", "posterior_predictive"):
+        assert dict(tree[group].sizes)["chain"] == 8
+        assert dict(tree[group].sizes)["draw"] == 30
+    assert record["metrics"]["rhat_max"] is not None
+
+
+def test_particles_are_followed():
+    """(C, n P) to (C P, n)."""
+    values = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # chain, draw, particle
+    followed = as_chains(values.reshape(2, 12), 4)
+    np.testing.assert_array_equal(followed[5], values[1, :, 1])
+    np.testing.assert_array_equal(as_chains(values, 1), values)
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "schedule", "message"),
+    [
+        (chees_module.chees, CHEES | {"num_particles": 1}, {}, "num_particles=1 must be at least 2"),
+        (chees_module.chees, CHEES, {"num_warmup": 0}, "schedule.num_warmup=0 must be at least 1"),
+        (chees_module.chees, CHEES, {"batch_size": 2}, "batch_size=2 does not fit chees"),
+        (smc_module.smc, SMC | {"target_ess": 1.0}, {}, "target_ess=1.0 must lie strictly between"),
+        (smc_module.smc, SMC, {"batch_size": 2}, "batch_size=2 does not fit smc"),
+    ],
+)
+def test_bad_settings_are_refused(factory, options, schedule, message):
+    problem = gaussian(2, 1)
+    target = make_target(regression, jnp.asarray(problem.x), jnp.asarray(problem.y), 1.0)
+    with pytest.raises(ConfigError, match=message):
+        factory(target, Schedule(1, 100, 10, 1)._replace(**schedule), **options)
