@@ -1,5 +1,6 @@
 """Rows about the loop: what a leapfrog step, an SGLD step and an SVI step cost in bare gradients."""
 
+import contextlib
 import statistics
 from typing import Any
 
@@ -27,20 +28,17 @@ def nuts_one_chain(options: Options) -> list[Row]:
         "ours": in_blocks(run, 1, "sample", num_grads, least),
         "numpyro": peers.numpyro_mcmc(problem, 1, warmup, 2 if options.quick else 60, 8),
     }
-    missing = ""
-    try:
+    with contextlib.suppress(Skipped):  # the row is then not there
         measures["blackjax"] = peers.blackjax_nuts(problem, 0.005, least)
-    except Skipped as why:
-        missing = str(why)
     found = in_turns(measures, options.repeat)
     rows = [
         ratio_row(f"NUTS, one chain, a leapfrog / bare gradient ({problem.name})", found, "ours", "bare", 1.25,
                   "NumPyro's MCMC 1.8-2.3, BlackJAX 1.1"),
         ratio_row("  the same by NumPyro's MCMC, second run", found, "numpyro", "bare"),
     ]  # fmt: skip
-    if missing:
-        raise Skipped(missing)
-    return [*rows, ratio_row("  the same by BlackJAX in a scan, fixed step size", found, "blackjax", "bare")]
+    if "blackjax" in found:
+        rows.append(ratio_row("  the same by BlackJAX in a scan, fixed step size", found, "blackjax", "bare"))
+    return rows
 
 
 def nuts_four_chains(options: Options) -> list[Row]:

@@ -82,8 +82,9 @@ def memory(options: Options) -> list[Row]:
         for draws in (small, small, large):  # the first fills the cache: compilers take memory too
             overrides = [
                 "inference=sgld", "data=diabetes", "progress=off", f"store.path={folder}/{draws}", "rerun=true",
-                f"network.width={width}", f"inference.schedule.num_chains={chains}", "inference.schedule.num_warmup=100",
-                f"inference.schedule.num_samples={draws}", "inference.schedule.thinning=1",
+                f"network.width={width}", f"inference.schedule.num_chains={chains}",
+                "inference.schedule.num_warmup=100", f"inference.schedule.num_samples={draws}",
+                "inference.schedule.thinning=1",
             ]  # fmt: skip
             code = f"from bdlbench.run import run; print('peak', run({overrides!r})['peak_memory_bytes'])"
             found[draws] = int(_python(["-c", code], env).split("peak")[-1]) / 2**20

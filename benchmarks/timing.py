@@ -91,13 +91,17 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def steady(function: Callable[[int], Any], least: float) -> Measure:
-    """A measure of ``function(n)``, which does n units: n is found once, so that a call lasts about ``least`` seconds."""
+    """A measure of ``function(n)``, which does n units: n is found once, so that a call lasts about ``least`` s."""
+    jax.block_until_ready(function(1))  # compiles
+
+    def timed(count: int) -> float:
+        return seconds(lambda: function(count))
+
     count = 1
-    jax.block_until_ready(function(count))  # compiles
-    while (took := seconds(lambda n=count: function(n))) < least / 4 and count < 2**30:
+    while (took := timed(count)) < least / 4 and count < 2**30:
         count *= 2
     count = max(1, int(count * least / took))
-    return lambda: seconds(lambda: function(count)) / count
+    return lambda: timed(count) / count
 
 
 def in_blocks(blocks: Iterator[Any], stage: int, phase: str, unit: Callable[[Any], float], least: float) -> Measure:

@@ -44,7 +44,7 @@ def _permute(round_keys: UInt32[Array, "rounds ..."], index: Integer[Array, "...
     a = math.isqrt(num_rows - 1) + 1
     b = -(-num_rows // a)
 
-    def mix(value: UInt32[Array, "..."], round_key: UInt32[Array, ""]) -> UInt32[Array, "..."]:
+    def mix(value: UInt32[Array, "..."], round_key: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
         value = (value + round_key) * jnp.uint32(0x9E3779B1)
         value = (value ^ (value >> 15)) * jnp.uint32(0x85EBCA77)
         return value ^ (value >> 13)

@@ -15,7 +15,7 @@ def test_measures_take_turns_and_the_first_round_is_thrown_away():
     assert timing.ratios(found["a"], found["b"]) == [2.0, 2.0]
 
 
-@pytest.mark.parametrize("name", ["nuts", "sgld", "svi", "linear_regression", "recompile"])
+@pytest.mark.parametrize("name", ["sgld", "svi", "linear_regression"])
 def test_rows_are_measured_and_kept(name, tmp_path, capsys):
     assert main(["--only", name, "--repeat", "1", "--quick", "--out", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.json")
@@ -23,8 +23,6 @@ def test_rows_are_measured_and_kept(name, tmp_path, capsys):
     assert not isinstance(rows, str), rows
     assert all(row["values"] and row["median"] >= 0 for row in rows)
     assert sum(row["limit"] is not None for row in rows) == 1
-    if name == "recompile":
-        assert rows[0]["median"] == 0
     assert rows[0]["what"][:20] in capsys.readouterr().out
 
 
