@@ -81,7 +81,7 @@ def run_group(
         writers = {}
         # In the order of their ids, so that two processes with the same jobs cannot wait for each other.
         for job in sorted(jobs, key=lambda job: job.id):
-            again = job.config["rerun"] or store.has(job.id)
+            again = job.config["rerun"] or (store.has(job.id) and finished(store, job.id) is None)
             writer = store.writer(job.id, job.config, overwrite=again, on_busy=progress.note)
             try:
                 writers[job.id] = stack.enter_context(writer)
