@@ -5,9 +5,11 @@ while a program is traced they are handed tracers, which have been checked alrea
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from bdlbench.errors import ConfigError
+from bdlbench.types import Schedule
 
 
 def _each(values: dict[str, Any]) -> list[tuple[str, float]]:
@@ -49,3 +51,35 @@ def full_data(section: str, method: str, batch_size: int | None) -> None:
             f"{section}.schedule.batch_size={batch_size} does not fit {method}, whose steps compare log densities of all "
             "rows: use null."
         )
+
+
+def checked_schedule(node: Any, path: str, last: Schedule | None) -> Schedule:
+    """A schedule, checked. Earlier stages have the last stage's chains."""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{path}={node!r} must be a schedule with {', '.join(Schedule._fields)}.")
+    given = dict(node) if last is None else {"num_chains": last.num_chains, **node}
+    unknown = set(given) - set(Schedule._fields)
+    if unknown:
+        raise ConfigError(f"{path}.{min(unknown)} is unknown: a schedule has {', '.join(Schedule._fields)}.")
+    for name in ("num_chains", "num_warmup", "num_samples", "thinning"):
+        least = 1 if name == "num_chains" or (name == "num_samples" and last is None) else 0
+        value = given.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{path}.{name}={value} must be a whole number, at least {least}.")
+    size = given.get("batch_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        raise ConfigError(f"{path}.batch_size={size} must be a whole number, or null for all rows.")
+    if given.get("batching", "epoch") not in ("epoch", "iid"):
+        raise ConfigError(f"{path}.batching={given['batching']!r} is unknown: use epoch or iid.")
+    return Schedule(**given)
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a top-level option that no factory would look at."""
+    if not isinstance(config["rerun"], bool):
+        raise ConfigError(f"rerun={config['rerun']!r} must be true or false.")
+    if config["progress"] not in ("auto", "lines", "off"):
+        raise ConfigError(f"progress={config['progress']!r} is unknown: use auto, lines or off.")
+    rows = config["store"]["predictive_rows"]
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+        raise ConfigError(f"store.predictive_rows={rows!r} must be a whole number, at least 1.")

@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import hydra
@@ -42,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted: finished runs are kept, the same command goes on.", file=sys.stderr)
         return 130
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except (ConfigError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        if os.environ.get("BDLBENCH_TRACEBACK"):
+            traceback.print_exc()
         outcome.errors.append(sentence(error))
     for message in dict.fromkeys(outcome.errors):
         print(f"Error: {message}", file=sys.stderr)

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bdlbench import signatures
-from bdlbench.data.dataset import Dataset
+from bdlbench.checks import check_options, checked_schedule, positive
+from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
 from bdlbench.sampling.programs import Numbers, Program
@@ -32,6 +34,8 @@ RESULT_VERSION = 1
 """Part of every run's identity: raised when the same configuration would give different results."""
 PROGRAM_SECTIONS = ("model", "network", "prior", "likelihood", "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
+RATES = ("learning_rate", "step_size", "init_value", "peak_value")
+"""Numbers of any optimiser that must be positive: optax does not look."""
 STAGE_KEYS = ("schedule", "start", "before")
 """Keys of an inference configuration that are not its factory's parameters."""
 
@@ -109,12 +113,13 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         One sentence on what does not fit, before anything is compiled or written.
     """
     refuse_missing(config)
+    check_options(config)
     config = coerced(config, "")
     config = {**config, "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
-    program = make_program(program_half, dataset)
+    program = make_program(program_half, numbers, dataset)
     metrics = {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in config["metrics"].items()}
     identity = {
         "version": RESULT_VERSION,
@@ -123,6 +128,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         "seed": config["seed"],
         "data": dataset.checksum,
         "metrics": config["metrics"],
+        "diagnosed_rows": config["store"]["predictive_rows"],
     }
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
@@ -154,11 +160,15 @@ def load_data(config: Mapping[str, Any]) -> Dataset:
     from bdlbench.data import fetch
 
     fetch.configure(cache=config["paths"]["data"], mirror=config["paths"]["mirror"])
-    return _load_data(json.dumps(config["data"], sort_keys=True))
+    node = config["data"]
+    # A file that has changed, or another precision, is another data set.
+    files = [os.stat(v) for v in node.values() if isinstance(v, str) and os.path.isfile(v)]
+    state = (str(default_dtype()), *((stat.st_mtime_ns, stat.st_size) for stat in files))
+    return _load_data(json.dumps(node, sort_keys=True), state)
 
 
-@functools.lru_cache(maxsize=32)
-def _load_data(node: str) -> Dataset:
+@functools.lru_cache(maxsize=8)
+def _load_data(node: str, state: tuple[Any, ...]) -> Dataset:
     return typing.cast(Dataset, call(json.loads(node), "data", partial=False))
 
 
@@ -191,7 +201,7 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
     return program, numbers
 
 
-def make_program(program: Mapping[str, Any], dataset: Dataset) -> Program:
+def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset) -> Program:
     """The program half as functions of numbers, ready to be traced."""
     if dataset.task == "density":
         raise ConfigError(
@@ -201,12 +211,13 @@ def make_program(program: Mapping[str, Any], dataset: Dataset) -> Program:
     start = inference.get("start", "network")
     if start not in ("prior", "network"):
         raise ConfigError(f"inference.start={start!r} is unknown: use prior or network.")
-    last = make_schedule(inference["schedule"], "inference.schedule", None)
+    earlier = inference.get("before") or []
+    if not isinstance(earlier, list) or not all(isinstance(node, Mapping) and "_target_" in node for node in earlier):
+        raise ConfigError("inference.before must be a list of stages, each with _target_ and schedule, or [].")
+    last = checked_schedule(fill(inference["schedule"], numbers), "inference.schedule", None)
     before = [
-        make_stage(
-            node, f"inference.before.{i}", make_schedule(node["schedule"], f"inference.before.{i}.schedule", last)
-        )
-        for i, node in enumerate(inference.get("before") or [])
+        make_stage(node, path, checked_schedule(fill(node.get("schedule"), numbers), f"{path}.schedule", last))
+        for path, node in ((f"inference.before.{i}", node) for i, node in enumerate(earlier))
     ]
     stages = (*before, make_stage(inference, "inference", last))
     key = {
@@ -254,25 +265,6 @@ def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
     return Stage(node["_target_"].rsplit(".", 1)[-1], factory, schedule)
 
 
-def make_schedule(node: Mapping[str, Any], path: str, last: Schedule | None) -> Schedule:
-    """A schedule, checked. Earlier stages have the last stage's chains."""
-    given = dict(node) if last is None else {"num_chains": last.num_chains, **node}
-    unknown = set(given) - set(Schedule._fields)
-    if unknown:
-        raise ConfigError(f"{path}.{min(unknown)} is unknown: a schedule has {', '.join(Schedule._fields)}.")
-    for name in ("num_chains", "num_warmup", "num_samples", "thinning"):
-        least = 1 if name == "num_chains" or (name == "num_samples" and last is None) else 0
-        value = given.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"{path}.{name}={value} must be a whole number, at least {least}.")
-    size = given.get("batch_size")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
-        raise ConfigError(f"{path}.batch_size={size} must be a whole number, or null for all rows.")
-    if given.get("batching", "epoch") not in ("epoch", "iid"):
-        raise ConfigError(f"{path}.batching={given['batching']!r} is unknown: use epoch or iid.")
-    return Schedule(**given)
-
-
 def check(job: Job) -> None:
     """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
     import jax
@@ -282,6 +274,10 @@ def check(job: Job) -> None:
         raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
     if not job.numbers["temperature"] > 0:
         raise ConfigError(f"temperature={job.numbers['temperature']} must be positive; 1 is the Bayesian posterior.")
+    for path, number in job.numbers.items():
+        section, _, name = path.rpartition(".")
+        if name in RATES and section.startswith("inference"):
+            positive(section, **{name: number})
     size = len(job.dataset.train.y)
     for stage in job.program.stages:
         batches.check(stage.schedule, size)
@@ -292,7 +288,10 @@ def check(job: Job) -> None:
         data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
-            stage.factory(target, stage.schedule, job.numbers).init(jax.random.key(0), jnp.zeros(target.dim), data)
+            method = stage.factory(target, stage.schedule, job.numbers)
+            if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
+                raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")
+            method.init(jax.random.key(0), jnp.zeros(target.dim), data)
         return target.log_density(jnp.zeros(target.dim), data)
 
     jax.eval_shape(build)

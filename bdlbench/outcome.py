@@ -27,9 +27,11 @@ def sentence(error: BaseException, options: Callable[[str], list[str]] | None = 
     text = lines[0] if lines else type(error).__name__
     if text.endswith(":") and len(lines) > 1:  # Hydra says where in the first line and what in the second
         text = f"{text} {lines[1]}"
-    missing = re.search(r"Could not find '([\w/]+)/([^']+)'", text)
+    text = re.sub(r"^In '[^']+': ", "", text)
+    missing = re.search(r"Could not (?:find|load) '([\w/]+)/([^']*)'", text)
     if missing:
         group, name = missing.groups()
+        name = name.removesuffix(".")
         names = (options or shipped_options)(group)
         near = difflib.get_close_matches(name, names, n=3)
         offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."

@@ -49,7 +49,8 @@ class Predictor:
         self.program, self.task, self.clock = program, task, clock
         self.num_lanes = int(np.shape(lane.dataset)[0])
         self.shared = lanes.replicate(Shared(shared.x, shared.y))
-        self.lane = lanes.place(lane._replace(active=np.ones(self.num_lanes, bool)))
+        placed = lanes.place(lane._replace(active=np.ones(self.num_lanes, bool)))
+        self.lane = placed._replace(active=lanes.place(lanes.active(self.num_lanes)))
         self.rows = None if rows is None else lanes.replicate(rows)
         # A multiple of what is vmapped together, so that the number of lanes changes no bit of a prediction.
         width = 1 if rows is None else max(1, int(np.prod(np.shape(rows.y)[1:])))
@@ -78,10 +79,12 @@ class Predictor:
     ) -> dict[str, np.ndarray]:
         draws = draws.reshape(draws.shape[0], -1, draws.shape[-1])
         parts = []
-        for start in range(0, draws.shape[1], self.block):
-            part = draws[:, start : start + self.block]
+        # Few draws fill a small block, many a large one: two programs at most.
+        block = TOGETHER if draws.shape[1] <= TOGETHER else self.block
+        for start in range(0, draws.shape[1], block):
+            part = draws[:, start : start + block]
             count = part.shape[1]
-            part = np.concatenate([part, np.repeat(part[:, -1:], self.block - count, 1)], 1)
+            part = np.concatenate([part, np.repeat(part[:, -1:], block - count, 1)], 1)
             args = (*shared, lanes.replicate(np.int32(first + start)), self.lane, lanes.place(part), *held)
             out = _compiled(name, self.program, self.task, len(shared) + 1, args, self.clock)(*args)
             parts.append(jax.tree.map(lambda a: a[:, :count], lanes.fetch(out, self.num_lanes)))  # noqa: B023
@@ -96,7 +99,12 @@ def _compiled(name: str, program: Program, task: Task, num_shared: int, args: An
     if key not in _COMPILED:
         function: Callable[..., Any] = _predictions if name == "predictions" else _named_sites
         with clock.measure("compile"):
-            over = lanes.over_lanes(lambda *a: function(program, task, *a), num_shared)
+
+            def one(*a: Any) -> Any:
+                lane = next(item for item in a if isinstance(item, Lane))
+                return lanes.where_active(lane.active, lambda: function(program, task, *a))
+
+            over = lanes.over_lanes(one, num_shared)
             _COMPILED[key] = over.lower(*args).compile()
     return _COMPILED[key]
 

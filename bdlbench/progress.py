@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from bdlbench.sampling.programs import Phase
 
 Mode = Literal["auto", "lines", "off"]
@@ -38,9 +40,15 @@ def make_progress(mode: Mode) -> Progress:
 
 
 def describe(stats: Mapping[str, Any]) -> str:
-    """The statistics worth a glance, averaged over lanes at the last step: ``loss 123.4``."""
-    shown = [f"{n.replace('_', ' ')} {float(stats[n][:, -1].mean()):.4g}" for n in _SHOWN if n in stats]
-    return "  ".join(shown[:2])
+    """The statistics worth a glance at the last step, ``loss 123.4``: of each of a few lanes, else their median."""
+
+    def value(name: str) -> str:
+        last = np.asarray(stats[name][:, -1], np.float64)
+        if name == "loss" and 1 < len(last) <= 4:
+            return " | ".join(f"{v:.4g}" for v in last)
+        return f"{np.median(last):.4g}"
+
+    return "  ".join([f"{name.replace('_', ' ')} {value(name)}" for name in _SHOWN if name in stats][:2])
 
 
 class Silent:

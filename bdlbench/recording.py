@@ -10,10 +10,13 @@ from bdlbench.config import Job
 from bdlbench.metrics.diagnostics import e_bfmi, function_diagnostics, psis_khat
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 from bdlbench.store.writer import RunWriter
 
+OOD = "ood/"
+"""Prefix that tells out-of-distribution rows from shifted ones."""
 SITE_STAT = {"log_density": "lp"}
 """ArviZ's names for statistics where they differ."""
 PREDICTED = ("log_lik", "mean", "variance", "cdf", "probs")
@@ -49,7 +52,8 @@ class Recorder:
         self.gaussian, self.markov, self.rows = gaussian, markov, predictive_rows
         self.schedule = job.program.stages[-1].schedule
         self.mixture = PredictiveMixture(gaussian=gaussian)
-        self.shifted = {name: PredictiveMixture(gaussian=gaussian) for name in job.dataset.shifted}
+        names = [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)]
+        self.apart = {name: PredictiveMixture(gaussian=gaussian) for name in names}
         self.num_grads = {"warmup": 0.0, "sample": 0.0}
         self.num_diverging = 0
         self.num_nonfinite = 0
@@ -89,7 +93,7 @@ class Recorder:
         block: Block,
         sites: Mapping[str, np.ndarray],
         predictions: Mapping[str, np.ndarray],
-        shifted: Mapping[str, Mapping[str, np.ndarray]],
+        elsewhere: Mapping[str, Mapping[str, np.ndarray]],
     ) -> None:
         """Store a block of draws and add it to the running scores; each particle of a population is a chain."""
         assert block.draws is not None
@@ -105,9 +109,9 @@ class Recorder:
             own = {name: as_chains(values[self.lanes], population) for name, values in predictions.items()}
             self._store_predictions(own, start, good)
             pooled(self.mixture, own, good)
-            for name, others in shifted.items():
-                apart = {key: as_chains(a[self.lanes], population) for key, a in others.items()}
-                pooled(self.shifted[name], apart, good)
+            for name, others in elsewhere.items():
+                theirs = {key: as_chains(a[self.lanes], population) for key, a in others.items()}
+                pooled(self.apart[name], theirs, good)
         self._written = start + count
 
     def _keep_stats(self, block: Block, start: int, good: np.ndarray) -> None:
@@ -186,6 +190,18 @@ class Recorder:
         out["standardized"] = evaluate(standard, y, mixture.ingredients())
         return out
 
+    def detection(self, mixture: PredictiveMixture) -> dict[str, float]:
+        """How well uncertainty tells rows out of distribution from test rows, which it should score lower.
+
+        By the entropy of the mean prediction (classification) or the variance between draws (regression).
+        """
+        if self.mixture.num_draws == 0 or mixture.num_draws == 0:
+            return {}
+        name = "entropy_of_mean" if self.job.dataset.task == "classification" else "model_variance"
+        inside, outside = self.mixture.ingredients()[name], mixture.ingredients()[name]
+        scores = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
+        return {key: float(score(inside, outside)) for key, score in scores.items()}
+
     def curve(self, phase: str, num_draws: int, seconds: float, scores: Mapping[str, Any]) -> None:
         """Append the running posterior's scores at its price so far."""
         flat = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
@@ -253,6 +269,11 @@ class Recorder:
             chain, (step, phase, stage) = min(self.bad.items(), key=lambda item: item[1][0])
             word = "warm-up" if phase == "warmup" else "sampling"
             method = self.job.program.stages[stage].name
+            if step == 0 and phase == "warmup" and stage == 0:
+                return "diverged", (
+                    f"the log density is not finite at the start in {len(self.bad)} of {self.schedule.num_chains} "
+                    "chains: check that model, data and prior fit, or start=network"
+                )
             return "diverged", (
                 f"the log density became non-finite in {len(self.bad)} of {self.schedule.num_chains} chains, first at "
                 f"step {step} ({word} of {method}, chain {chain}): try a smaller step size or learning rate"

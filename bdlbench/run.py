@@ -21,11 +21,12 @@ from bdlbench import config as configuration
 from bdlbench.config import Job
 from bdlbench.predict import Predictor, is_gaussian
 from bdlbench.progress import Progress, make_progress
-from bdlbench.recording import Recorder
+from bdlbench.recording import OOD, Recorder
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Phase, Shared
 from bdlbench.store import Store
+from bdlbench.store.errors import RunExists
 
 Record = dict[str, Any]
 PROVISIONAL_DRAWS = 100
@@ -54,8 +55,8 @@ def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
     if record is not None:
         progress.note(f"{job.id}: found in the store")
         return record
-    store.check_writable()
     configuration.check(job)
+    store.check_writable()
     return run_group([job], store, progress, time.perf_counter() - started)[0]
 
 
@@ -108,7 +109,8 @@ def run_group(
 def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, clock: Clock) -> list[Record]:
     program, first = jobs[0].program, jobs[0].dataset
     assert first.task != "density"  # refused with the configuration
-    shared, lane, test, shifted = arrange(jobs)
+    shared, lane, test, apart = arrange(jobs)
+    shared = lanes.replicate(shared)  # once, for sampling and predictions
     gaussian = is_gaussian(program, jobs[0].numbers, first.train.x, first.train.y)
     chains = jobs[0].num_chains
     markov = loop.is_markov(program, shared, lane)
@@ -124,7 +126,7 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
         for i, (job, writer) in enumerate(zip(jobs, writers, strict=True))
     ]
     predictor = Predictor(program, first.task, shared, lane, test, clock)
-    others = {name: Predictor(program, first.task, shared, lane, rows, clock) for name, rows in shifted.items()}
+    others = {name: Predictor(program, first.task, shared, lane, rows, clock) for name, rows in apart.items()}
     name = jobs[0].id if len(jobs) == 1 else f"{jobs[0].id} and {len(jobs) - 1} more"
     progress.start(name, sum(s.schedule.num_warmup + _num_sampling(s.schedule) for s in program.stages))
     for recorder in recorders:
@@ -137,9 +139,9 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
         assert block.draws is not None
         sites = predictor.sites(block.draws)
         seen = predictor.predict(block.draws, block.first_draw, block.anchor) if test is not None else {}
-        apart = {n: p.predict(block.draws, block.first_draw, block.anchor) for n, p in others.items()}
+        elsewhere = {n: p.predict(block.draws, block.first_draw, block.anchor) for n, p in others.items()}
         for recorder in recorders:
-            recorder.keep(block, sites, seen, apart)
+            recorder.keep(block, sites, seen, elsewhere)
             _score(recorder, block, clock)
 
     for block in loop.run(program, shared, lane, clock=clock, marks=looks(program)):
@@ -167,9 +169,12 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
         results = [(recorder.scores(), recorder.diagnostics()) for recorder in recorders]
     for job, recorder, (scores, diagnostics) in zip(jobs, recorders, results, strict=True):
         with clock.measure("predict"):
-            for name, mixture in recorder.shifted.items():
-                found = recorder.scores(mixture, job.dataset.shifted[name].y)
-                scores.setdefault("shifted", {})[name] = {k: v for k, v in found.items() if not isinstance(v, Mapping)}
+            for name, mixture in recorder.apart.items():
+                if name.startswith(OOD):
+                    scores.setdefault("ood", {})[name.removeprefix(OOD)] = recorder.detection(mixture)
+                else:
+                    found = recorder.scores(mixture, job.dataset.shifted[name].y)
+                    scores.setdefault("shifted", {})[name] = found
         status, reason = recorder.status()
         record = common(job, clock, len(jobs)) | {
             "status": status,
@@ -200,7 +205,10 @@ def arrange(jobs: Sequence[Job]) -> tuple[Shared, Lane, Shared | None, dict[str,
         held = stack([d.validation for d in unique])
         shared = shared._replace(validation=(held.x, held.y))
     test = None if unique[0].test is None else stack([d.test for d in unique])
-    shifted = {name: stack([d.shifted[name] for d in unique]) for name in unique[0].shifted}
+    apart = {name: stack([d.shifted[name] for d in unique]) for name in unique[0].shifted}
+    for name in unique[0].ood:  # their labels mean nothing to the model
+        rows = stack([d.ood[name] for d in unique])
+        apart[OOD + name] = rows._replace(y=np.zeros_like(rows.y))
     chains = jobs[0].num_chains
     keys = jax.vmap(lambda seed, chain: jax.random.fold_in(jax.random.key(seed), chain))(
         np.repeat(np.array([job.seed for job in jobs], np.uint32), chains), np.tile(np.arange(chains), len(jobs))
@@ -208,7 +216,7 @@ def arrange(jobs: Sequence[Job]) -> tuple[Shared, Lane, Shared | None, dict[str,
     real = np.float64 if jax.config.jax_enable_x64 else np.float32
     numbers = {n: np.repeat(np.array([job.numbers[n] for job in jobs], real), chains) for n in jobs[0].numbers}
     dataset = np.repeat(np.array([index[job.dataset.checksum] for job in jobs], np.int32), chains)
-    return shared, Lane(keys, dataset, numbers, None), test, shifted
+    return shared, Lane(keys, dataset, numbers, None), test, apart
 
 
 def curve_marks(program: Any) -> loop.Marks:

@@ -38,6 +38,8 @@ def run_sweep(composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int)
     run.setup_jax()
     records: list[dict[str, Any] | None] = [None] * len(composed)
     groups: dict[Any, list[tuple[int, Job]]] = {}
+    first: dict[tuple[str, str], int] = {}
+    same: dict[int, int] = {}
     if not composed:
         return records
     progress = make_progress(composed[0][0]["progress"])
@@ -55,8 +57,13 @@ def run_sweep(composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int)
                 if len(composed) <= 20:
                     progress.note(f"{job.id}: found in the store")
                 continue
-            store.check_writable()
+            key = (config["store"]["path"], job.id)
+            if key in first:  # options that come to the same run, such as n_train=null and n_train=277 of 277 rows
+                same[index] = first[key]
+                continue
             configuration.check(job)
+            store.check_writable()
+            first[key] = index
             groups.setdefault((group_key(job), config["store"]["path"]), []).append((index, job))
         except Exception as error:
             outcome.errors.append(f"{explain(error)} ({overrides})")
@@ -70,6 +77,8 @@ def run_sweep(composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int)
                 batch, run_together([job for _, job in batch], stores[path], progress, setup), strict=True
             ):
                 records[index] = record
+    for index, other in same.items():
+        records[index] = records[other]
     outcome.records.extend(record for record in records if record is not None)
     if len(composed) > 1:
         summarise(outcome, records, progress)
@@ -89,6 +98,7 @@ def group_key(job: Job) -> Any:
     """Jobs with equal keys are lanes of one program: same computation, same shapes."""
     parts = {"train": job.dataset.train, "validation": job.dataset.validation, "test": job.dataset.test}
     parts |= {f"shifted {name}": rows for name, rows in job.dataset.shifted.items()}
+    parts |= {f"ood {name}": rows for name, rows in job.dataset.ood.items()}
     shapes = tuple((n, r.x.shape, r.x.dtype.str, r.y.shape, r.y.dtype.str) for n, r in parts.items() if r is not None)
     return job.program.key, job.dataset.task, shapes, tuple(job.metrics), job.config["store"]["predictive_rows"]
 

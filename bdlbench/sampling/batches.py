@@ -39,7 +39,7 @@ def _round_keys(key: Key[Array, ""]) -> UInt32[Array, " rounds"]:
     return jax.random.bits(key, (_ROUNDS,), jnp.uint32)
 
 
-def _permute(round_keys: UInt32[Array, "rounds ..."], index: Int[Array, "..."], num_rows: int) -> Int[Array, "..."]:
+def _permute(round_keys: UInt32[Array, "rounds ..."], index: Integer[Array, "..."], num_rows: int) -> Int[Array, "..."]:
     """:func:`permute` with the keys of the rounds; each index may have its own."""
     a = math.isqrt(num_rows - 1) + 1
     b = -(-num_rows // a)

@@ -88,8 +88,15 @@ def place(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Put a copy of every leaf on every device."""
-    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), NamedSharding(mesh(), P())), tree)
+    """Put a copy of every leaf on every device; what lies there already is left as it is."""
+    everywhere = NamedSharding(mesh(), P())
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and leaf.sharding == everywhere:
+            return leaf
+        return jax.device_put(np.asarray(leaf), everywhere)
+
+    return jax.tree.map(one, tree)
 
 
 def fetch(tree: Any, num_lanes: int) -> Any:
@@ -100,6 +107,14 @@ def fetch(tree: Any, num_lanes: int) -> Any:
 def active(num_lanes: int) -> np.ndarray:
     """Which of the padded lanes are real."""
     return np.arange(padded(num_lanes)) < num_lanes
+
+
+def where_active(is_active: jax.Array, compute: Callable[[], Any]) -> Any:
+    """What ``compute`` gives; zeros for a padding lane where that saves time."""
+    if not sequential():
+        return compute()
+    shapes = jax.eval_shape(compute)
+    return jax.lax.cond(is_active, compute, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
 
 
 def steps_here(num_steps: jax.Array, is_active: jax.Array) -> jax.Array:

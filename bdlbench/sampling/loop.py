@@ -198,6 +198,7 @@ class _StageRun:
             took(timed.elapsed)
             kept = 1 if warm else count
             totals, stats = lanes.fetch((totals, stats), self.num_lanes)
+            alive = self.bad_step == NEVER
             self.bad_step = np.minimum(self.bad_step, totals.bad_step)
             yield Block(
                 stage=self.programs.index,
@@ -206,8 +207,8 @@ class _StageRun:
                 first_draw=before + done,
                 draws=None if warm else np.array(np.asarray(slots)[: self.num_lanes, :count]),
                 stats={name: np.array(a[:, :kept]) for name, a in stats.items()},
-                num_grads=totals.num_grads.astype(np.float64) * self.programs.share,
-                num_diverging=totals.num_diverging,
+                num_grads=np.where(alive, totals.num_grads.astype(np.float64) * self.programs.share, 0.0),
+                num_diverging=np.where(alive, totals.num_diverging, 0),
                 bad_step=self.bad_step,
                 seconds=timed.elapsed,
                 provisional=self.provisional if warm and self.can_peek() else None,

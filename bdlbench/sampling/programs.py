@@ -201,9 +201,10 @@ class StagePrograms:
             state, info = advance(i, key, state, rows)
             finite = jnp.isfinite(info.get("log_density", info.get("loss", jnp.float32(0))))
             bad = jnp.where(finite, NEVER, t0 + i)
+            alive = totals.bad_step == NEVER  # what a lane does after its first bad step is charged to nobody
             totals = _Totals(
-                totals.num_grads + info["num_grads"],
-                totals.num_diverging + jnp.asarray(info.get("diverging", False), jnp.int32),
+                totals.num_grads + jnp.where(alive, info["num_grads"], 0),
+                totals.num_diverging + (alive & info.get("diverging", jnp.bool_(False))).astype(jnp.int32),
                 jnp.minimum(totals.bad_step, bad),
             )
             slot = jnp.minimum(i // stride, self.capacity - 1)
