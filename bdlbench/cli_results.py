@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "results/store"
 _LISTED = ("id", "status", "data", "inference", "network", "seed", "split", "lppd", "warnings", "created")
-_WIDE = 250  # columns where no terminal cuts them
+_WIDE = 400  # columns where no terminal cuts them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,7 +190,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> None:
     from bdlbench.data import catalogue
 
-    columns = ("name", "n", "d", "task", "licence", "source")
+    columns = ("name", "n", "d", "task", "licence", "source", "note")
     _print(_grid(columns, [[_text(getattr(entry, name)) for name in columns] for entry in catalogue()]))
 
 
@@ -263,3 +263,7 @@ def _print(what: "RenderableType") -> None:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"bdlbench-results: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

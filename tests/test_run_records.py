@@ -277,6 +277,7 @@ FILES = {
     "missing column": ("a,z\n1,2\n2,3\n4,5\n6,7\n", "data.target=y is no column"),
     "constant target": ("a,y\n1,2\n2,2\n4,2\n6,2\n", "data.y is constant"),
     "no rows": ("a,y\n", "no rows"),
+    "text in the target": ("a,y\n1,2\n2,3\n4,abc\n6,7\n", r"data.y is text \('abc'\) in line 4"),
     "infinite target": ("a,y\n1,2\n2,inf\n4,5\n6,7\n", "data.y is inf"),
 }
 

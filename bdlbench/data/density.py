@@ -4,6 +4,7 @@ import numpy as np
 
 from bdlbench.data.dataset import Dataset, make_dataset
 from bdlbench.data.generated import check_positive
+from bdlbench.data.splits import generator
 
 
 def means(spacing: float) -> np.ndarray:
@@ -27,7 +28,7 @@ def gaussians_25(*, spacing: float, variance: float, n_test: int, seed: int) -> 
     draws, the reference for a sampler, and ``test.y`` the normalised log density there.
     """
     check_positive(spacing=spacing, variance=variance, n_test=n_test)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     x = means(spacing)[rng.integers(25, size=n_test)] + np.sqrt(variance) * rng.standard_normal((n_test, 2))
     return make_dataset(
         name="gaussians_25",

@@ -16,12 +16,15 @@ import contextlib
 import csv
 import errno
 import hashlib
+import itertools
 import os
+import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +79,10 @@ def mirror() -> str | None:
     return _configured["mirror"] or os.environ.get("BDLBENCH_MIRROR") or None
 
 
+def _is_folder(source: str | None) -> bool:
+    return source is not None and "://" not in source
+
+
 @lru_cache(maxsize=1)
 def registry() -> dict[tuple[str, str], File]:
     """All known files by (repository, path)."""
@@ -97,7 +104,7 @@ def fetch(repository: str, path: str) -> Path:
     ------
     ConfigError
         The registry does not know the file; its checksum is wrong (a file in the cache or a download is set aside as
-        ``*.corrupt``, never deleted, and the next call fetches it anew); the disk is full or not writable.
+        ``*.corrupt``, never deleted or overwritten, and the next call fetches it anew); the disk is full or not writable.
     NotFetchedError
         There is no network and no mirror that has it, or the server does not.
     """
@@ -115,10 +122,11 @@ def _locate(file: File) -> Path:
         aside = _set_aside(cached)
         raise ConfigError(f"data: {cached} had a wrong checksum and was moved to {aside.name}: run again to fetch it.")
     source = mirror()
-    if source is not None and "://" not in source:
+    if source is not None and _is_folder(source):
         folder = Path(source).expanduser()
         if not folder.is_dir():
-            raise ConfigError(f"BDLBENCH_MIRROR={source} is no folder: name a folder or a base URL, or unset it.")
+            name, off = ("paths.mirror", "make it null") if _configured["mirror"] else ("BDLBENCH_MIRROR", "unset it")
+            raise ConfigError(f"{name}={source} is no folder: name a folder or a base URL, or {off}.")
         mirrored = folder / file.tail
         if mirrored.is_file():
             if not _checked(mirrored, file.sha256):
@@ -174,9 +182,21 @@ def _download(url: str, target: Path, file: File) -> Path:
 
 
 def _set_aside(file: Path, target: Path | None = None) -> Path:
-    aside = (target or file).with_name((target or file).name + ".corrupt")
-    os.replace(file, aside)
-    return aside
+    """Move a damaged file to the first free name of ``*.corrupt``, ``*.corrupt.1``, ..., none of which is overwritten."""
+    target = target or file
+    for number in itertools.count():
+        aside = target.with_name(f"{target.name}.corrupt" + (f".{number}" if number else ""))
+        try:
+            os.close(os.open(aside, os.O_CREAT | os.O_EXCL))  # claims the name, whoever else looks for one
+        except FileExistsError:
+            continue
+        try:
+            os.replace(file, aside)
+        except OSError:
+            aside.unlink()
+            raise
+        return aside
+    raise AssertionError("itertools.count() has no end")
 
 
 def _checked(file: Path, sha256: str) -> bool:
@@ -229,10 +249,11 @@ def fetch_all(sets: tuple[str, ...] = (), *, quiet: bool = False) -> dict[str, s
     from rich.progress import Progress
 
     known = {name for file in registry().values() for name in file.sets}
-    if unknown := set(sets) - known:
-        raise ConfigError(
-            f"no files are registered for {', '.join(sorted(unknown))}: choose from {', '.join(sorted(known))}."
-        )
+    if unknown := sorted(set(sets) - known):
+        offered = sorted(known - {"tests"})  # a mark, not a set
+        near = list(dict.fromkeys(n for name in unknown for n in get_close_matches(name, offered)))
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(offered)}."
+        raise ConfigError(f"no files are registered for {', '.join(unknown)}: {hint}")
     files = [file for file in registry().values() if not sets or set(sets) & set(file.sets)]
     failed: dict[str, str] = {}
     with Progress(disable=quiet) as bar, ThreadPoolExecutor(8) as pool:
@@ -256,10 +277,23 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    for reason in failed.values():
-        print(reason, file=sys.stderr)
-    print(f"cache: {cache_folder()}" + (f", mirror: {mirror()}" if mirror() else ""))
+    for line in _summary(failed):
+        print(line, file=sys.stderr)
+    how = " (a folder: its files are read in place, not copied into the cache)" if _is_folder(mirror()) else ""
+    print(f"cache: {cache_folder()}" + (f", mirror: {mirror()}{how}" if mirror() else ""))
     return 1 if failed else 0
+
+
+def _summary(failed: Mapping[str, str]) -> list[str]:
+    """A line a kind of failure: those that differ in the file alone are counted, and one stands for them."""
+    kinds: dict[str, list[str]] = {}
+    for tail, reason in failed.items():
+        kind = reason.replace(tail, "").replace(tail.rsplit("/", 1)[-1], "")
+        kinds.setdefault(re.sub(r"\d+ of \d+ bytes", "", kind), []).append(reason)
+    return [
+        reasons[0] if len(reasons) == 1 else f"{len(reasons)} files failed alike, one of them: {reasons[0]}"
+        for reasons in kinds.values()
+    ]
 
 
 if __name__ == "__main__":

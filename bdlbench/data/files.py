@@ -41,7 +41,8 @@ def csv(
     Raises
     ------
     ConfigError
-        The file is missing or no table, ``target`` is no column, a feature holds text, a value is missing or infinite.
+        The file is missing or no table, ``target`` is no column, a feature holds text, a value is missing or infinite;
+        with ``auto``, a text target most of whose cells are numbers: one typing error is not made a class a value.
     """
     _check_task(task)
     file = _existing(path)
@@ -109,6 +110,8 @@ def _read_csv(path: str, target: str, task: str, mtime: int, size: int) -> tuple
     x = np.column_stack([_numbers(frame[c], c, "remove the column or encode it as numbers") for c in features])
     labels = frame[target]
     text = pd.api.types.is_bool_dtype(labels) or not pd.api.types.is_numeric_dtype(labels)
+    if task == "auto" and text:
+        _refuse_broken_numbers(labels, target)
     if task == "classification" or (task == "auto" and text):
         if labels.isna().any():
             line = int(np.flatnonzero(labels.isna())[0]) + 2
@@ -128,6 +131,17 @@ def _numbers(column: Any, name: str, remedy: str) -> np.ndarray:
     if len(bad):
         raise ConfigError(f"data.{name} is text ({column.iloc[bad[0]]!r}) in line {bad[0] + 2}: {remedy}.")
     return values
+
+
+def _refuse_broken_numbers(labels: Any, name: str) -> None:
+    """Raise where more than half of a text column are numbers: it was meant to be one of numbers."""
+    import pandas as pd
+
+    if pd.api.types.is_bool_dtype(labels):
+        return
+    read = pd.to_numeric(labels, errors="coerce").notna().to_numpy()
+    if 2 * read.sum() > len(read):
+        _numbers(labels, name, "mend it, or set data.task=classification")
 
 
 def _checked(x: np.ndarray, y: np.ndarray, features: tuple[str, ...], target: str, classes: tuple[str, ...]) -> Table:

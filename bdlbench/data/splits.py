@@ -23,6 +23,13 @@ def check_split(split: int, num_splits: int) -> None:
         raise ConfigError(f"data.split={split} is out of range: choose a whole number from 0 to {num_splits - 1}.")
 
 
+def generator(seed: int) -> np.random.Generator:
+    """NumPy's default generator with this seed; ConfigError unless it is a whole number that is not negative."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"data.seed={seed} is out of range: choose a whole number from 0 up.")
+    return np.random.default_rng(seed)
+
+
 def permutation(n: int, split: int) -> np.ndarray:
     """Row order (n,) of split k: the k-th of successive draws from ``RandomState(1)``.
 

@@ -124,8 +124,26 @@ def uci(
         train, test = _gap(name, split)
         train = train[permutation(len(train), 0)]
         rows = Split(*cut(train, validation_fraction=validation_fraction, n_train=n_train), test)
-    notes = ("duplicate rows removed: not the published splits",) if deduplicate else ()
+    whole = len(_table(name, False).y) if deduplicate else len(table.y)
+    removed = (f"{whole - len(table.y):,} duplicate rows removed: not the published splits",)
+    notes = (*(removed if whole > len(table.y) else ()), *_traps(name, deduplicate, split_kind))
     return split_table(name, "regression", table, rows, notes=notes)
+
+
+@lru_cache(maxsize=32)
+def _traps(name: str, deduplicate: bool, split_kind: str) -> tuple[str, ...]:
+    """What of the rows flatters or breaks a score: many exact duplicates, few distinct target values."""
+    table = _table(name, deduplicate)
+    n = len(table.y)
+    notes = []
+    duplicates = n - len(np.unique(np.column_stack([table.x, table.y]), axis=0))
+    if duplicates > 0.01 * n:
+        remedy = ": data.deduplicate=true removes them" if split_kind == "standard" else ""
+        notes.append(f"{name}: {duplicates:,} of {n:,} rows are exact duplicates{remedy}")
+    values = len(np.unique(table.y))
+    if values < min(0.05 * n, 100):
+        notes.append(f"the target takes {values} values, so a density score can be gamed: read CRPS")
+    return tuple(notes)
 
 
 @lru_cache(maxsize=2)

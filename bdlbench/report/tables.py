@@ -15,6 +15,8 @@ Record = Mapping[str, Any]
 MISSING = "–"
 PHASES = ("setup", "compile", "warmup", "sample", "predict")
 _SECONDS = "seconds: setup/compile/warm-up/sample/predict"
+_TITLES = {"crps": "CRPS", "rmse": "RMSE"}
+"""The scores in the target's units, whose size says nothing: four digits."""
 _PARTS = ("model", "network", "prior", "likelihood")
 _HEADINGS = {
     "90 % coverage": "90 %\ncoverage",
@@ -50,10 +52,10 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
     Returns
     -------
     rich.table.Table
-        Method, LPPD, RMSE or accuracy, coverage of the 90 % interval, gradients (warm-up and sampling, in evaluations
-        on the full data), seconds by phase, smallest bulk ESS and largest R-hat in function space, warnings
-        (their number; their text is below the table). A value that a record lacks is "–"; a run that is not complete
-        shows its status and reason.
+        Method, LPPD, CRPS where the notes of a run's data say to read it, RMSE or accuracy, coverage of the 90 %
+        interval, gradients (warm-up and sampling, in evaluations on the full data), seconds by phase, smallest bulk ESS
+        and largest R-hat in function space, warnings (their number; their text is below the table). A value that a
+        record lacks is "–"; a run that is not complete shows its status and reason.
     """
     from rich import box
     from rich.markup import escape
@@ -109,7 +111,10 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
     metrics = {key for record in records for key in record["metrics"]}
     accuracy = ["accuracy"] if "accuracy" in metrics else []
     rmse = ["rmse"] if "rmse" in metrics or not accuracy else []
-    scores = [("lppd", "LPPD"), *((key, {"rmse": "RMSE"}.get(key, key)) for key in rmse + accuracy)]
+    # where a density score can be gamed the data's notes name the score to read instead
+    gamed = any("CRPS" in note for record in records for note in record.get("notes") or ())
+    crps = ["crps"] if gamed and "crps" in metrics else []
+    scores = [("lppd", "LPPD"), *((key, _TITLES.get(key, key)) for key in crps + rmse + accuracy)]
     scores.append(("coverage_90", "90 % coverage"))
 
     several = len({record["labels"].get("data") for record in records}) > 1
@@ -242,7 +247,7 @@ def _repeats(records: Sequence[Record]) -> tuple[list[list[Record]], str]:
 
 
 def _score(key: str, records: Sequence[Record], spread: Sequence[Sequence[Record]]) -> str:
-    style = ".4g" if key == "rmse" else ".3f"
+    style = ".4g" if key in _TITLES else ".3f"
     values = [record["metrics"].get(key) for record in records]
     mean = _mean(values)
     if len(spread) < 2 or mean is None:
@@ -251,7 +256,7 @@ def _score(key: str, records: Sequence[Record], spread: Sequence[Sequence[Record
     mean = fmean(means)
     # stdev refuses what is not finite, and a spread around nan or infinity says nothing.
     error = stdev(means) / math.sqrt(len(means)) if all(map(math.isfinite, means)) else math.nan
-    return f"{_number(mean, style)} ± {_number(error, '.2g' if key == 'rmse' else style)}"
+    return f"{_number(mean, style)} ± {_number(error, '.2g' if key in _TITLES else style)}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -133,6 +134,22 @@ def test_corrupt_cache_is_set_aside_and_fetched_again(cache: Path, server: Serve
     assert (found.parent / "toy.txt.corrupt").read_bytes() == b"y" + BODY[1:]
 
 
+def test_every_damaged_file_is_kept(cache: Path, server: Server) -> None:
+    """A second bad download overwrites no earlier one, whichever way the damage came: each has a number."""
+    for mode in ("wrong", "cut", "wrong"):
+        server.mode = mode
+        with pytest.raises(ConfigError, match="wrong checksum"):
+            fetch.fetch("owner/repo", "sets/toy.txt")
+    server.mode = "good"
+    found = fetch.fetch("owner/repo", "sets/toy.txt")
+    found.write_bytes(b"y" + BODY)
+    with pytest.raises(ConfigError, match=r"moved to toy\.txt\.corrupt\.3: run again"):
+        fetch.fetch("owner/repo", "sets/toy.txt")
+    kept = [(found.parent / f"toy.txt.corrupt{end}").read_bytes() for end in ("", ".1", ".2", ".3")]
+    assert kept == [b"x" + BODY[1:], BODY[:777], b"x" + BODY[1:], b"y" + BODY]
+    assert left(cache) == ["toy.txt.corrupt", *(f"toy.txt.corrupt.{number}" for number in (1, 2, 3))]
+
+
 def test_mirror_folder_is_read_in_place(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder's file is checked and not copied; a damaged one is an error and stays; a missing folder is named."""
     mirrored = tmp_path / "mirror" / FILE.tail
@@ -145,7 +162,11 @@ def test_mirror_folder_is_read_in_place(cache: Path, tmp_path: Path, monkeypatch
         fetch.fetch("owner/repo", "sets/toy.txt")
     assert mirrored.read_bytes() == b"z" + BODY
     fetch.configure(mirror=tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"BDLBENCH_MIRROR=.*nowhere is no folder"):
+    with pytest.raises(ConfigError, match=r"^paths\.mirror=.*nowhere is no folder: .* or make it null\.$"):
+        fetch.fetch("owner/repo", "sets/toy.txt")
+    fetch.configure()
+    monkeypatch.setenv("BDLBENCH_MIRROR", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"^BDLBENCH_MIRROR=.*nowhere is no folder: .* or unset it\.$"):
         fetch.fetch("owner/repo", "sets/toy.txt")
     fetch.configure(cache=tmp_path / "other")
     assert fetch.cache_folder() == tmp_path / "other"
@@ -191,6 +212,46 @@ def test_fetch_all_reports_what_is_missing(cache: Path, server: Server, capsys: 
     server.mode = "good"
     assert fetch.main([]) == 0 and left(cache) == ["toy.txt"]
     assert fetch.main(["unknown"]) == 1 and "choose from toy" in capsys.readouterr().err
+
+
+def test_the_command_says_that_a_mirror_folder_is_read_in_place(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cache stays empty, and the last line says why."""
+    mirrored = tmp_path / "mirror" / FILE.tail
+    mirrored.parent.mkdir(parents=True)
+    mirrored.write_bytes(BODY)
+    monkeypatch.setenv("BDLBENCH_MIRROR", str(tmp_path / "mirror"))
+    assert fetch.main([]) == 0 and left(cache) == []
+    assert capsys.readouterr().out.endswith(
+        "mirror (a folder: its files are read in place, not copied into the cache)\n"
+    )
+
+
+def test_the_command_counts_equal_failures(
+    cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Forty files that fail alike are one line with their number and an example; another kind has its own line."""
+    many = [FILE._replace(path=f"sets/{number}.txt") for number in range(40)]
+    monkeypatch.setattr(fetch, "registry", lambda: {(file.repository, file.path): file for file in many})
+    server.mode = "missing"
+    assert fetch.main([]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"40 files failed alike, one of them: data: http://\S+\.txt answered 404: put the file at", line)
+    (cache / many[7].tail).parent.mkdir(parents=True, exist_ok=True)
+    (cache / many[7].tail).write_bytes(BODY[:5])
+    assert fetch.main([]) == 1
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert len(lines) == 2 and lines[0].startswith("39 files failed alike") and "7.txt had a wrong checksum" in lines[1]
+
+
+def test_an_unknown_set_is_told_its_neighbours() -> None:
+    """A near name is offered; without one all sets are, but not the mark of files that only tests read."""
+    with pytest.raises(ConfigError, match=r"registered for wines, yatch: did you mean wine or yacht\?$"):
+        fetch.fetch_all(("yatch", "wines"), quiet=True)
+    with pytest.raises(ConfigError, match=r"choose from airfoil, .*, yacht\.$") as caught:
+        fetch.fetch_all(("zzz",), quiet=True)
+    assert "tests" not in str(caught.value)
 
 
 def test_registry_is_well_formed() -> None:

@@ -76,6 +76,19 @@ def test_csv_refusals(tmp_path: Path, change: dict[int, str], options: dict[str,
         files.csv(**call)
 
 
+def test_csv_target_of_numbers_with_a_typing_error(tmp_path: Path) -> None:
+    """One bad cell makes the whole column text: that is refused, not made a class a value; half numbers are labels."""
+    numbers = ["x,y"] + [f"{i},{0.5 * i}" for i in range(10)]
+    broken = write(tmp_path, [*numbers[:4], "3,abc", *numbers[5:]])
+    with pytest.raises(ConfigError) as caught:
+        files.csv(path=broken, target="y", task="auto", **SPLIT)
+    assert str(caught.value) == "data.y is text ('abc') in line 5: mend it, or set data.task=classification."
+    data = files.csv(path=broken, target="y", task="classification", **SPLIT)
+    assert data.num_outputs == 10
+    half = write(tmp_path, ["x,y"] + [f"{i},{'1' if i % 2 else 'low'}" for i in range(20)])
+    assert files.csv(path=half, target="y", task="auto", **SPLIT).class_names == ("1", "low")
+
+
 def test_csv_constant_target_and_empty_file(tmp_path: Path) -> None:
     """A target without variance and a file without rows are refused."""
     with pytest.raises(ConfigError, match=r"data\.y is constant"):

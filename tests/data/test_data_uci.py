@@ -101,15 +101,50 @@ def test_deduplicated_variant(name: str, duplicates: int) -> None:
     """As many rows fewer as the set has exact duplicates, with a note; gap splits are refused there."""
     data = uci.uci(name=name, split=0, split_kind="standard", **(PLAIN | {"deduplicate": True}))
     assert data.test is not None and len(data.train.y) + len(data.test.y) == SHAPES[name][0] - duplicates
-    assert "not the published splits" in data.notes[0]
+    assert data.notes[0] == f"{duplicates:,} duplicate rows removed: not the published splits"
+    assert not any("exact duplicates" in note for note in data.notes)
     with pytest.raises(ConfigError, match=r"data\.deduplicate=true"):
         uci.uci(name=name, split=0, split_kind="gap", **(PLAIN | {"deduplicate": True}))
 
 
+def test_nothing_removed_is_said_of_a_set_without_duplicates() -> None:
+    """Where no row is removed the splits are the published ones: same rows, same notes."""
+    plain, without = (
+        uci.uci(name="yacht", split=0, split_kind="standard", **(PLAIN | {"deduplicate": d})) for d in (False, True)
+    )
+    assert plain.notes == without.notes and plain.checksum == without.checksum
+
+
+@pytest.mark.parametrize(
+    ("name", "notes"),
+    [
+        (
+            "wine",
+            (
+                "wine: 240 of 1,599 rows are exact duplicates: data.deduplicate=true removes them",
+                "the target takes 6 values, so a density score can be gamed: read CRPS",
+            ),
+        ),
+        ("protein", ("protein: 1,711 of 45,730 rows are exact duplicates: data.deduplicate=true removes them",)),
+        ("concrete", ("concrete: 25 of 1,030 rows are exact duplicates: data.deduplicate=true removes them",)),
+        ("kin8nm", ()),
+        ("yacht", ()),
+    ],
+)
+def test_traps_are_noted(name: str, notes: tuple[str, ...]) -> None:
+    """Duplicates over 1 % and few target values are counted in the rows; gap splits, which keep all, offer no remedy."""
+    assert uci.uci(name=name, split=0, split_kind="standard", **PLAIN).notes == notes
+    gap = uci.uci(name=name, split=0, split_kind="gap", **PLAIN).notes
+    assert gap == tuple(note.removesuffix(": data.deduplicate=true removes them") for note in notes)
+
+
 def test_naval_drops_its_two_constants() -> None:
-    """T1 and P1 never change; the note says so."""
+    """T1 and P1 never change; the notes say so, and that the target has 51 values."""
     data = uci.uci(name="naval", split=0, split_kind="standard", **PLAIN)
-    assert data.train.x.shape[1] == 14 and data.notes == ("dropped t1, p1: constant over the training rows",)
+    assert data.train.x.shape[1] == 14 and data.notes == (
+        "the target takes 51 values, so a density score can be gamed: read CRPS",
+        "dropped t1, p1: constant over the training rows",
+    )
     assert len(np.unique(table_of("naval").y)) == 51
 
 

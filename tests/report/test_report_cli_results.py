@@ -133,6 +133,7 @@ def test_data(capsys):
     for entry in catalogue():
         line = next(line for line in out.splitlines() if line.split()[:1] == [entry.name])
         assert entry.licence in line and entry.source in line
+        assert entry.note in line
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,17 @@ def test_several_data_sets_have_their_sections(three):
     assert "RMSE" not in contents([classes]).columns
 
 
+def test_crps_is_shown_where_the_data_call_for_it():
+    """A column beside LPPD where the notes of a run mention CRPS and a run has it; not otherwise."""
+    notes = ["the target takes 6 values, so a density score can be gamed: read CRPS"]
+    metrics = METRICS | {"crps": 0.3456}
+    content = contents([run("nuts", data="wine", notes=notes, metrics=metrics), run("svi", data="yacht", notes=[])])
+    assert content.columns[:4] == ["method", "LPPD", "CRPS", "RMSE"]
+    assert [rows[0][1:4] for _, rows in content.sections] == [["-5.412", "0.3456", "54.32"], ["-5.412", "–", "54.32"]]
+    assert "CRPS" not in contents([run("nuts", metrics=metrics, notes=["noise sd 0.5"])]).columns
+    assert "CRPS" not in contents([run("nuts", notes=notes)]).columns
+
+
 def test_namesakes_are_told_apart():
     """Runs of one method show what they differ in and nothing else: settings, labels, split, seed."""
     rows = [
