@@ -12,7 +12,7 @@ from bdlbench.metrics.checks import Floats
 
 MIN_DRAWS = 4  # fewer draws in a chain cannot be split and give no variance
 _TAIL = (0.05, 0.95)
-_CHUNK = 2**22  # values of one chunk of columns, 32 MiB
+_CHUNK = 2**19  # values of one chunk of columns, 4 MiB; ArviZ makes some ten arrays of that size
 
 
 def function_diagnostics(
