@@ -23,7 +23,7 @@ compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, one table
 	$(BIN)/bdlbench -m inference=nuts,svi,sgld data=diabetes
 
 test: .venv/ready  ## the whole test suite
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 tests
 
 bench: .venv/ready  ## speed against its limits, as a table and as JSON
 	$(BIN)/python -m benchmarks
