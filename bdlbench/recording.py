@@ -271,8 +271,9 @@ class Recorder:
             method = self.job.program.stages[stage].name
             if step == 0 and phase == "warmup" and stage == 0:
                 return "diverged", (
-                    f"the log density is not finite at the start in {len(self.bad)} of {self.schedule.num_chains} "
-                    "chains: check that model, data and prior fit, or start=network"
+                    f"the log density is non-finite in {len(self.bad)} of {self.schedule.num_chains} chains, first at "
+                    f"step 0 ({phase} of {self.job.program.stages[stage].name}, chain {chain}), where nothing has moved: "
+                    "check that model, data and prior fit"
                 )
             return "diverged", (
                 f"the log density became non-finite in {len(self.bad)} of {self.schedule.num_chains} chains, first at "
