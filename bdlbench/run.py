@@ -293,8 +293,7 @@ def common(job: Job, clock: Clock, num_jobs: int) -> Record:
         "seconds": {phase: clock.seconds.get(phase, 0.0) / num_jobs for phase in phases},
         "num_grads": {"warmup": 0.0, "sample": 0.0},
         "lanes": num_jobs * job.num_chains,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if sys.platform == "darwin" else 1024),
+        "peak_memory_bytes": peak_memory(),
         "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
         "versions": versions(),
         "git_commit": git_commit(),
@@ -303,6 +302,15 @@ def common(job: Job, clock: Clock, num_jobs: int) -> Record:
         "warnings": [],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def peak_memory() -> int:
+    """Peak resident bytes of this process. Linux's ``ru_maxrss`` begins with the parent's peak, so it comes second."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @functools.cache
