@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +28,18 @@ class Progress(Protocol):
 
     def note(self, message: str) -> None:
         """Something else the user should see."""
+
+    def sweep_begin(self, num_groups: int, num_runs: int) -> None:
+        """A sweep begins: what is not in the store yet, and in how many groups of lanes."""
+
+    def group_begin(self, num_runs: int) -> None:
+        """One of the sweep's groups begins."""
+
+    def group_end(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """One of the sweep's groups is done; a record a run, whatever its status."""
+
+    def sweep_end(self) -> None:
+        """The sweep is over."""
 
 
 def make_progress(mode: Mode) -> Progress:
@@ -58,6 +70,10 @@ class Silent:
     def advance(self, phase: Phase, stage: str, steps_done: int, stats: Mapping[str, Any]) -> None: ...
     def finish(self, message: str) -> None: ...
     def note(self, message: str) -> None: ...
+    def sweep_begin(self, num_groups: int, num_runs: int) -> None: ...
+    def group_begin(self, num_runs: int) -> None: ...
+    def group_end(self, records: Sequence[Mapping[str, Any]]) -> None: ...
+    def sweep_end(self) -> None: ...
 
 
 class Lines:
@@ -82,6 +98,11 @@ class Lines:
 
     def note(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
+
+    def sweep_begin(self, num_groups: int, num_runs: int) -> None: ...
+    def group_begin(self, num_runs: int) -> None: ...
+    def group_end(self, records: Sequence[Mapping[str, Any]]) -> None: ...
+    def sweep_end(self) -> None: ...
 
 
 class Bars:
@@ -124,3 +145,8 @@ class Bars:
             self.bar.console.print(message, highlight=False)
         else:
             print(message, file=sys.stderr, flush=True)
+
+    def sweep_begin(self, num_groups: int, num_runs: int) -> None: ...
+    def group_begin(self, num_runs: int) -> None: ...
+    def group_end(self, records: Sequence[Mapping[str, Any]]) -> None: ...
+    def sweep_end(self) -> None: ...

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdlbench import config as configuration
-from bdlbench import run
+from bdlbench import memory, run
 from bdlbench.config import Job
 from bdlbench.errors import ConfigError
 from bdlbench.outcome import Outcome, sentence
@@ -71,12 +71,15 @@ def run_sweep(composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int)
         progress.note(f"{found} of {len(composed)} runs found in the store")
     waiting = sum(len(members) for members in groups.values())
     setup = (time.perf_counter() - started) / max(1, waiting)
-    for (_, path), members in groups.items():
-        for batch in batches(members, max_lanes):
-            for (index, _), record in zip(
-                batch, run_together([job for _, job in batch], stores[path], progress, setup), strict=True
-            ):
-                records[index] = record
+    work = [(path, batch) for (_, path), members in groups.items() for batch in batches(members, max_lanes)]
+    progress.sweep_begin(len(work), waiting)
+    for path, batch in work:
+        progress.group_begin(len(batch))
+        made = run_together([job for _, job in batch], stores[path], progress, setup)
+        progress.group_end(made)
+        for (index, _), record in zip(batch, made, strict=True):
+            records[index] = record
+    progress.sweep_end()
     for index, other in same.items():
         records[index] = records[other]
     outcome.records.extend(record for record in records if record is not None)
@@ -105,7 +108,7 @@ def group_key(job: Job) -> Any:
 
 def batches(members: Sequence[tuple[int, Job]], max_lanes: int) -> list[list[tuple[int, Job]]]:
     """Cut a group into batches of nearly equal size, each of at most ``max_lanes`` lanes (one job at least)."""
-    most = max(1, max_lanes // members[0][1].num_chains)
+    most = max(1, min(max_lanes // members[0][1].num_chains, memory.jobs_that_fit([job for _, job in members])))
     count = -(-len(members) // most)
     size = -(-len(members) // count)
     return [list(members[i : i + size]) for i in range(0, len(members), size)]

@@ -65,6 +65,7 @@ ALLOWED = {
     "progress": {"sampling"},
     "config": LEAVES | {"model", "sampling", "predict"},
     "recording": LEAVES | {"config", "sampling", "predict"},
+    "memory": LEAVES | {"config", "model", "sampling", "predict"},
     "run": LEAVES | {"config", "model", "sampling", "predict", "progress", "recording"},
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
