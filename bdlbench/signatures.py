@@ -85,6 +85,11 @@ def coerced(
     return out
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a value is what a YAML file can hold without a factory."""
+    return value is None or isinstance(value, str | bool | int | float | list)
+
+
 def coerce(path: str, value: Any, annotation: Any) -> Any:
     """A number as the annotation's kind of number, anything else unchanged; numbers and choices are checked."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -92,6 +97,11 @@ def coerce(path: str, value: Any, annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal and value not in typing.get_args(annotation):
         choices = ", ".join(map(str, typing.get_args(annotation)))
         raise ConfigError(f"{path}={value!r} is unknown: choose one of {choices}.")
+    if inspect.isclass(annotation) and annotation.__module__ != "builtins" and _is_plain(value):
+        raise ConfigError(f"{path}={value!r} must be built by a factory: give {path}._target_ and its options.")
+    missing = value is None and type(None) not in kinds
+    if float in kinds and str not in kinds and (missing or isinstance(value, str | bool | list)):
+        raise ConfigError(f"{path}={value!r} must be a number.")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if float in kinds and number and not (int in kinds and isinstance(value, int)):
         return float(value)
