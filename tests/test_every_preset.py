@@ -310,7 +310,7 @@ LAWS = {
         (schedule(5, 5, 1, 8), *ALONE), of_its_own(check_frozen_preconditioner),
     ),
     "cyclical_sgld": Law(
-        "own recursion at every step of every cycle", "test_laws_cycles.py::test_exploration_has_no_noise", 1024,
+        "own recursion at every step of every cycle", "test_laws_cycles.py::test_exploration_has_no_noise", 1400,
         (schedule(30 * CYCLES, 10 * CYCLES, 1, 8), "inference.step_size=1e-3", f"inference.num_cycles={CYCLES}",
          *ALONE),
         of_recursion(cyclical_langevin, lambda run: from_prior(run, False)),
@@ -330,7 +330,7 @@ LAWS = {
         (schedule(5, 5, 1, 8), *ALONE), of_its_own(check_thermostat),
     ),
     "cyclical_sghmc": Law(
-        "own recursion at every step of every cycle", "test_laws_cycles.py::test_exploration_has_no_noise", 1024,
+        "own recursion at every step of every cycle", "test_laws_cycles.py::test_exploration_has_no_noise", 1400,
         (schedule(30 * CYCLES, 10 * CYCLES, 1, 8), "inference.step_size=0.03", "inference.friction=6.6666666666666667",
          f"inference.num_cycles={CYCLES}", *ALONE),
         of_recursion(cyclical_momentum, lambda run: from_prior(run, True)),
