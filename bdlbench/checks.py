@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bdlbench.errors import ConfigError
-from bdlbench.types import Schedule
+from bdlbench.types import Data, Schedule, Target
 
 MOST_BYTES = 2**31
 """Bytes of one chain's state above which it is refused."""
@@ -83,6 +83,28 @@ def full_data(section: str, method: str, batch_size: int | None) -> None:
         raise ConfigError(
             f"{section}.schedule.batch_size={batch_size} does not fit {method}, whose steps compare log densities of all "
             "rows: use null."
+        )
+
+
+def batches_fit(target: Target, schedule: Schedule, data: Data) -> None:
+    """Raise ConfigError where a model has something of its own for each row, so that a batch would be taken for others.
+
+    Looked at on fewer rows than all: broadcasting hides it on one row, and the order of the rows on all of them.
+    """
+    import jax
+
+    size = schedule.batch_size
+    if size is None or data.size < 3:
+        return
+    theta, few = target.start(jax.random.key(0)), max(2, min(size, data.size - 1))
+    try:
+        shape = target.terms(theta, data.x[:few], data.y[:few]).log_lik.shape
+    except (TypeError, ValueError):
+        shape = ()
+    if shape != (few,):
+        raise ConfigError(
+            f"inference.schedule.batch_size={size} does not fit this model, which cannot be evaluated on some of its "
+            f"{data.size} rows, as where each row has a latent of its own: use null."
         )
 
 

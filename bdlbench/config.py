@@ -23,7 +23,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bdlbench import signatures
-from bdlbench.checks import check_optimizers, check_options, checked_schedule
+from bdlbench.checks import batches_fit, check_optimizers, check_options, checked_schedule
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
@@ -286,6 +286,7 @@ def check(job: Job) -> None:
         data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
+            batches_fit(target, stage.schedule, data)
             method = stage.factory(target, stage.schedule, job.numbers)
             if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
                 raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")

@@ -28,10 +28,11 @@ TASKS = {
 }
 """The target's column, what else makes the task, and what its record must have; the last two are users' own models."""
 MODELS = {"robust regression": "student", "counts": "poisson"}
-NO_NETWORK = ("eight schools", "robust regression", "counts")
+USERS = ("eight schools", "robust regression", "counts")
+MINIBATCHES = [p for p in PRESETS if "batch_size: 32" in (conf_dir() / "inference" / f"{p}.yaml").read_text()]
 REFUSED = {
-    **{("laplace_lastlayer", task): "does not say which weights are its last layer" for task in NO_NETWORK},
-    **{("mc_dropout", task): "does not say which hidden units" for task in NO_NETWORK},
+    **{(name, task): "no deterministic site 'f'" for name in ("laplace_lastlayer", "mc_dropout") for task in USERS},
+    **{(name, "eight schools"): "batch_size=4 does not fit this model" for name in MINIBATCHES},
     **{(name, "eight schools"): "cannot be evaluated on one row" for name in ("laplace", "laplace_diag")},
     **{
         (name, task): f"this model's y is {law}"
@@ -40,7 +41,6 @@ REFUSED = {
     },
 }
 """Pairs that make no sense, and a piece of the sentence that says why."""
-MINIBATCHES = [p for p in PRESETS if "batch_size: 32" in (conf_dir() / "inference" / f"{p}.yaml").read_text()]
 TINY = {
     "num_warmup": 8, "num_samples": 8, "thinning": 2, "num_particles": 4, "rank": 2, "collect_after": 0,
     "collect_every": 2, "num_cycles": 2, "num_moves": 1,
@@ -67,7 +67,7 @@ def composed(archives: Any, preset: str, task: str) -> tuple[dict[str, Any], dic
     if target is not None:
         kind = "classification" if target in ("two", "ten") else "regression"
         options = ["data=npz", f"data.path={archives}/{target}.npz", f"data.task={kind}", *options]
-    if task not in NO_NETWORK:
+    if task not in USERS:
         options = [*options, "network.width=3"]
     made, labels = config.compose([*options, f"inference={preset}", "progress=off"])
     if task in MODELS:
@@ -84,20 +84,23 @@ def composed(archives: Any, preset: str, task: str) -> tuple[dict[str, Any], dic
     return made, labels
 
 
+def refusal(made: dict[str, Any], labels: dict[str, str]) -> str | None:
+    """The sentence that refuses a configuration before anything is compiled, or None."""
+    try:
+        config.check(config.make_job(made, labels))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_fits_a_task_or_says_why_not(preset, archives):
     """All tasks, up to compilation: built, traced, and refused exactly where the table says so."""
     for task in TASKS:
-        refusal = REFUSED.get((preset, task))
-        made, labels = composed(archives, preset, task)
-        try:
-            config.check(config.make_job(made, labels))
-        except ConfigError as error:
-            assert refusal is not None, f"{task}: {error}"
-            assert refusal in str(error)
-            assert "\n" not in str(error)
-        else:
-            assert refusal is None, f"{task} is not refused"
+        wanted, said = REFUSED.get((preset, task)), refusal(*composed(archives, preset, task))
+        assert (said is None) == (wanted is None), (task, said)
+        if said is not None and wanted is not None:
+            assert wanted in said and "\n" not in said, (task, said)
 
 
 def turn(preset: str) -> str:
@@ -110,7 +113,7 @@ def turn(preset: str) -> str:
 def test_every_task_has_a_preset_of_each_kind():
     """Taking turns leaves out no task, nor minibatches on any."""
     assert {turn(preset) for preset in PRESETS} == set(TASKS)
-    assert {turn(preset) for preset in MINIBATCHES} == set(TASKS)
+    assert {turn(preset) for preset in MINIBATCHES} == set(TASKS) - {"eight schools"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -19,14 +19,17 @@ from known_posteriors import (
     program,
     rows,
     sample,
+    stage,
 )
 from numpyro.infer import MCMC, NUTS
 
 from bdlbench.data.schools import eight_schools as schools_data
+from bdlbench.inference.hmc import hmc
 from bdlbench.model.schools import eight_schools
 from bdlbench.predict import Predictor
 from bdlbench.run import arrange
 from bdlbench.sampling.clock import Clock
+from bdlbench.types import Schedule
 
 LANES = 64
 
@@ -46,6 +49,17 @@ def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
     drawn = sample(program((nuts_stage(500, dense_mass=True),)), rows(problem), lanes_of(LANES, seed=1))
     verdict = moments(drawn.draws, problem.mean, problem.cov)
     assert verdict.passes, verdict
+
+
+def test_hmc_cut_short_is_exact():
+    """A trajectory length that eps cannot reach in 5 steps: never more are taken, all draws say so, the law stays."""
+    problem = gaussian(3, 10)
+    options = {"target_accept_prob": 0.9, "trajectory_length": 100.0, "max_leapfrog_steps": 5}
+    drawn = sample(program((stage("hmc", hmc, Schedule(1, 300, 1000, 1), **options),)), rows(problem), lanes_of(LANES))
+    verdict = moments(drawn.draws, problem.mean, problem.cov)
+    assert verdict.passes, verdict
+    assert (drawn.stat("n_steps") == 5).all()
+    assert drawn.stat("reached_max_leapfrog_steps").all()
 
 
 def weights_of(job, drawn):

@@ -91,11 +91,14 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
     def init(key: Array, theta: Array, data: Data) -> Start:
         try:
             jax.eval_shape(lambda: row_factor(at(theta), theta[index], data.x[0]))
+            if jax.eval_shape(lambda: parameters(target.predictive(theta, data.x[:1]))).shape[0] != 1:
+                raise ValueError("the other rows come along")
         except ConfigError:
             raise
         except (TypeError, ValueError, IndexError) as error:
             raise ConfigError(
-                "model: it cannot be evaluated on one row at a time, as Laplace's Jacobians need: use another method."
+                "model: it cannot be evaluated on one row at a time, as Laplace's Jacobians need and a latent for each "
+                "row prevents: use another method."
             ) from error
         return Start(theta)
 
