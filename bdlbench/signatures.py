@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -85,9 +86,12 @@ def coerced(
     return out
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value is what a YAML file can hold without a factory."""
-    return value is None or isinstance(value, str | bool | int | float | list)
+def _is_built(annotation: Any) -> bool:
+    """Whether an annotation is a class of objects that only a factory can make, as an optimiser or a distribution."""
+    if not inspect.isclass(annotation) or annotation in (Any, inspect.Parameter.empty):
+        return False
+    is_array = hasattr(annotation, "dtype") or hasattr(annotation, "dtypes")  # NumPy's and JAX's, and jaxtyping's
+    return annotation.__module__ != "builtins" and not is_array and not issubclass(annotation, os.PathLike)
 
 
 def coerce(path: str, value: Any, annotation: Any) -> Any:
@@ -97,7 +101,7 @@ def coerce(path: str, value: Any, annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal and value not in typing.get_args(annotation):
         choices = ", ".join(map(str, typing.get_args(annotation)))
         raise ConfigError(f"{path}={value!r} is unknown: choose one of {choices}.")
-    if inspect.isclass(annotation) and annotation.__module__ != "builtins" and _is_plain(value):
+    if _is_built(annotation) and (value is None or isinstance(value, str | bool | int | float | list)):
         raise ConfigError(f"{path}={value!r} must be built by a factory: give {path}._target_ and its options.")
     missing = value is None and type(None) not in kinds
     if float in kinds and str not in kinds and (missing or isinstance(value, str | bool | list)):
