@@ -104,9 +104,9 @@ def test_a_preset_fits_a_task_or_says_why_not(preset, archives):
 
 
 def turn(preset: str) -> str:
-    """The task that a preset is run on: they take turns, past those that refuse it."""
+    """The task that a preset is run on: minibatch methods and the others take turns, past tasks that refuse them."""
     names = list(TASKS)
-    first = PRESETS.index(preset)
+    first = [p for p in PRESETS if (p in MINIBATCHES) == (preset in MINIBATCHES)].index(preset)
     return next(t for t in (names[(first + i) % len(names)] for i in range(len(names))) if (preset, t) not in REFUSED)
 
 
