@@ -15,8 +15,8 @@ MOST_BYTES = 2**31
 """Bytes of one chain's state above which it is refused."""
 MOST_STEPS = 2**31 - 1
 """Steps of a stage: the step index is a 32-bit number."""
-POSITIVE = ("learning_rate", "step_size", "init_value", "peak_value", "eps")
-SHARES = ("momentum", "decay", "decay_rate", "b1", "b2", "b3", "beta")
+POSITIVE = ("learning_rate", "step_size", "init_value", "peak_value")
+SHARES = ("momentum", "decay", "b1", "b2", "b3", "beta")
 """Optimisers' averages: in [0, 1)."""
 
 
@@ -155,8 +155,8 @@ def check_optimizers(node: Any, path: str) -> None:
         elif name in SHARES:
             if not 0 <= value < 1:
                 raise ConfigError(f"{path}.{name}={value} must be at least 0 and below 1.")
-        elif name == "weight_decay":
-            non_negative(path, weight_decay=value)
+        elif name in ("weight_decay", "eps"):
+            non_negative(path, **{name: value})
         elif name.endswith("steps"):
             at_least(path, 1, **{name: value})
         elif not math.isfinite(value):

@@ -278,7 +278,7 @@ EXPECTED = "test_laws_laplace.py::test_the_precision_is_the_expected_hessian"
 LAWS = {
     "nuts": Law("exact", REVERSIBLE, 64, (schedule(150, 300, 1), *ALONE), posterior),
     "hmc": Law(
-        "exact", REVERSIBLE, 64, (schedule(150, 300, 1), "inference.trajectory_length=0.1", *ALONE), posterior
+        "exact", REVERSIBLE, 64, (schedule(150, 700, 1), "inference.trajectory_length=0.13", *ALONE), posterior
     ),
     "adjusted_mclmc": Law("exact", MCLACHLAN, 64, (schedule(300, 400, 1), *ALONE), posterior),
     "chees": Law("exact", REVERSIBLE, 16, (schedule(150, 100, 1), *ALONE), posterior),
@@ -374,11 +374,11 @@ LAWS = {
         ("network=mlp", "network.width=3", schedule(5, 5, 0, 8)), of_its_own(dropout),
     ),
     "swag": Law(
-        "moments of the optimiser's path", "test_laws_point.py::test_swag_keeps_the_moments_of_the_path", 100,
+        "moments of the optimiser's path", "test_laws_point.py::test_swag_keeps_the_moments_of_the_path", 240,
         SHORT_PATH, path_of_sgd,
     ),
     "multiswag": Law(
-        "moments of the optimiser's path", "test_laws_point.py::test_swag_keeps_the_moments_of_the_path", 100,
+        "moments of the optimiser's path", "test_laws_point.py::test_swag_keeps_the_moments_of_the_path", 240,
         SHORT_PATH, path_of_sgd,
     ),
     "svgd": Law(
