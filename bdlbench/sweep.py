@@ -13,7 +13,7 @@ from bdlbench.config import Job
 from bdlbench.errors import ConfigError
 from bdlbench.outcome import Outcome, sentence
 from bdlbench.progress import Progress, make_progress
-from bdlbench.store import Store
+from bdlbench.store import NoRoom, Store
 
 Composed = tuple[Mapping[str, Any], Mapping[str, str], str]
 """Resolved configuration, labels, and the overrides that the user would recognise the job by."""
@@ -51,7 +51,7 @@ def run_sweep(composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int)
         try:
             store = stores.setdefault(config["store"]["path"], Store(config["store"]["path"]))
             job = configuration.make_job(config, labels)
-            records[index] = None if config["rerun"] else run.finished(store, job.id)
+            records[index] = None if config["rerun"] else run.finished(store, job.id, progress.note)
             if records[index] is not None:
                 found += 1
                 if len(composed) <= 20:
@@ -118,6 +118,8 @@ def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: f
     """Run jobs as one group; if that fails, as halves, so that only what is at fault fails."""
     try:
         return run.run_group(jobs, store, progress, setup, alone=len(jobs) == 1)
+    except NoRoom:
+        raise
     except Exception as error:
         if len(jobs) == 1:
             raise

@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 
-from bdlbench.run import git_commit, setup_jax, versions
+from bdlbench.provenance import git_commit, versions
+from bdlbench.run import setup_jax
 from benchmarks import rows_loop, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 

@@ -12,6 +12,7 @@ import numpy as np
 from bdlbench.sampling import lanes
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.position import Position, to_devices, to_host
+from bdlbench.sampling.position import check as check_leaves
 from bdlbench.sampling.programs import NEVER, Lane, Phase, Program, Shared, StagePrograms
 from bdlbench.types import no_settle
 
@@ -76,6 +77,19 @@ def is_markov(program: Program, shared: Shared, lane: Lane) -> bool:
     return stage_programs(program, len(program.stages) - 1, shared, lane).markov
 
 
+def check(program: Program, shared: Shared, lane: Lane, resume: Position) -> None:
+    """Raise ValueError unless :func:`run` can go on from ``resume``."""
+    lane = lane._replace(active=np.ones(np.shape(lane.dataset), bool))
+    if len(resume.bad_step) != len(lane.dataset):
+        raise ValueError(f"it has {len(resume.bad_step)} lanes, not {len(lane.dataset)}")
+    check_leaves(resume.leaves, _shapes(stage_programs(program, resume.stage, shared, lane), shared, lane, resume))
+
+
+def _shapes(programs: StagePrograms, shared: Shared, lane: Lane, resume: Position) -> Any:
+    settled = resume.phase == "sample" and programs.method.settle is not no_settle
+    return programs.state_shapes(shared, lane, settled=settled)
+
+
 def run(
     program: Program,
     shared: Shared,
@@ -115,8 +129,7 @@ def run(
         with clock.measure("compile"):
             programs = stage_programs(program, index, shared, lane)
         if resume is not None:
-            settled = resume.phase == "sample" and programs.method.settle is not no_settle
-            state = to_devices(resume.leaves, programs.state_shapes(shared, lane, settled=settled))
+            state = to_devices(resume.leaves, _shapes(programs, shared, lane, resume))
         else:
             if theta is None:
                 theta = programs.call("start", clock, 1, shared, lane)
@@ -189,15 +202,15 @@ class _StageRun:
                 return
 
     def pieces(
-        self, phase: Phase, total: int, largest: int, done: int, before: int = 0
+        self, phase: Phase, total: int, largest: int, begin: int, before: int = 0
     ) -> Iterator[tuple[int, int, Callable[[float], None]]]:
-        """Cut units ``done`` to ``total`` into blocks that end at marks, fit ``largest``, last about ``block_seconds``.
+        """Cut units ``begin`` to ``total`` into blocks that end at marks, fit ``largest``, last about ``block_seconds``.
 
         Marks count the ``before`` units of earlier cycles too.
         """
         wanted = {m - before for m in self.marks(self.programs.index, phase)}
         marks = sorted({m for m in wanted if 0 < m < total} | {total})
-        rate = 0.0
+        done, rate = begin, 0.0
 
         def took(seconds: float) -> None:
             nonlocal rate
@@ -209,7 +222,7 @@ class _StageRun:
             yield done, count, took
             done += count
 
-    def steps(self, phase: Phase, total: int, cycle: int, done: int) -> Iterator[Block]:
+    def steps(self, phase: Phase, total: int, cycle: int, begin: int) -> Iterator[Block]:
         """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, with the steps before each."""
         warm, cycles = phase == "warmup", self.programs.num_cycles
         stride = 1 if warm else self.schedule.thinning
@@ -218,7 +231,7 @@ class _StageRun:
         length = num_warmup + self.schedule.num_samples // cycles * self.schedule.thinning
         offset = cycle * length + (0 if warm else num_warmup)
         before = cycle * total
-        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity, done, before):
+        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity, begin, before):
             counts = lanes.replicate(
                 (np.int32(offset + done * stride), np.int32(count * stride), np.int32(count if warm else stride))
             )
@@ -289,10 +302,10 @@ class _StageRun:
             draws = self.programs.call("draws", self.clock, 2, *args)
             return np.array(lanes.fetch(draws, self.num_lanes)[:, :count])
 
-    def read(self, cycle: int, done: int) -> Iterator[Block]:
+    def read(self, cycle: int, begin: int) -> Iterator[Block]:
         """Draws from a state that is a distribution: nothing moves."""
         total, zeros = self.schedule.num_samples, np.zeros(self.num_lanes, np.int64)
-        for done, count, took in self.pieces("sample", total, self.programs.capacity, done):
+        for done, count, took in self.pieces("sample", total, self.programs.capacity, begin):
             with self.clock.measure("sample") as timed:
                 args = (self.shared, lanes.replicate(np.int32(done)), self.lane, self.state)
                 draws = jax.block_until_ready(self.programs.call("draws", self.clock, 2, *args))

@@ -60,9 +60,9 @@ class Position(NamedTuple):
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Position:
     """The position that :meth:`Position.arrays` wrote down."""
-    *place, count = json.loads(str(arrays["place"]))
+    stage, cycle, phase, done, count = json.loads(str(arrays["place"]))
     leaves = tuple(arrays[f"leaf{i}"] for i in range(count))
-    return Position(*place, leaves, arrays["bad_step"], arrays.get("anchor"))
+    return Position(stage, cycle, phase, done, leaves, arrays["bad_step"], arrays.get("anchor"))
 
 
 def together(positions: Sequence[Position]) -> Position:
@@ -94,14 +94,19 @@ def to_devices(leaves: Sequence[np.ndarray], shapes: Any) -> Any:
     ValueError
         If they are not leaves of such a tree.
     """
+    check(leaves, shapes)
     wanted, tree = jax.tree.flatten(shapes)
+    placed = [lanes.place(leaf) for leaf in leaves]
+    typed = [jax.random.wrap_key_data(a) if is_key(want) else a for a, want in zip(placed, wanted, strict=True)]
+    return jax.tree.unflatten(tree, typed)
+
+
+def check(leaves: Sequence[np.ndarray], shapes: Any) -> None:
+    """Raise ValueError unless :func:`to_devices` can take them."""
+    wanted = jax.tree.leaves(shapes)
     if len(wanted) != len(leaves):
         raise ValueError(f"the state has {len(leaves)} arrays, not {len(wanted)}")
-    placed = []
     for leaf, want in zip(leaves, wanted, strict=True):
         words = jax.eval_shape(jax.random.key_data, want) if is_key(want) else want
         if (leaf.shape[1:], leaf.dtype) != (words.shape, words.dtype):
             raise ValueError(f"an array of the state is {leaf.shape[1:]} {leaf.dtype}, not {words.shape} {words.dtype}")
-        array = lanes.place(leaf)
-        placed.append(jax.random.wrap_key_data(array) if is_key(want) else array)
-    return jax.tree.unflatten(tree, placed)

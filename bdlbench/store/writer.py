@@ -214,12 +214,12 @@ class RunWriter:
             self._checkpoint_path.parent.mkdir(exist_ok=True)
             replace_file(self._checkpoint_path, lambda file: np.savez(file, allow_pickle=False, **state))
 
-    def load_checkpoint(self) -> dict[str, np.ndarray] | None:
+    def load_checkpoint(self, note: Callable[[str], object] | None = None) -> dict[str, np.ndarray] | None:
         """The arrays of the last checkpoint, with draws and curve set back to it; None where there is none.
 
         A checkpoint that is damaged (npz keeps a CRC of each array), or that does not fit the draws and the curve
-        beside it, is set aside as ``checkpoint/state.damaged`` with a warning, the rest of the attempt is wiped, and
-        None is returned: the run starts over.
+        beside it, is set aside as ``checkpoint/state.damaged``, which ``note`` is told of (a warning without it), the
+        rest of the attempt is wiped, and None is returned: the run starts over.
         """
         curve = self._open_curve()
         if not self._checkpoint_path.exists():
@@ -233,9 +233,8 @@ class RunWriter:
                 raise ValueError("curve.jsonl has changed")
             self._arrays.check(progress["written"])
         except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            warnings.warn(
-                f"The checkpoint of run {self.folder.name} is damaged ({error}); it starts over.", stacklevel=2
-            )
+            message = f"The checkpoint of run {self.folder.name} is damaged ({error}); it starts over."
+            warnings.warn(message, stacklevel=2) if note is None else note(message)
             self.start_over()
             return None
         curve.truncate(progress["curve_bytes"])
