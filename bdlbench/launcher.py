@@ -14,6 +14,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bdlbench.checks import at_least
+from bdlbench.engines import make_engine
 from bdlbench.outcome import Outcome, sentence
 
 OUTCOME: list[Outcome] = []
@@ -41,10 +43,16 @@ class LanesLauncher(Launcher):
     ----------
     max_lanes : int
         Jobs x chains in one program at most.
+    engine : str
+        Where batches of lanes are computed, see :mod:`bdlbench.engines`.
+    processes, slurm, ray : mapping
+        The options of the engine of that name.
     """
 
-    def __init__(self, max_lanes: int) -> None:
-        self.max_lanes = max_lanes
+    def __init__(self, max_lanes: int, engine: str, **options: DictConfig) -> None:
+        at_least("hydra.launcher", 1, max_lanes=max_lanes)
+        self.max_lanes, self.engine = max_lanes, engine
+        self.options = {name: OmegaConf.to_container(given, resolve=True) for name, given in options.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra once a command."""
@@ -55,6 +63,7 @@ class LanesLauncher(Launcher):
         from bdlbench.sweep import run_sweep
 
         outcome = OUTCOME[-1] if OUTCOME else Outcome()
+        engine = make_engine(self.engine, self.options.get(self.engine, {}))  # type: ignore[arg-type]
         composer = Composer(self.context.config_loader, self.config)
         jobs: list[tuple[dict[str, Any], dict[str, str], str] | None] = []
         for overrides in job_overrides:
@@ -63,7 +72,7 @@ class LanesLauncher(Launcher):
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 outcome.errors.append(f"{sentence(error)} ({' '.join(overrides)})")
                 jobs.append(None)
-        records = run_sweep([job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes)
+        records = run_sweep([job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes, engine=engine)
         done = iter(records)
         return [
             _returned(overrides, None if job is None else next(done))

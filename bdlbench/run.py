@@ -50,14 +50,19 @@ def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
     setup_jax()
     store = Store(config["store"]["path"])
     progress = make_progress(config["progress"])
-    job = configuration.make_job(config, labels)
-    record = None if config["rerun"] else finished(store, job.id)
+    job, record = look_up(config, labels, store)
     if record is not None:
         progress.note(f"{job.id}: found in the store")
         return record
     configuration.check(job)
     store.check_writable()
     return run_group([job], store, progress, time.perf_counter() - started)[0]
+
+
+def look_up(config: Mapping[str, Any], labels: Mapping[str, str], store: Store) -> tuple[Job, Record | None]:
+    """The job, and the record of its run unless it must be done."""
+    job = configuration.make_job(config, labels)
+    return job, None if config["rerun"] else finished(store, job.id)
 
 
 def finished(store: Store, run_id: str) -> Record | None:
