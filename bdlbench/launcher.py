@@ -1,7 +1,11 @@
 """The Hydra launcher that turns a sweep into lanes, and a sweeper that does not compose every job twice."""
 
 import copy
+import itertools
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,9 +21,19 @@ from omegaconf.errors import OmegaConfBaseException
 from bdlbench.checks import at_least
 from bdlbench.engines import make_engine
 from bdlbench.outcome import Outcome, sentence
+from bdlbench.signatures import coerce
 
 OUTCOME: list[Outcome] = []
 """Where a sweep's results go: the command line puts its own outcome here before Hydra starts."""
+
+
+def scratch() -> str:
+    """A folder of this user's for what Hydra insists on writing."""
+    return str(Path(tempfile.gettempdir()) / f"bdlbench-{os.getuid()}")
+
+
+# With the plugin, so that a worker process of any launcher has it too.
+OmegaConf.register_new_resolver("bdlbench.scratch", scratch, replace=True)
 
 
 class GridSweeper(BasicSweeper):
@@ -31,6 +45,14 @@ class GridSweeper(BasicSweeper):
         self.overrides = None
         self.batch_index = 0
         self.hydra_context = self.config = self.launcher = None
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hydra's own sweep; what jobs of other launchers came to in their processes is kept, too."""
+        returns = super().sweep(arguments)
+        for returned in itertools.chain.from_iterable(returns):
+            if isinstance(returned.return_value, Outcome) and OUTCOME:
+                OUTCOME[-1].add(returned.return_value)
+        return returns
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """The launcher composes each job, and reports those that cannot be."""
@@ -50,6 +72,7 @@ class LanesLauncher(Launcher):
     """
 
     def __init__(self, max_lanes: int, engine: str, **options: DictConfig) -> None:
+        max_lanes = coerce("hydra.launcher.max_lanes", max_lanes, int)
         at_least("hydra.launcher", 1, max_lanes=max_lanes)
         self.max_lanes, self.engine = max_lanes, engine
         self.options = {name: OmegaConf.to_container(given, resolve=True) for name, given in options.items()}
