@@ -191,7 +191,9 @@ def values_of(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
-        raise ConfigError(f"{SECTION}.mean_over.{override.get_key_element()} must be a list of values: use range() or choice().")
+        raise ConfigError(
+            f"{SECTION}.mean_over.{override.get_key_element()} must be a list of values: use range() or choice()."
+        )
     return list(override.sweep_string_iterator())
 
 

@@ -88,3 +88,15 @@ def use_cores(cores: int) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if cores < seen and "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={max(2, cores)}".strip()
+
+
+def prepare(cores: Sequence[int]) -> None:
+    """A worker's first act: its own cores, and a process group that the terminal's Ctrl-C does not reach.
+
+    The engine passes an interrupt on, once.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    else:
+        use_cores(len(cores))
+    os.setpgid(0, 0)

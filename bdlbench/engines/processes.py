@@ -10,8 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from bdlbench.checks import at_least
-from bdlbench.engines.base import Lost, Result, required
+from bdlbench.engines.base import Lost, Result, prepare, required
 from bdlbench.errors import ConfigError
 
 SECTION = "hydra.launcher.processes"
@@ -37,7 +36,9 @@ class Processes:
 
     elsewhere, has_log = True, False
 
-    def __init__(self, *, num_workers: int | None, cores_per_worker: int | None, gpus: list[Any] | None) -> None:
+    def __init__(self, *, num_workers: int | None, cores_per_worker: int | None, gpus: Any) -> None:
+        from bdlbench.checks import at_least  # brings JAX, which a worker has no need of before its work
+
         if gpus is not None and not isinstance(gpus, list):
             raise ConfigError(f"{SECTION}.gpus={gpus!r} must be a list of devices such as [0,1], or null for all.")
         if num_workers is not None:
@@ -109,20 +110,6 @@ class Processes:
         if self.gpus and self.slots > len(self.gpus):  # JAX takes three quarters of a GPU unless it is told not to
             env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 / -(-self.slots // len(self.gpus)):.3f}"
         return sorted(set(cores)), env
-
-
-def prepare(cores: Sequence[int]) -> None:
-    """A worker's first act: its own cores, and a process group that the terminal's Ctrl-C does not reach.
-
-    The engine passes an interrupt on, once.
-    """
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    else:
-        from bdlbench.engines.base import use_cores
-
-        use_cores(len(cores))
-    os.setpgid(0, 0)
 
 
 def part[T](things: Sequence[T], worker: int, workers: int) -> list[T]:

@@ -36,7 +36,7 @@ class Ray:
         address: str | None,
         num_cpus: float,
         num_gpus: float,
-        resources: Mapping[str, float] | None,
+        resources: Any,
         max_retries: int,
     ) -> None:
         if resources is not None and not isinstance(resources, Mapping):

@@ -1,6 +1,7 @@
 """Jobs of a SLURM cluster, by submitit: an array with one element a batch, requeued when it is preempted."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -8,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdlbench.checks import at_least, positive
 from bdlbench.engines.base import Lost, Result, required, use_cores
 from bdlbench.errors import ConfigError
 
@@ -62,10 +62,12 @@ class Slurm:
         array_parallelism: int,
         signal_delay_s: int,
         max_num_timeout: int,
-        setup: list[str] | None,
-        additional: Mapping[str, Any] | None,
+        setup: Any,
+        additional: Any,
         poll_s: float,
     ) -> None:
+        from bdlbench.checks import at_least, positive  # brings JAX, which a job has no need of before its work
+
         if cluster not in (None, "slurm", "local", "debug"):
             raise ConfigError(f"{SECTION}.cluster={cluster!r} is unknown: use slurm, local, debug, or null for either.")
         if setup is not None and not (isinstance(setup, list) and all(isinstance(line, str) for line in setup)):
@@ -160,8 +162,12 @@ def _result(job: Any) -> Result:
     try:
         return job.result()
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return Lost(f"job {job.job_id} failed: {lines[-1].strip() if lines else type(error).__name__}")
+        # submitit says: failed with trace, a rule, the traceback, a rule, where the logs are.
+        parts = re.split(r"^-{10,}$", str(error), flags=re.M)
+        lines = parts[min(1, len(parts) - 1)].strip().splitlines() or [type(error).__name__]
+        lost = Lost(f"job {job.job_id} failed: {lines[-1].strip()}")
+        lost.add_note(str(error))
+        return lost
 
 
 class Task:
