@@ -44,10 +44,18 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         if os.environ.get("BDLBENCH_TRACEBACK"):
             traceback.print_exc()
-        outcome.errors.append(sentence(error))
+        outcome.errors.append(sentence(ours(error)))
     for message in dict.fromkeys(outcome.errors):
         print(f"Error: {message}", file=sys.stderr)
     return outcome.exit_code
+
+
+def ours(error: BaseException) -> BaseException:
+    """Our own error behind one of Hydra's, which wraps what its plugins raise when they are made."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigError):
+        cause = cause.__cause__
+    return cause or error
 
 
 def job(config: DictConfig) -> Outcome:

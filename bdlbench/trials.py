@@ -53,12 +53,12 @@ class OptunaSweeper(Sweeper):
 
     def __init__(
         self,
-        n_trials: int,
-        n_jobs: int,
+        n_trials: Any,
+        n_jobs: Any,
         metric: Any,
         direction: Any,
         mean_over: Mapping[str, str] | None,
-        seed: int,
+        seed: Any,
         sampler: Mapping[str, Any] | None,
         storage: str | None,
         study_name: str | None,
@@ -78,8 +78,12 @@ class OptunaSweeper(Sweeper):
             raise ConfigError(f"{SECTION}.study_name is required with a storage: without a name nothing is continued.")
         self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
         self.mean_over, self.params = dict(mean_over or {}), dict(params or {})
-        self.sampler: Any = None if sampler is None else OmegaConf.to_container(OmegaConf.create(sampler), resolve=True)
+        self.sampler: Any = sampler
+        if isinstance(sampler, DictConfig):
+            self.sampler = OmegaConf.to_container(sampler, resolve=True)
         self.storage, self.study_name = storage, study_name
+
+    launcher: Any
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra once a command."""

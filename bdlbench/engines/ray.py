@@ -44,7 +44,7 @@ class Ray:
         non_negative(SECTION, num_cpus=num_cpus, num_gpus=num_gpus)
         at_least(SECTION, 0, max_retries=max_retries)
         self.address, self.cores = address, num_cpus
-        self.takes = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": max_retries}
+        self.takes: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": max_retries}
         self.takes |= {"resources": dict(resources)} if resources else {}
 
     def execute(
