@@ -73,10 +73,11 @@ ALLOWED = {
     "resume": LEAVES | {"config", "sampling", "recording"},
     "memory": LEAVES | {"config", "model", "sampling", "predict"},
     "run": LEAVES | {"config", "looks", "model", "particles", "sampling", "predict", "progress", "recording", "resume"},
+    "engines": set(),
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
 }
-TOPS = {"cli", "cli_results", "launcher", "sweep", "outcome"}
+TOPS = {"cli", "cli_results", "launcher", "sweep", "trials", "outcome"}
 """What stands above everything: commands and Hydra's plugins."""
 HYDRA = {"config"} | TOPS
 

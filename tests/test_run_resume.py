@@ -10,12 +10,18 @@ from presets import PRESETS, assert_same, outcome, shortened
 
 from bdlbench import config, resume
 from bdlbench.progress import Silent
-from bdlbench.run import run, run_group, setup_jax
+from bdlbench.run import run
 from bdlbench.sampling import loop
-from bdlbench.sampling.clock import Clock
-from bdlbench.store import NoRoom, Store
+from bdlbench.store import Store
 
-SMALL = ["data=cosine_gap", "data.n_cluster=20", "data.n_test=6", "network.width=3", "progress=off", "metrics=[lppd,rmse]"]
+SMALL = [
+    "data=cosine_gap",
+    "data.n_cluster=20",
+    "data.n_test=6",
+    "network.width=3",
+    "progress=off",
+    "metrics=[lppd,rmse]",
+]
 
 
 class Killed(BaseException):

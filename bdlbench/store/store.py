@@ -212,6 +212,11 @@ class Store:
                 return record, f"'{path}' does not fit its checksum."
         return record, None
 
+    def has_checkpoint(self, id: str) -> bool:
+        """Whether run ``id`` is unfinished and can go on from a checkpoint."""
+        folder = self._folder(id)
+        return (folder / "checkpoint" / "state.npz").exists() and not (folder / "run.json").exists()
+
     def finished(self) -> list[str]:
         """Ids of folders with a record, sound or not, sorted."""
         return sorted(entry.name for entry in self._folders() if os.path.exists(f"{entry.path}/run.json"))
