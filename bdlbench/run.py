@@ -67,10 +67,8 @@ def look_up(config: Mapping[str, Any], labels: Mapping[str, str], store: Store) 
 
 def finished(store: Store, run_id: str) -> Record | None:
     """The record of a run that need not be done again: one that failed is tried again."""
-    if not store.has(run_id):
-        return None
-    record = store.record(run_id)
-    return None if record["status"] == "failed" else record
+    record = store.record(run_id) if store.has(run_id) else None
+    return None if record is None or record["status"] == "failed" else record
 
 
 def run_group(
