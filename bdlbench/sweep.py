@@ -212,7 +212,11 @@ def lost(jobs: Sequence[Job], store: Store, error: Exception, began: datetime.da
             records.append(old)
             continue
         failure = {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
-        record = {"id": job.id, "config": dict(job.config)} | run.common(job, dict.fromkeys(PHASES, 0.0), len(jobs)) | failure
+        record = (
+            {"id": job.id, "config": dict(job.config)}
+            | run.common(job, dict.fromkeys(PHASES, 0.0), len(jobs))
+            | failure
+        )
         if (old is None or old["status"] == "failed") and not store.has_checkpoint(job.id):
             with contextlib.suppress(RunBusy, RunExists), store.writer(job.id, job.config, overwrite=True) as writer:
                 record = writer.finish(record)

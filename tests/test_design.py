@@ -60,6 +60,7 @@ ALLOWED = {
     "networks": set(),
     "metrics": set(),
     "store": set(),
+    "engines": set(),
     "model": LEAVES,
     "inference": LEAVES | {"model"},
     "sampling": LEAVES | {"model"},
@@ -73,7 +74,6 @@ ALLOWED = {
     "resume": LEAVES | {"config", "sampling", "recording"},
     "memory": LEAVES | {"config", "model", "sampling", "predict"},
     "run": LEAVES | {"config", "looks", "model", "particles", "sampling", "predict", "progress", "recording", "resume"},
-    "engines": set(),
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
 }

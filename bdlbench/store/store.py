@@ -168,12 +168,11 @@ class Store:
         LaterSchema
             If a later bdlbench wrote it: running it again would write over it.
         """
-        path = self._folder(id) / "run.json"
         try:
-            records.decode(path.read_bytes(), path)
+            self.record(id)
         except LaterSchema:
             raise
-        except (FileNotFoundError, NotADirectoryError, StoreError):
+        except (ConfigError, StoreError):
             return False
         return True
 
