@@ -51,7 +51,16 @@ def outcome(store: Store, run_id: str) -> dict[str, Any]:
     record = store.record(run_id)
     found: dict[str, Any] = {
         name: json.dumps(record[name], sort_keys=True)
-        for name in ("status", "reason", "metrics", "num_grads", "num_draws", "num_diverging", "num_nonfinite", "warnings")
+        for name in (
+            "status",
+            "reason",
+            "metrics",
+            "num_grads",
+            "num_draws",
+            "num_diverging",
+            "num_nonfinite",
+            "warnings",
+        )
     }
     curve = store.curve(run_id)
     if len(curve):

@@ -133,7 +133,9 @@ def small_disk(tmp_path):
     def mount(kib: int) -> Path:
         nonlocal mounted
         options = f"{'remount,' if mounted else ''}size={kib}k"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True, text=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True, text=True
+        )
         if done.returncode:
             pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
         mounted = True
@@ -174,7 +176,13 @@ def flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
 
 
-FILES = ("config.yaml", "curve.jsonl", "run.json", "posterior.zarr/posterior/zarr.json", "posterior.zarr/log_likelihood/y/c/0/0/0")
+FILES = (
+    "config.yaml",
+    "curve.jsonl",
+    "run.json",
+    "posterior.zarr/posterior/zarr.json",
+    "posterior.zarr/log_likelihood/y/c/0/0/0",
+)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], flipped], ids=["truncated", "flipped"])
