@@ -15,7 +15,8 @@ import numpy as np
 from bdlbench.config import Job
 from bdlbench.provenance import versions
 from bdlbench.recording import Recorder
-from bdlbench.sampling import loop, position
+from bdlbench.sampling import loop
+from bdlbench.sampling import position as positions
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.position import Position
@@ -96,7 +97,7 @@ def read(arrays: Mapping[str, np.ndarray]) -> Saved:
     def part(prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
 
-    where = position.from_arrays(part("position/"))
+    where = positions.from_arrays(part("position/"))
     pending = None
     if header["pending"] is not None:
         first, steps = header["pending"]
@@ -151,7 +152,7 @@ def restore(
     ValueError, KeyError, IndexError, TypeError
         If what was saved does not fit the program.
     """
-    where = position.together([s.position for s in saved])
+    where = positions.together([s.position for s in saved])
     loop.check(program, shared, lane, where)
     for recorder, one in zip(recorders, saved, strict=True):
         recorder.restore(one.recorder)
@@ -193,11 +194,12 @@ class Checkpoints:
         """Whether it is time for the next one."""
         return self.wait is not None and self.now() - self.last >= self.wait
 
-    def write(self, where: Position, pending: Sequence[Block]) -> None:
+    def write(self, position: Callable[[], Position], pending: Sequence[Block]) -> None:
         """Write one for each run, each whole or not at all; without ``every`` nothing."""
         if self.every is None:
             return
         began = self.now()
+        where = position()
         waiting = loop.joined(pending) if pending else None
         for recorder in self.recorders:
             own = None

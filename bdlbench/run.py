@@ -173,7 +173,7 @@ def _run_lanes(part: resume.Part, progress: Progress, clock: Clock) -> list[Reco
                     _score_provisional(recorders, predictor, block, clock)
                 if stop.requested or checkpoints.due():
                     assert block.position is not None
-                    checkpoints.write(block.position(), pending)
+                    checkpoints.write(block.position, pending)
             stop.check()
     with clock.measure("predict"):
         if pending:  # every lane failed before the next look

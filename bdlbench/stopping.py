@@ -54,12 +54,12 @@ def on_signals() -> Iterator[None]:
         yield
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
-    _Word.requested = None
     for number in SIGNALS:
         signal.signal(number, _heed)
     try:
         yield
     finally:
+        _Word.requested = None
         for put_back, handler in before.items():
             signal.signal(put_back, signal.SIG_DFL if handler is None else handler)
 
