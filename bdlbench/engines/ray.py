@@ -1,5 +1,7 @@
 """Tasks of a Ray cluster, or of a Ray that is started on this machine."""
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,14 @@ class Ray:
         mine = not ray.is_initialized()
         if mine:
             try:
-                ray.init(address=self.address, log_to_driver=False, runtime_env={"env_vars": passed_on()})
+                with warnings.catch_warnings():  # Ray forks in order to execute at once, which does JAX no harm
+                    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+                    ray.init(
+                        address=self.address,
+                        log_to_driver=False,
+                        logging_level=logging.WARNING,
+                        runtime_env={"env_vars": passed_on()},
+                    )
             except (ConnectionError, ValueError) as error:
                 raise ConfigError(f"{SECTION}.address={self.address!r} leads to no Ray cluster: {error}") from error
         pending: dict[Any, int] = {}

@@ -32,7 +32,7 @@ DATA = [
 SCHEDULE = "{num_chains: 2, num_warmup: %d, num_samples: 4, thinning: 1, batch_size: %s}"
 SWEEP = ["inference=sgld,hmc", "data.seed=range(4)", "inference.schedule=" + SCHEDULE % (30, "null")]
 LONG = ["inference=sgld", "seed=1,2", "inference.schedule=" + SCHEDULE % (500_000_000, 8)]
-MEDIUM = ["inference=sgld", "seed=1,2", "inference.schedule=" + SCHEDULE % (500_000, 8)]
+MEDIUM = ["inference=sgld", "seed=1,2", "inference.schedule=" + SCHEDULE % (1_500_000, 8)]
 STARTED: list[subprocess.Popen[str]] = []
 PRESETS = {
     "slurm": ["hydra/launcher=lanes_slurm", "hydra.launcher.slurm.poll_s=1", "hydra.launcher.slurm.cpus_per_task=1",
