@@ -331,8 +331,7 @@ class Recorder:
         elif share > 0.01:
             out.append(f"{share:.1%} of the transitions diverged (over 1 %)")
         for name, count in self.capped.items():
-            capped = count / (self.schedule.num_chains * self.schedule.num_samples)
-            if capped > 0.01:
+            if (capped := count / (self.schedule.num_chains * self.schedule.num_samples)) > 0.01:
                 out.append(f"{capped:.0%} of the draws reached {BOUNDS[name]}")
         rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
         if rhat is not None and rhat > 1.01:
