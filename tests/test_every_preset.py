@@ -337,20 +337,20 @@ LAWS = {
     ),
     "svi": Law(
         "variational optimum", GUIDE, 32,
-        (schedule(2500, 500, 0), falling(0.03, 2500), "inference.num_particles=4", *ALONE), mean_field,
+        (schedule(2500, 1000, 0), falling(0.03, 2500), "inference.num_particles=4", *ALONE), mean_field,
     ),
     "svi_lowrank": Law(
         "variational optimum, which is the posterior", GUIDE, 32,
-        (schedule(4000, 500, 0), falling(0.03, 4000), "inference.num_particles=4", "inference.rank=4", *ALONE),
+        (schedule(4000, 1000, 0), falling(0.03, 4000), "inference.num_particles=4", "inference.rank=4", *ALONE),
         posterior,
     ),
     "svi_fullrank": Law(
         "variational optimum, which is the posterior", GUIDE, 32,
-        (schedule(2500, 500, 0), falling(0.03, 2500), "inference.num_particles=4", *ALONE), posterior,
+        (schedule(2500, 1000, 0), falling(0.03, 2500), "inference.num_particles=4", *ALONE), posterior,
     ),
     "svi_flow": Law(
         "a density close to the posterior", GUIDE, 32,
-        (schedule(2500, 200, 0), falling(0.03, 2500), "inference.num_particles=4", *ALONE), evidence,
+        (schedule(2500, 1000, 0), falling(0.03, 2500), "inference.num_particles=4", *ALONE), evidence,
     ),
     "ivon": Law(
         "variational optimum", "test_laws_variational.py::test_ivon_log_q_is_the_density_of_the_draw", 64,
