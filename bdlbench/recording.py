@@ -55,6 +55,8 @@ class Recorder:
         names = [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)]
         self.apart = {name: PredictiveMixture(gaussian=gaussian) for name in names}
         self.num_grads = {"warmup": 0.0, "sample": 0.0}
+        if job.parent is not None:
+            self.num_grads["warm_start"] = job.parent.num_grads
         self.num_diverging = 0
         self.num_nonfinite = 0
         self.num_draws = 0
@@ -308,6 +310,8 @@ class Recorder:
             fraction = float(np.min(e_bfmi(np.concatenate(self.energy, 1))))
             if fraction < 0.3:
                 out.append(f"E-BFMI {fraction:.2f} < 0.3")
+        if self.job.parent is not None:
+            out.append(self.job.parent.warning())
         if self.job.numbers["temperature"] != 1:
             out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
         return out

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from bdlbench import config as configuration
+from bdlbench import warm_start
 from bdlbench.config import Job
 from bdlbench.predict import Predictor, is_gaussian
 from bdlbench.progress import Progress, make_progress
@@ -144,7 +145,7 @@ def _run_lanes(jobs: Sequence[Job], writers: Sequence[Any], progress: Progress, 
             recorder.keep(block, sites, seen, elsewhere)
             _score(recorder, block, clock)
 
-    for block in loop.run(program, shared, lane, clock=clock, marks=looks(program)):
+    for block in loop.run(program, shared, lane, clock=clock, marks=looks(program), theta=warm_start.thetas(jobs)):
         if block.stage != stage:
             before += program.stages[stage].schedule.num_warmup + _num_sampling(program.stages[stage].schedule)
             stage = block.stage
@@ -298,7 +299,8 @@ def common(job: Job, clock: Clock, num_jobs: int) -> Record:
         "versions": versions(),
         "git_commit": git_commit(),
         "data_checksum": job.dataset.checksum,
-        "notes": list(job.dataset.notes),
+        "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
+        "warm_start": job.parent and job.parent.record(),
         "warnings": [],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

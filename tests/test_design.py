@@ -63,10 +63,11 @@ ALLOWED = {
     "sampling": LEAVES | {"model"},
     "predict": LEAVES | {"model", "sampling"},
     "progress": {"sampling"},
-    "config": LEAVES | {"model", "sampling", "predict"},
+    "warm_start": {"store"},
+    "config": LEAVES | {"model", "sampling", "predict", "warm_start"},
     "recording": LEAVES | {"config", "sampling", "predict"},
     "memory": LEAVES | {"config", "model", "sampling", "predict"},
-    "run": LEAVES | {"config", "model", "sampling", "predict", "progress", "recording"},
+    "run": LEAVES | {"config", "model", "sampling", "predict", "progress", "recording", "warm_start"},
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
 }

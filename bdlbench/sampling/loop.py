@@ -81,6 +81,7 @@ def run(
     clock: Clock,
     marks: Marks = lambda stage, phase: (),
     block_seconds: float = 1.0,
+    theta: np.ndarray | None = None,
 ) -> Iterator[Block]:
     """Drive all stages over all lanes; yield a :class:`Block` after each block. Ends early if every lane has failed.
 
@@ -94,12 +95,14 @@ def run(
         Where a block must end so that the caller can look. They change no number.
     block_seconds : float
         Aimed length of a block, so that progress is seen.
+    theta : array (L, D), optional
+        Where the first stage begins; the program's own start where None.
     """
     num_lanes = int(np.shape(lane.dataset)[0])
     shared = lanes.replicate(shared)
     lane = lanes.place(lane._replace(active=np.ones(num_lanes, bool)))
     lane = lane._replace(active=lanes.place(lanes.active(num_lanes)))
-    theta = None
+    theta = None if theta is None else lanes.place(theta)
     for index in range(len(program.stages)):
         with clock.measure("compile"):
             programs = stage_programs(program, index, shared, lane)
