@@ -2,15 +2,12 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bdlbench.errors import ConfigError
 from bdlbench.store import Store
-
-if TYPE_CHECKING:
-    from bdlbench.config import Job
 
 MODEL = ("model", "network", "prior", "likelihood", "temperature")
 """Sections of a configuration that make the posterior."""
@@ -80,12 +77,12 @@ def resolve(config: Mapping[str, Any], data_checksum: str) -> tuple[Mapping[str,
     return {**config, "warm_start": run_id, "inference": inference}, parent
 
 
-def thetas(jobs: "Sequence[Job]") -> np.ndarray | None:
+def thetas(jobs: Sequence[Any]) -> np.ndarray | None:
     """Start points of the jobs' chains (jobs x chains, D); None where jobs start by themselves.
 
     Chain c begins at a draw of the stored run's chain c modulo the number C of its chains that stayed finite: at the
     last one, and where there are more chains to start than C, at draws evenly spaced back from it, so that as few chains
-    as possible start alike. A draw is stored as named sites and mapped back by the new run's own transforms.
+    as possible start alike. Jobs (:class:`bdlbench.config.Job`) are of one program. A draw is stored as named sites and mapped back by the new run's own transforms.
 
     Raises
     ------
@@ -98,7 +95,7 @@ def thetas(jobs: "Sequence[Job]") -> np.ndarray | None:
     return np.concatenate([_of_job(job) for job in jobs])
 
 
-def _of_job(job: "Job") -> np.ndarray:
+def _of_job(job: Any) -> np.ndarray:
     import jax
 
     assert job.parent is not None

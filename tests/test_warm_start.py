@@ -67,7 +67,9 @@ def test_the_parents_price_is_the_childs(store_path):
     third = run(options("nuts", store_path, f"warm_start={second['id']}"))
     assert first["warm_start"] is None
     assert second["config"]["inference"]["before"] == third["config"]["inference"]["before"] == []
-    assert second["num_grads"] == {"warmup": 50.0, "sample": 0.0, "warm_start": 100.0}, "two chains of 50 steps, then 50"
+    assert second["num_grads"] == {"warmup": 50.0, "sample": 0.0, "warm_start": 100.0}, (
+        "two chains of 50 steps, then 50"
+    )
     assert second["warm_start"]["num_grads"] == 100
     assert third["warm_start"]["id"] == second["id"]
     assert third["num_grads"]["warm_start"] == third["warm_start"]["num_grads"] == 150
@@ -153,7 +155,10 @@ def test_chains_that_diverged_are_passed_over(store_path):
         (["warm_start=nowhere"], "warm_start: no finished run in .* begins with 'nowhere'"),
         (["warm_start=3"], "warm_start=3 must be the id of a stored run"),
         (["warm_start=c"], "warm_start: 'c' is the beginning of 2 runs"),
-        (["warm_start=cosine_gap-map", "network.width=5"], r"site 'network.hidden.0.bias' has shape \(4,\) in .* \(5,\)"),
+        (
+            ["warm_start=cosine_gap-map", "network.width=5"],
+            r"site 'network.hidden.0.bias' has shape \(4,\) in .* \(5,\)",
+        ),
         (["warm_start=cosine_gap-map", "likelihood=gaussian_fixed"], "site 'sigma' has shape .* but is missing here"),
         (["warm_start=cosine_gap-svi"], "no chain of run 'cosine_gap-svi-.*' ends in a finite draw"),
     ],
