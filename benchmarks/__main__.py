@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from bdlbench.run import git_commit, setup_jax, versions
-from benchmarks import rows_loop, rows_whole
+from benchmarks import rows_loop, rows_methods, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -22,6 +22,7 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "recompile": rows_whole.second_run,
     "sgld": rows_loop.sgld_step,
     "svi": rows_loop.svi_step,
+    **rows_methods.ROWS,
     "linear_regression": rows_loop.linear_regression,
     "new_process": rows_whole.new_process,
     "memory": rows_whole.memory,
