@@ -269,10 +269,8 @@ class Recorder:
         """
         if not self.log_ratios or self.num_nonfinite or self.schedule.num_samples < 25:
             return None
-        found = []
-        for ratios in np.concatenate(self.log_ratios, 1):
-            found.append(psis_khat(ratios) if np.isfinite(ratios).all() else math.inf)
-        return max(found)
+        chains = np.concatenate(self.log_ratios, 1)
+        return max(psis_khat(ratios) if np.isfinite(ratios).all() else math.inf for ratios in chains)
 
     def diagnostics(self) -> dict[str, Any]:
         """Diagnostics of the chains, and k-hat where the draws are from a distribution with a density."""
@@ -341,8 +339,7 @@ class Recorder:
             fraction = float(np.min(e_bfmi(np.concatenate(self.energy, 1))))
             if fraction < 0.3:
                 out.append(f"E-BFMI {fraction:.2f} < 0.3")
-        if self.job.parent is not None:
-            out.append(self.job.parent.warning())
+        out += [self.job.parent.warning()] if self.job.parent else []
         if self.job.numbers["temperature"] != 1:
             out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
         return out

@@ -155,9 +155,9 @@ def _run_lanes(part: resume.Part, progress: Progress, clock: Clock) -> list[Reco
     wanted = [job.config["store"]["checkpoint_seconds"] for job in jobs]
     every = min((seconds for seconds in wanted if seconds is not None), default=None)
     checkpoints = resume.Checkpoints(recorders, clock, every)
+    theta = warm_start.thetas(jobs)
     with stopping.deferred() as stop:
-        starts = warm_start.thetas(jobs)
-        for block in loop.run(program, shared, lane, clock=clock, marks=looks(program), resume=where, theta=starts):
+        for block in loop.run(program, shared, lane, clock=clock, marks=looks(program), resume=where, theta=theta):
             stage = block.stage
             done = sum(lengths[:stage]) + block.steps_done
             progress.advance(block.phase, program.stages[stage].name, done, block.stats)

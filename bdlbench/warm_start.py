@@ -81,9 +81,9 @@ def thetas(jobs: Sequence[Any]) -> np.ndarray | None:
     """Start points of the jobs' chains (jobs x chains, D); None where jobs start by themselves.
 
     Chain c begins at a draw of the stored run's chain c modulo the number C of its chains that stayed finite: at the
-    last one, and where there are more chains to start than C, at draws evenly spaced back from it, so that as few chains
-    as possible start alike. Jobs (:class:`bdlbench.config.Job`) are of one program. A draw is stored as named sites and
-    mapped back by the new run's own transforms.
+    last one, and where there are more chains to start than C, at draws evenly spaced back from it, so that as few
+    chains as possible start alike. Jobs (:class:`bdlbench.config.Job`) are of one program. A draw is stored as named
+    sites and mapped back by the new run's own transforms.
 
     Raises
     ------

@@ -20,18 +20,17 @@ _UNDERDAMPED = {"step_size": 1e-4, "friction": 1000.0}
 
 
 class Case(NamedTuple):
-    """A method as it is timed: its settings, its warm-up, the phase that is watched and the limit, if it has one.
+    """A method as it is timed: its settings, its warm-up, the limit, if it has one, and its steps a draw.
 
-    ``limit`` None: there to be compared with. The unit is a gradient, so two a step of MCLMC and P a step of a
-    population count as two and P.
+    ``limit`` None: there to be compared with. ``thinning`` 0: its warm-up is what is watched. The unit is a gradient,
+    so two a step of MCLMC and P a step of a population count as two and P.
     """
 
     factory: Callable[..., Method]
     options: Mapping[str, Any]
     num_warmup: int
     limit: float | None = None
-    phase: str = "sample"
-    batch_size: int | None = None
+    thinning: int = 1
 
 
 FULL = {
@@ -51,6 +50,7 @@ FULL = {
         },
         2000,
         NUTS_LIMIT,
+        thinning=20,
     ),
     "adjusted_mclmc": Case(
         adjusted_mclmc.adjusted_mclmc,
@@ -83,19 +83,19 @@ FULL = {
         svgd.svgd,
         {"optimizer": optax.adam(0.01), "num_particles": 20, "init_scale": 0.3},
         ENDLESS,
-        phase="warmup",
+        thinning=0,
     ),
 }
 BATCHES = {
-    "sghmc": Case(sghmc.sghmc, _UNDERDAMPED, 0, SGLD_LIMIT),
-    "baoa": Case(sghmc.baoa, _UNDERDAMPED, 0, SGLD_LIMIT),
-    "sgnht": Case(sghmc.sgnht, _UNDERDAMPED, 0),
-    "psgld": Case(sgld.psgld, {"step_size": 1e-7, "averaging": 0.99, "damping": 1e-5}, 100),
+    "sghmc": Case(sghmc.sghmc, _UNDERDAMPED, 0, SGLD_LIMIT, thinning=10),
+    "baoa": Case(sghmc.baoa, _UNDERDAMPED, 0, SGLD_LIMIT, thinning=10),
+    "sgnht": Case(sghmc.sgnht, _UNDERDAMPED, 0, thinning=10),
+    "psgld": Case(sgld.psgld, {"step_size": 1e-7, "averaging": 0.99, "damping": 1e-5}, 100, thinning=10),
     "ivon": Case(
         ivon.ivon,
         {"learning_rate": 0.01, "hessian_init": 1.0, "beta1": 0.9, "beta2": 0.9995},
         ENDLESS,
-        phase="warmup",
+        thinning=0,
     ),
 }
 
@@ -108,17 +108,17 @@ def step(name: str, options: Options) -> list[Row]:
         problem = problems.many_rows(1000, 9, 10) if options.quick else problems.many_rows()
     else:
         problem = problems.diabetes(5 if options.quick else 50)
-    watched = case.phase == "sample"
-    warmup = min(case.num_warmup, 30) if options.quick and watched else case.num_warmup
+    phase = "sample" if case.thinning else "warmup"
+    warmup = min(case.num_warmup, 30) if options.quick and case.thinning else case.num_warmup
     batch = BATCH if batched else None
-    schedule = Schedule(1, warmup, ENDLESS if watched else 1, 10 if batched and watched else int(watched), batch)
+    schedule = Schedule(1, warmup, ENDLESS if case.thinning else 1, case.thinning, batch)
     stages = (*problems.short_map(0 if batched else 200), problems.stage(name, case.factory, schedule, **case.options))
     share = len(problem.y) / BATCH if batched else 1.0
     run = problems.blocks(problem, stages)
     found = in_turns(
         {
             "bare": steady(problems.bare_gradient(problem, batch), options.least),
-            "ours": in_blocks(run, len(stages) - 1, case.phase, lambda b: num_grads(b) * share, options.least),
+            "ours": in_blocks(run, len(stages) - 1, phase, lambda b: num_grads(b) * share, options.least),
         },
         options.repeat,
     )
