@@ -277,7 +277,9 @@ class StagePrograms:
         kind = "block" if name.startswith("block_") and not self.two_bodies else name
         if kind not in self._compiled:
             with clock.measure("compile"):
-                small = kind.startswith("block") and self.schedule.batch_size is not None
+                # Steps on batches, and those of which many go into a draw (or all, thinning 0), are small ones.
+                many = self.schedule.batch_size is not None or self.schedule.thinning != 1
+                small = kind.startswith("block") and many
                 over = lanes.over_lanes(getattr(self, name), num_shared, donate, small=small)
                 self._compiled[kind] = over.lower(*args).compile()
         return self._compiled[kind](*args)
