@@ -383,7 +383,7 @@ LAWS = {
     ),
     "svgd": Law(
         "Stein's equation at rest", "test_laws_variational.py::test_svgd_moves_along_the_stein_direction", 4,
-        (schedule(4000, 1, 0), "inference.optimizer={_target_: optax.sgd, learning_rate: 0.1}",
+        (schedule(30000, 1, 0), "inference.optimizer={_target_: optax.sgd, learning_rate: 0.1}",
          "inference.num_particles=6", *ALONE),
         stein,
     ),
