@@ -60,8 +60,9 @@ def swag(
     collected = max(0, schedule.num_warmup - collect_after) // collect_every
     if collected < rank:
         raise ConfigError(
-            f"inference.rank={rank} is more than the {collected} points collected in {schedule.num_warmup} steps after "
-            f"{collect_after}, every {collect_every}: collect more often or lower the rank."
+            f"inference.rank={rank} is more than the {collected} points collected in schedule.num_warmup="
+            f"{schedule.num_warmup} steps after collect_after={collect_after}, every collect_every={collect_every}: "
+            "collect more often or lower the rank."
         )
     deviations = f"{rank} deviations of {target.dim} weights"
     fits("inference", 4 * rank * target.dim, deviations, "use a lower rank", rank=rank)
