@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from bdlbench import config as configuration
+from bdlbench import memory
 from bdlbench.config import Job
 from bdlbench.predict import Predictor, is_gaussian
 from bdlbench.progress import Progress, make_progress
@@ -99,6 +100,8 @@ def run_group(
                 raise
             lines = str(error).strip().splitlines()
             reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            if memory.is_out_of_memory(error):
+                reason = memory.reason(error, mine)
             progress.finish(f"{mine[0].id}: failed: {reason}")
             failed = {"status": "failed", "reason": reason, "traceback": traceback.format_exc(), "metrics": {}}
             for job in mine:

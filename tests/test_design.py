@@ -66,11 +66,11 @@ ALLOWED = {
     "config": LEAVES | {"model", "sampling", "predict"},
     "recording": LEAVES | {"config", "sampling", "predict"},
     "memory": LEAVES | {"config", "model", "sampling", "predict"},
-    "run": LEAVES | {"config", "model", "sampling", "predict", "progress", "recording"},
+    "run": LEAVES | {"config", "memory", "model", "sampling", "predict", "progress", "recording"},
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
 }
-TOPS = {"cli", "cli_results", "launcher", "sweep", "outcome"}
+TOPS = {"cli", "cli_results", "cli_tail", "launcher", "sweep", "outcome"}
 """What stands above everything: commands and Hydra's plugins."""
 HYDRA = {"config"} | TOPS
 
