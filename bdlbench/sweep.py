@@ -1,5 +1,6 @@
 """Many jobs: what the store has is found, equal programs run as lanes of one, and nothing stops the rest."""
 
+import gc
 import os
 import sys
 import time
@@ -123,6 +124,7 @@ def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: f
             raise
         why = "out of memory" if memory.is_out_of_memory(error) else type(error).__name__
     # Out of the except block: while an error is being handled its frames live, and with them the group's arrays.
+    gc.collect()
     progress.note(f"{len(jobs)} runs together failed ({why}): trying halves")
     half = len(jobs) // 2
     return [*run_together(jobs[:half], store, progress, setup), *run_together(jobs[half:], store, progress, setup)]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from bdlbench.run import git_commit, setup_jax, versions
-from benchmarks import rows_loop, rows_whole
+from benchmarks import rows_loop, rows_sweep, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -26,6 +26,12 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "new_process": rows_whole.new_process,
     "memory": rows_whole.memory,
     "lanes": rows_loop.many_lanes,
+    "sweep_nuts": rows_sweep.nuts_splits,
+    "sweep_sgld": rows_sweep.sgld_jobs,
+    "sweep_growth": rows_sweep.growth,
+    "sweep_overhead": rows_sweep.overhead,
+    "sweep_repeat": rows_sweep.repeated,
+    "store_table": rows_sweep.table,
 }
 
 

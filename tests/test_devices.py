@@ -13,21 +13,17 @@ HERE = Path(__file__).parent
 SCRIPT = """
 import sys
 import numpy as np
-import optax
 from known_posteriors import gaussian, lanes_of, nuts_stage, program, rows, sample, stage
 from bdlbench.inference.sgld import sgld
-from bdlbench.inference.svi import svi
+from bdlbench.run import setup_jax
 from bdlbench.sampling import lanes
 from bdlbench.types import Schedule
 
+setup_jax()
 problem, found = gaussian(3, 5, copies=8), {}
 stages = lambda: {
-    "nuts": nuts_stage(8, 12, max_tree_depth=4),
+    "nuts": nuts_stage(4, 6, max_tree_depth=4),
     "sgld": stage("sgld", sgld, Schedule(1, 5, 8, 2, 7), step_size=0.01, decay=0.0, decay_steps=1.0),
-    "svi": stage(
-        "svi", svi, Schedule(1, 20, 8, 0, 7), optimizer=optax.adam(0.05), guide="mean_field", init_scale=0.1,
-        num_particles=1, rank=None,
-    ),
 }
 used = set()
 place = lanes.place
@@ -40,10 +36,9 @@ for mode in ("mapped", "vmapped"):
     if mode == "vmapped":
         lanes.sequential = lambda: False
     for name, one in stages().items():
-        for count in (3, 8):
-            outcome = sample(program((one,)), rows(problem), lanes_of(count))
-            found[f"{mode} {name} {count}"] = outcome.draws
-            found[f"grads {mode} {name} {count}"] = sum(block.num_grads for block in outcome.blocks)
+        outcome = sample(program((one,)), rows(problem), lanes_of(6))
+        found[f"{mode} {name}"] = outcome.draws
+        found[f"grads {mode} {name}"] = sum(block.num_grads for block in outcome.blocks)
 np.savez(sys.argv[1], devices=lanes.mesh().size, used=sorted(used), **found)
 """
 
@@ -70,31 +65,32 @@ def draws(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("name", ["nuts", "sgld", "svi"])
-@pytest.mark.parametrize("count", [3, 8])
-def test_two_and_four_devices_give_the_same_bits(draws, name, count):
-    """Lanes taken one after another: 8 fill 2 and 4 devices, 3 fill neither and are padded to 4."""
-    two, four = (draws[devices][f"mapped {name} {count}"] for devices in (2, 4))
-    assert len(two) == count and np.isfinite(two).all()
-    assert len({lane.tobytes() for lane in two}) == count
+@pytest.mark.parametrize("name", ["nuts", "sgld"])
+def test_two_and_four_devices_give_the_same_bits(draws, name):
+    """Lanes taken one after another: 6 fill 2 devices, and on 4 they are padded to 8."""
+    two, four = (draws[devices][f"mapped {name}"] for devices in (2, 4))
+    assert len(two) == 6 and np.isfinite(two).all()
+    assert len({lane.tobytes() for lane in two}) == 6
     np.testing.assert_array_equal(two, four)
-    grads = [draws[devices][f"grads mapped {name} {count}"] for devices in (2, 4)]
+    grads = [draws[devices][f"grads mapped {name}"] for devices in (2, 4)]
     np.testing.assert_array_equal(*grads)
 
 
-@pytest.mark.parametrize("name", ["nuts", "sgld", "svi"])
-@pytest.mark.parametrize("count", [3, 8])
-def test_vmapped_lanes_agree_to_rounding(draws, name, count):
+@pytest.mark.parametrize("name", ["nuts", "sgld"])
+def test_vmapped_lanes_agree_to_rounding(draws, name):
     """As on accelerators: several lanes a device in one batch of operations, on two devices and on four.
 
-    A batched product rounds otherwise than a single one, by about 1e-7 a step of a state of order 1; the posterior's
-    condition of 5 and 40 leapfrogs a draw at most amplify that over 20 steps by less than 1e4 in all.
+    A batched product rounds otherwise than a single one, by about 1e-7 of a state of order 1 a step. The 21 steps of
+    SGLD contract. NUTS takes at most 15 leapfrogs a step, which together amplify a difference by the posterior's
+    condition of 5 at most, and 10 steps, so few that no adaptation has fed rounding back often: 1e-3 is far above both
+    and far below a draw's spread.
     """
     two, four, mapped = (
-        draws[2][f"vmapped {name} {count}"],
-        draws[4][f"vmapped {name} {count}"],
-        draws[2][f"mapped {name} {count}"],
+        draws[2][f"vmapped {name}"],
+        draws[4][f"vmapped {name}"],
+        draws[2][f"mapped {name}"],
     )
     assert two.shape == four.shape == mapped.shape
+    assert mapped.std() > 0.1
     np.testing.assert_allclose(two, four, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(two, mapped, rtol=1e-3, atol=1e-3)
