@@ -120,7 +120,7 @@ def footprint(jobs: Sequence[Job]) -> Footprint:
     gradients: dict[int | None, int] = {}
     for index in range(len(job.program.stages)):
         stage = StagePrograms(job.program, index, shared, lane)
-        state, draw = max(size_of(shapes) for shapes in stage.state_shapes), size_of(stage.draw_shape)
+        state, draw = max(size_of(shapes) for shapes in stage.states), size_of(stage.draw_shape)
         particles = math.prod(stage.draw_shape.shape[:-1])
         kept = stage.capacity * (draw + 64) if stage.schedule.num_samples else 0  # 64: some sixteen statistics
         batch = stage.schedule.batch_size
@@ -128,7 +128,7 @@ def footprint(jobs: Sequence[Job]) -> Footprint:
             gradients[batch] = _gradient_bytes(stage, shared, one)
         settle = 0
         if stage.method.settle is not no_settle:
-            settle = _peak(jax.make_jaxpr(stage.settle)(shared, one, stage.state_shapes[0]).jaxpr)
+            settle = _peak(jax.make_jaxpr(stage.settle)(shared, one, stage.states[0]).jaxpr)
         resident = max(resident, 2 * state + kept)  # the state handed over and the one made from it
         working = max(working, GRADIENTS * gradients[batch] * particles + STATES * state, settle)
     predictions = [_prediction_bytes(job, shared, one, stage.dim, rows) for rows in sets]
