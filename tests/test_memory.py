@@ -122,10 +122,10 @@ def test_a_group_that_runs_out_is_halved_and_one_that_cannot_run_says_so(store_p
     """More than two jobs together fail, and one of them alone too: its record names sizes and a remedy, exit code 1."""
     original = run._run_lanes
 
-    def short(jobs, *args, **options):
-        if len(jobs) > 2 or any(job.seed == 3 for job in jobs):
+    def short(part, *args, **options):
+        if len(part.jobs) > 2 or any(job.seed == 3 for job in part.jobs):
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5368709120 bytes.")
-        return original(jobs, *args, **options)
+        return original(part, *args, **options)
 
     monkeypatch.setattr(run, "_run_lanes", short)
     own = [o for o in SMALL if o != "progress=off"]

@@ -15,13 +15,13 @@ def test_an_exception_nan_and_memory_each_leave_their_record(store_path, monkeyp
     """Of four lanes of one program one is fine, one diverges, one meets an error and one runs out of memory."""
     original = run._run_lanes
 
-    def lanes(jobs, *args, **options):
-        seeds = {job.seed for job in jobs}
+    def lanes(part, *args, **options):
+        seeds = {job.seed for job in part.jobs}
         if 2 in seeds:
             raise ZeroDivisionError("no such chance")
         if 3 in seeds:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5368709120 bytes.")
-        return original(jobs, *args, **options)
+        return original(part, *args, **options)
 
     monkeypatch.setattr(run, "_run_lanes", lanes)
     sizes = {0: "1e-4", 1: "1e6", 2: "1e-4", 3: "1e-4"}
