@@ -14,7 +14,7 @@ import jax
 
 from bdlbench.provenance import git_commit, versions
 from bdlbench.run import setup_jax
-from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_whole
+from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_sweep, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -30,6 +30,12 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "checkpoints": rows_checkpoint.checkpoints,
     "found": rows_checkpoint.repeated_sweep,
     "lanes": rows_loop.many_lanes,
+    "sweep_nuts": rows_sweep.nuts_splits,
+    "sweep_sgld": rows_sweep.sgld_jobs,
+    "sweep_growth": rows_sweep.growth,
+    "sweep_overhead": rows_sweep.overhead,
+    "sweep_repeat": rows_sweep.repeated,
+    "store_table": rows_sweep.table,
 }
 
 

@@ -5,6 +5,7 @@ short ones. Keys of a lane: ``fold_in(fold_in(key, stage), purpose)``, then the 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -87,6 +88,11 @@ class _Totals(NamedTuple):
     bad_step: Array
 
 
+def size_of(tree: Any) -> int:
+    """Bytes of arrays, or of their shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 class StagePrograms:
     """The compiled programs of one stage for one set of shapes."""
 
@@ -97,12 +103,16 @@ class StagePrograms:
         self._compiled: dict[Any, Any] = {}
         found: list[tuple[int, Method]] = []
 
-        def look(shared: Shared, lane: Lane) -> None:
-            target, method, _ = self.build(shared, lane)
+        def look(shared: Shared, lane: Lane) -> tuple[Any, Any, Array]:
+            target, method, data = self.build(shared, lane)
             found.append((target.dim, method))
+            first = method.init(lane.key, jnp.zeros(target.dim), data)
+            settled, _ = method.settle(lane.key, first, data)
+            return first, settled, method.draw(lane.key, settled)
 
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
-        jax.eval_shape(look, shared, one)
+        first, settled, self.draw_shape = jax.eval_shape(look, shared, one)
+        self.states = (first, settled)
         self.dim, self.method = found[0]
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
         self.has_density = self.method.log_q is not None
@@ -112,7 +122,7 @@ class StagePrograms:
         # Applied on the host: single precision counts whole gradients exactly, but not shares of one.
         rows = self.schedule.batch_size
         self.share = 1.0 if rows is None else rows / shared.x.shape[1]
-        self.capacity = max(1, min(self.schedule.num_samples, DRAW_BYTES // (4 * self.dim)))
+        self.capacity = max(1, min(self.schedule.num_samples, DRAW_BYTES // max(1, size_of(self.draw_shape))))
 
     def build(self, shared: Shared, lane: Lane) -> tuple[Target, Method, Data]:
         """Rebuild target and method inside a trace: libraries keep tracers in closures."""
