@@ -260,6 +260,9 @@ def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
     return Stage(node["_target_"].rsplit(".", 1)[-1], factory, schedule)
 
 
+_CHECKED: set[Any] = set()  # programs, numbers and shapes: the splits of a sweep are checked once
+
+
 def check(job: Job) -> None:
     """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
     import jax
@@ -277,10 +280,12 @@ def check(job: Job) -> None:
     for stage in job.program.stages:
         batches.check(stage.schedule, size)
 
+    parts = job.dataset.train, job.dataset.validation
+
     def build() -> Any:
-        held = job.dataset.validation
-        validation = None if held is None else (jnp.asarray(held.x), jnp.asarray(held.y))
-        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
+        train, held = (None if p is None else (jnp.asarray(p.x), jnp.asarray(p.y)) for p in parts)
+        assert train is not None
+        data = Data(*train, size, held)
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
             method = stage.factory(target, stage.schedule, job.numbers)
@@ -289,7 +294,11 @@ def check(job: Job) -> None:
             method.init(jax.random.key(0), jnp.zeros(target.dim), data)
         return target.log_density(jnp.zeros(target.dim), data)
 
-    jax.eval_shape(build)
+    shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
+    key = job.program.key, tuple(sorted(job.numbers.items())), shapes
+    if key not in _CHECKED:
+        jax.eval_shape(build)
+        _CHECKED.add(key)
     warm_start.thetas([job])
 
 
