@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bdlbench.checks import at_least, non_negative
-from bdlbench.engines.base import Lost, Result, passed_on, required, use_cores
+from bdlbench.engines.base import Lost, Result, answer, passed_on, required, use_cores
 from bdlbench.errors import ConfigError
 
 SECTION = "hydra.launcher.ray"
@@ -106,4 +106,4 @@ def call(work: Callable[[Any], list[Any]], task: Any, cores: float) -> list[Any]
     """What a Ray worker does."""
     if cores >= 1:  # Ray counts cores and does not hold tasks to them
         use_cores(int(cores))
-    return work(task)
+    return answer(work, task)

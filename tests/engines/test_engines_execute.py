@@ -105,22 +105,26 @@ def test_gpus_are_shared_out_and_so_is_their_memory(monkeypatch):
 
 
 def test_a_dead_worker_and_an_exception_stop_nobody_else():
-    """Four tasks on two workers: one is killed, one raises; the others return, also on the worker's successor."""
+    """Five tasks on two workers: one is killed, one raises, one is told to stop; the others return, also on the
+    killed worker's successor."""
 
     def work(task):
         if task == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if task == "raise":
             raise LookupError("nothing there")
+        if task == "stop":
+            raise SystemExit(143)
         return [task, os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"]]
 
     begun = []
     two = Processes(num_workers=2, cores_per_worker=1, gpus=[0, 1])
-    found = dict(two.execute(work, ["die", "raise", "a", "b"], folder=Path("unused"), begin=begun.append))
-    assert sorted(begun) == sorted(found) == [0, 1, 2, 3]
+    found = dict(two.execute(work, ["die", "raise", "a", "b", "stop"], folder=Path("unused"), begin=begun.append))
+    assert sorted(begun) == sorted(found) == [0, 1, 2, 3, 4]
     assert isinstance(found[0], Lost) and "SIGKILL" in str(found[0])
     assert isinstance(found[1], LookupError)
     assert found[2][:2] == ["a", "1"] and found[3][:2] == ["b", "1"]
+    assert isinstance(found[4], Lost) and "stopped (SystemExit)" in str(found[4])
     assert {found[2][2], found[3][2]} <= {"0", "1"}
 
 
