@@ -15,6 +15,8 @@ from bdlbench import config as configuration
 from bdlbench import launcher
 from bdlbench.errors import ConfigError
 from bdlbench.outcome import Outcome, sentence
+from bdlbench.stopping import Stopped, on_signals
+from bdlbench.store.errors import StoreError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,13 +37,17 @@ def main(argv: list[str] | None = None) -> int:
         return done
 
     try:
-        app()
+        with on_signals():
+            app()
         if outcome.report is not None and outcome.records:
             configuration.call(outcome.report, "report")(outcome.records)
+    except Stopped as stopped:
+        print(f"bdlbench: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("Interrupted: finished runs are kept, the same command goes on.", file=sys.stderr)
         return 130
-    except (ConfigError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         if os.environ.get("BDLBENCH_TRACEBACK"):
             traceback.print_exc()
         outcome.errors.append(sentence(ours(error)))

@@ -18,9 +18,10 @@ from bdlbench.engines.local import Local
 from bdlbench.errors import ConfigError
 from bdlbench.outcome import Outcome, sentence
 from bdlbench.progress import Mode, Progress, make_progress
+from bdlbench.recording import PHASES
 from bdlbench.run import Record
-from bdlbench.sampling.clock import Clock
-from bdlbench.store import Store
+from bdlbench.stopping import on_signals
+from bdlbench.store import NoRoom, Store
 from bdlbench.store.errors import RunBusy, RunExists
 
 Composed = tuple[Mapping[str, Any], Mapping[str, str], str]
@@ -62,7 +63,7 @@ class Plan:
             path = config["store"]["path"]
             try:
                 store = self.stores.setdefault(path, Store(path))
-                job, self.records[index] = run.look_up(config, labels, store)
+                job, self.records[index] = run.look_up(config, labels, store, progress.note)
                 if self.records[index] is not None:
                     found += 1
                     if len(composed) <= 20:
@@ -142,6 +143,8 @@ def run_sweep(
         with contextlib.closing(results):
             for index, result in results:
                 jobs = [job for _, job in work[index].members]
+                if isinstance(result, NoRoom):
+                    raise result
                 if isinstance(result, Exception):
                     result = lost(jobs, plan.stores[work[index].path], result, began)
                 plan.keep(work[index], result)
@@ -188,8 +191,9 @@ def run_parcel(parcel: Parcel) -> list[Record]:
     store, progress = Store(parcel.store), make_progress(parcel.progress)
     members = [(i, configuration.make_job(*job)) for i, job in enumerate(parcel.jobs)]
     records: list[Record] = []
-    for batch in batches(members, parcel.max_lanes):
-        records += run_together([job for _, job in batch], store, progress, parcel.setup_seconds)
+    with on_signals():
+        for batch in batches(members, parcel.max_lanes):
+            records += run_together([job for _, job in batch], store, progress, parcel.setup_seconds)
     return records
 
 
@@ -208,7 +212,11 @@ def lost(jobs: Sequence[Job], store: Store, error: Exception, began: datetime.da
             records.append(old)
             continue
         failure = {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
-        record = {"id": job.id, "config": dict(job.config)} | run.common(job, Clock(), len(jobs)) | failure
+        record = (
+            {"id": job.id, "config": dict(job.config)}
+            | run.common(job, dict.fromkeys(PHASES, 0.0), len(jobs))
+            | failure
+        )
         if (old is None or old["status"] == "failed") and not store.has_checkpoint(job.id):
             with contextlib.suppress(RunBusy, RunExists), store.writer(job.id, job.config, overwrite=True) as writer:
                 record = writer.finish(record)
@@ -258,6 +266,8 @@ def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: f
     """Run jobs as one group; if that fails, as halves, so that only what is at fault fails."""
     try:
         return run.run_group(jobs, store, progress, setup, alone=len(jobs) == 1)
+    except NoRoom:
+        raise
     except Exception as error:
         if len(jobs) == 1:
             raise

@@ -15,7 +15,7 @@ def test_measures_take_turns_and_the_first_round_is_thrown_away():
     assert timing.ratios(found["a"], found["b"]) == [2.0, 2.0]
 
 
-@pytest.mark.parametrize("name", ["sgld", "svi", "linear_regression"])
+@pytest.mark.parametrize("name", ["sgld", "svi", "linear_regression", "checkpoints", "found"])
 def test_rows_are_measured_and_kept(name, tmp_path, capsys):
     assert main(["--only", name, "--repeat", "1", "--quick", "--out", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.json")
