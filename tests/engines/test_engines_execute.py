@@ -196,34 +196,40 @@ def test_the_queue_is_asked_once_for_all_jobs(tmp_path, monkeypatch):
 PREEMPTED = """
 import os, signal, sys
 from bdlbench.engines.slurm import Task
+from bdlbench.stopping import deferred, on_signals
 happened = []
 
 def requeue(number, frame):
     happened.append("requeue")
     sys.exit(0)
 
-def checkpoint(number, frame):
-    happened.append("checkpoint")
-    raise KeyboardInterrupt
-
 def work(task):
-    if task:
-        signal.signal(signal.SIGTERM, checkpoint)
-    os.kill(os.getpid(), signal.SIGUSR2)
+    if not task:
+        os.kill(os.getpid(), signal.SIGUSR2)
+    with on_signals(), deferred() as stop:
+        for name in task:
+            os.kill(os.getpid(), getattr(signal, name))
+        if stop.requested:
+            happened.append("checkpoint")
+        stop.check()
 
 signal.signal(signal.SIGTERM, lambda *_: happened.append("ignored"))
 signal.signal(signal.SIGUSR2, requeue)
 try:
-    Task(work, {checkpoints}, None)()
+    Task(work, {signals}, None)()
 finally:
     print(*happened)
 """
 
 
-@pytest.mark.parametrize(("checkpoints", "expected"), [(True, "checkpoint requeue"), (False, "requeue")])
-def test_a_preempted_job_writes_its_checkpoint_before_it_is_requeued(checkpoints, expected):
-    """submitit's signal reaches the run as SIGTERM; only then is the job requeued. Without checkpoints, at once."""
-    program = PREEMPTED.format(checkpoints=checkpoints)
+@pytest.mark.parametrize(
+    ("signals", "expected"),
+    [(["SIGUSR2"], "checkpoint requeue"), (["SIGTERM", "SIGUSR2"], "checkpoint requeue"), ([], "requeue")],
+)
+def test_a_preempted_job_writes_its_checkpoint_before_it_is_requeued(signals, expected):
+    """submitit's signal reaches the run as SIGTERM, unless the scheduler has sent that first; only then is the job
+    requeued. Before the run has begun, at once."""
+    program = PREEMPTED.format(signals=signals)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == expected.split()
 
