@@ -77,7 +77,7 @@ class Processes:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     index, worker = running.pop(future)
-                    error = future.exception()
+                    error: Any = future.exception()  # an Exception: see answer()
                     if isinstance(error, loky.BrokenProcessPool):
                         executors.pop(worker).shutdown(kill_workers=True)
                         error = Lost(f"the worker process died{signal_of(error)}")
