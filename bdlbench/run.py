@@ -45,14 +45,21 @@ def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
     setup_jax()
     store = Store(config["store"]["path"])
     progress = make_progress(config["progress"])
-    job = configuration.make_job(config, labels)
-    record = None if config["rerun"] else finished(store, job.id, progress.note)
+    job, record = look_up(config, labels, store, progress.note)
     if record is not None:
         progress.note(f"{job.id}: found in the store")
         return record
     configuration.check(job)
     store.check_writable()
     return run_group([job], store, progress, time.perf_counter() - started)[0]
+
+
+def look_up(
+    config: Mapping[str, Any], labels: Mapping[str, str], store: Store, note: Callable[[str], object] | None = None
+) -> tuple[Job, Record | None]:
+    """The job, and the record of its run unless it must be done."""
+    job = configuration.make_job(config, labels)
+    return job, None if config["rerun"] else finished(store, job.id, note)
 
 
 def finished(store: Store, run_id: str, note: Callable[[str], object] | None = None) -> Record | None:

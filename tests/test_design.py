@@ -60,6 +60,7 @@ ALLOWED = {
     "networks": set(),
     "metrics": set(),
     "store": set(),
+    "engines": set(),
     "model": LEAVES,
     "inference": LEAVES | {"model"},
     "sampling": LEAVES | {"model"},
@@ -76,7 +77,7 @@ ALLOWED = {
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
 }
-TOPS = {"cli", "cli_results", "launcher", "sweep", "outcome"}
+TOPS = {"cli", "cli_results", "launcher", "sweep", "trials", "outcome"}
 """What stands above everything: commands and Hydra's plugins."""
 HYDRA = {"config"} | TOPS
 

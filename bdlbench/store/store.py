@@ -168,12 +168,11 @@ class Store:
         LaterSchema
             If a later bdlbench wrote it: running it again would write over it.
         """
-        path = self._folder(id) / "run.json"
         try:
-            records.decode(path.read_bytes(), path)
+            self.record(id)
         except LaterSchema:
             raise
-        except (FileNotFoundError, NotADirectoryError, StoreError):
+        except (ConfigError, StoreError):
             return False
         return True
 
@@ -211,6 +210,11 @@ class Store:
             if self._read <= VERIFIED_BYTES and checksum(path) != stored:
                 return record, f"'{path}' does not fit its checksum."
         return record, None
+
+    def has_checkpoint(self, id: str) -> bool:
+        """Whether run ``id`` is unfinished and can go on from a checkpoint."""
+        folder = self._folder(id)
+        return (folder / "checkpoint" / "state.npz").exists() and not (folder / "run.json").exists()
 
     def finished(self) -> list[str]:
         """Ids of folders with a record, sound or not, sorted."""
