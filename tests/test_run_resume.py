@@ -12,6 +12,7 @@ from presets import PRESETS, assert_same, outcome, shortened
 
 from bdlbench import config, resume
 from bdlbench.progress import Silent
+from bdlbench.recording import Recorder
 from bdlbench.run import run, run_group
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
@@ -244,10 +245,13 @@ def test_checkpoints_keep_their_distance():
             one.write(lambda: where, [])  # no runs: takes no time
     assert found == [30, 60, 90]
 
-    class Slow:
+    class Slow(Recorder):
         """A run, its own recorder and writer, whose checkpoint takes two seconds to write."""
 
         lanes, curve_seconds = slice(0, 1), 0.0
+
+        def __init__(self):
+            pass
 
         def share(self, *_):
             return {}
