@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import typing
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bdlbench import signatures, warm_start
-from bdlbench.checks import check_options, checked_schedule, positive, refuse_missing
+from bdlbench.checks import batches_fit, check_optimizers, check_options, checked_schedule, refuse_missing
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
@@ -34,8 +35,6 @@ RESULT_VERSION = 1
 """Part of every run's identity: raised when the same configuration would give different results."""
 PROGRAM_SECTIONS = ("model", "network", "prior", "likelihood", "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
-RATES = ("learning_rate", "step_size", "init_value", "peak_value")
-"""Numbers of any optimiser that must be positive: optax does not look."""
 STAGE_KEYS = ("schedule", "start", "before")
 """Keys of an inference configuration that are not its factory's parameters."""
 
@@ -270,12 +269,11 @@ def check(job: Job) -> None:
 
     if not isinstance(job.seed, int) or isinstance(job.seed, bool) or not 0 <= job.seed < 2**32:
         raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
-    if not job.numbers["temperature"] > 0:
-        raise ConfigError(f"temperature={job.numbers['temperature']} must be positive; 1 is the Bayesian posterior.")
-    for path, number in job.numbers.items():
-        section, _, name = path.rpartition(".")
-        if name in RATES and section.startswith("inference"):
-            positive(section, **{name: number})
+    if not 0 < job.numbers["temperature"] < math.inf:
+        raise ConfigError(
+            f"temperature={job.numbers['temperature']} must be positive and finite; 1 is the Bayesian posterior."
+        )
+    check_optimizers(job.config["inference"], "inference")
     size = len(job.dataset.train.y)
     for stage in job.program.stages:
         batches.check(stage.schedule, size)
@@ -288,6 +286,7 @@ def check(job: Job) -> None:
         data = Data(*train, size, held)
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
+            batches_fit(target, stage.schedule, data)
             method = stage.factory(target, stage.schedule, job.numbers)
             if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
                 raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")

@@ -23,6 +23,8 @@ OOD = "ood/"
 """Prefix that tells out-of-distribution rows from shifted ones."""
 SITE_STAT = {"log_density": "lp"}
 """ArviZ's names for statistics where they differ."""
+BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
+"""Statistics that say that a transition was cut short, and the option that did it."""
 GATHERED = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "population", "capped", "_written")
 """Plain numbers that a checkpoint keeps."""
 SERIES = ("energy", "log_ratios")
@@ -68,7 +70,7 @@ class Recorder:
         self.num_diverging = self.num_nonfinite = self.num_draws = 0
         self.population = 1
         self.bad: dict[int, tuple[int, str, int]] = {}
-        self.capped = 0
+        self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
         self._written = 0
@@ -138,8 +140,8 @@ class Recorder:
             own = values[self.lanes]
             repeated = np.repeat(own, len(good) // len(own), 0)
             self._write("sample_stats", SITE_STAT.get(name, name), repeated, start, np.ones_like(good))
-            if name == "reached_max_treedepth":
-                self.capped += int(own.sum())
+            if name in BOUNDS:
+                self.capped[name] = self.capped.get(name, 0) + int(own.sum())
             if name == "energy":
                 self.energy.append(own)
         if "log_q" in block.stats:
@@ -323,10 +325,9 @@ class Recorder:
             out.append(f"{share:.1%} of the transitions diverged (over 5 %): not to be ranked")
         elif share > 0.01:
             out.append(f"{share:.1%} of the transitions diverged (over 1 %)")
-        if self.capped:
-            capped = self.capped / (self.schedule.num_chains * self.schedule.num_samples)
-            if capped > 0.01:
-                out.append(f"{capped:.0%} of the draws reached max_tree_depth")
+        for name, count in self.capped.items():
+            if (capped := count / (self.schedule.num_chains * self.schedule.num_samples)) > 0.01:
+                out.append(f"{capped:.0%} of the draws reached {BOUNDS[name]}")
         rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
         if rhat is not None and rhat > 1.01:
             out.append(f"R-hat {rhat:.4g} > 1.01: the chains disagree")

@@ -56,9 +56,8 @@ def best_tau(problem):
 def check_hmc(dim, condition, factory=hmc_module.hmc, temperature=1.0, num_samples=3000, seed=0):
     """Every direction's correlation is below 0.9 at the length chosen."""
     problem = gaussian(dim, condition)
-    here = stage(
-        "hmc", factory, Schedule(1, 300, num_samples, 1), target_accept_prob=0.9, trajectory_length=number("tau")
-    )
+    options = {"target_accept_prob": 0.9, "trajectory_length": number("tau"), "max_leapfrog_steps": 1000}
+    here = stage("hmc", factory, Schedule(1, 300, num_samples, 1), **options)
     lane = lanes_of(LANES, seed, tau=best_tau(problem) * temperature**0.5, temperature=temperature)
     drawn = sample(program((here,)), rows(problem), lane)
     return moments(drawn.draws, problem.mean, temperature * problem.cov)
@@ -263,13 +262,13 @@ def test_a_non_finite_step_goes_back_and_shortens():
     [
         (
             hmc_module.hmc,
-            {"target_accept_prob": 0.9, "trajectory_length": 0.0},
+            {"target_accept_prob": 0.9, "trajectory_length": 0.0, "max_leapfrog_steps": 10},
             {},
             "trajectory_length=0.0 must be a positive",
         ),
         (
             hmc_module.hmc,
-            {"target_accept_prob": 0.9, "trajectory_length": 1.0},
+            {"target_accept_prob": 0.9, "trajectory_length": 1.0, "max_leapfrog_steps": 10},
             {"batch_size": 2},
             "batch_size=2 does not fit hmc",
         ),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench.checks import at_least
+from bdlbench.checks import at_least, fits
 from bdlbench.errors import ConfigError
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -63,6 +63,8 @@ def swag(
             f"inference.rank={rank} is more than the {collected} points collected in {schedule.num_warmup} steps after "
             f"{collect_after}, every {collect_every}: collect more often or lower the rank."
         )
+    deviations = f"{rank} deviations of {target.dim} weights"
+    fits("inference", 4 * rank * target.dim, deviations, "use a lower rank", rank=rank)
     if schedule.batch_size is None:
         raise ConfigError("inference.schedule.batch_size=null leaves swag no gradient noise to fit: give a batch size.")
     if schedule.thinning:
