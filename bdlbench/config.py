@@ -279,8 +279,6 @@ def check(job: Job) -> None:
         if name in RATES and section.startswith("inference"):
             positive(section, **{name: number})
     size = len(job.dataset.train.y)
-    for stage in job.program.stages:
-        batches.check(stage.schedule, size)
 
     def build() -> Any:
         held = job.dataset.validation
@@ -291,7 +289,9 @@ def check(job: Job) -> None:
             method = stage.factory(target, stage.schedule, job.numbers)
             if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
                 raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")
-            method.init(jax.random.key(0), jnp.zeros(target.dim), data)
+            rows = batches.hold_out(data, jnp.arange(size), method.validation_fraction)
+            batches.check(stage.schedule, rows.size)
+            method.init(jax.random.key(0), jnp.zeros(target.dim), rows)
         return target.log_density(jnp.zeros(target.dim), data)
 
     jax.eval_shape(build)
