@@ -88,7 +88,13 @@ def test_a_member_reaches_its_closed_form(objective):
 def test_early_stopping_keeps_the_best_theta(patience):
     """Replayed: the path of plain gradient ascent, looked at every 5 steps, ends where 3 looks found nothing better."""
     target, data = linear()
-    options = {"optimizer": optax.sgd(0.05), "objective": "posterior", "validate_every": 5, "patience": patience, "validation_fraction": None}
+    options = {
+        "optimizer": optax.sgd(0.05),
+        "objective": "posterior",
+        "validate_every": 5,
+        "patience": patience,
+        "validation_fraction": None,
+    }
     method = deep_ensemble(target, Schedule(1, 200, 1, 0), **options)
     plain = maximum_a_posteriori(target, Schedule(1, 200, 1, 0), optimizer=optax.sgd(0.05))
     start = jnp.array([1.0, -1.0, 0.5, 0.0])

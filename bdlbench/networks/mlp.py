@@ -75,4 +75,5 @@ class MLP(nnx.Module):
 
 def _rows_last(layer: nnx.Linear, h: Float[Array, "in rows"]) -> Float[Array, "out rows"]:
     """W' h + b."""
+    assert layer.bias is not None
     return jax.lax.dot_general(layer.kernel[...], h, (((0,), (0,)), ((), ()))) + layer.bias[...][:, None]

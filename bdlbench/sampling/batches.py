@@ -80,7 +80,8 @@ def hold_out(data: Data, order: Integer[Array, " N"], validation_fraction: float
     if not count:
         return data
     used, held = ((data.x[rows], data.y[rows]) for rows in (order[:-count], order[-count:]))
-    return Data(*jax.lax.optimization_barrier(used), data.size - count, held)
+    x, y = jax.lax.optimization_barrier(used)
+    return Data(x, y, data.size - count, held)
 
 
 def check(schedule: Schedule, num_rows: int) -> None:

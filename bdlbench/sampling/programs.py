@@ -222,7 +222,7 @@ class StagePrograms:
             return state, totals, slots, stats, info["stopped"] if may_stop else ()
 
         totals = _Totals(jnp.float32(0), jnp.int32(0), jnp.int32(NEVER))
-        carry = (state, totals, slots, stats, jnp.bool_(False) if may_stop else ())
+        carry: Any = (state, totals, slots, stats, jnp.bool_(False) if may_stop else ())
         num_steps = lanes.steps_here(num_steps, lane.active)
         keys_of = jax.vmap(lambda t: jax.random.fold_in(step_key, t))
         many = self._steps_per_chunk(shared)
