@@ -27,7 +27,7 @@ def main() -> None:
         model = BdeRegressor(loss=GaussianNLL(), **options)
         start, used = time.perf_counter(), cpu_seconds()
         model.fit(rows["x"], rows["y"][:, None])
-        raw = np.asarray(model.predict(rows["x_test"], raw=True)["raw"], np.float64)
+        raw = np.asarray(model.predict(rows["x_test"], raw=True), np.float64)
         took, used = time.perf_counter() - start, cpu_seconds() - used
     mean, scale = raw[..., 0].reshape(-1, len(rows["y_test"])), 1e-6 + np.logaddexp(0, raw[..., 1])
     scale, error = scale.reshape(mean.shape), rows["y_test"] - mean
