@@ -83,3 +83,7 @@ def check_options(config: Mapping[str, Any]) -> None:
     rows = config["store"]["predictive_rows"]
     if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
         raise ConfigError(f"store.predictive_rows={rows!r} must be a whole number, at least 1.")
+    seconds = config["store"]["checkpoint_seconds"]
+    good = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < math.inf
+    if seconds is not None and not good:
+        raise ConfigError(f"store.checkpoint_seconds={seconds!r} must be a number of seconds, or null for never.")

@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 
-from bdlbench.run import git_commit, setup_jax, versions
-from benchmarks import rows_loop, rows_mile, rows_whole
+from bdlbench.provenance import git_commit, versions
+from bdlbench.run import setup_jax
+from benchmarks import rows_checkpoint, rows_loop, rows_mile, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -25,6 +26,8 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "linear_regression": rows_loop.linear_regression,
     "new_process": rows_whole.new_process,
     "memory": rows_whole.memory,
+    "checkpoints": rows_checkpoint.checkpoints,
+    "found": rows_checkpoint.repeated_sweep,
     "lanes": rows_loop.many_lanes,
     "deep_ensemble": rows_mile.deep_ensemble,
     "mile": rows_mile.mile,

@@ -140,14 +140,24 @@ class StagePrograms:
     def init(self, shared: Shared, lane: Lane, theta: Array) -> Any:
         """The method's state at theta."""
         _, method, data = self.build(shared, lane)
-        return method.init(self.key(lane, INIT), theta, data)
+        return _strong(method.init(self.key(lane, INIT), theta, data))
 
     def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Any]:
         """What comes between warm-up and sampling: the new state, its gradients, and where predictions are linearised."""
         _, method, data = self.build(shared, lane)
         state, info = method.settle(self.key(lane, SETTLE), state, data)
         anchor = method.anchor(state) if method.anchor is not None else None
-        return state, jnp.asarray(info.get("num_grads", 0.0), jnp.float32), anchor
+        return _strong(state), jnp.asarray(info.get("num_grads", 0.0), jnp.float32), anchor
+
+    def state_shapes(self, shared: Shared, lane: Lane, *, settled: bool) -> Any:
+        """Shapes of one lane's state before or after :meth:`settle`, in the state's own tree."""
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
+
+        def made(shared: Shared, lane: Lane) -> Any:
+            state = self.init(shared, lane, self.start(shared, lane))
+            return self.settle(shared, lane, state)[0] if settled else state
+
+        return jax.eval_shape(made, shared, one)
 
     def final(self, shared: Shared, lane: Lane, state: Any) -> Array:
         """Where the next stage starts: one draw (D,), the first particle of a population."""
@@ -286,3 +296,14 @@ class StagePrograms:
                 over = lanes.over_lanes(getattr(self, name), num_shared, donate, small=small)
                 self._compiled[kind] = over.lower(*args).compile()
         return self._compiled[kind](*args)
+
+
+def _strong(state: Any) -> Any:
+    """Leaves of definite types: a state that was stored has no other, and must be traced as the one it was."""
+
+    def one(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if is_key else jax.lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(one, state)

@@ -32,12 +32,43 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's list of names to disk."""
+    """Flush a folder's list of names, or a file, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Synced:
+    """Flushes a folder's files to disk, each again only when it has changed."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, int, int]] = {}
+
+    def sync(self, path: Path) -> None:
+        """Flush what has changed below ``path`` since the last call; without the folder, nothing happens."""
+        for folder, _, names in os.walk(path):
+            changed = False
+            for name in names:
+                file = os.path.join(folder, name)
+                found = os.stat(file)
+                state = (found.st_ino, found.st_size, found.st_mtime_ns)
+                if self._seen.get(file) == state:
+                    continue
+                sync_folder(Path(file))
+                self._seen[file] = state
+                changed = True
+            if changed:
+                sync_folder(Path(folder))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Bytes and files of a file, or of a folder with all below it; (0, 0) where there is none."""
+    if path.is_file():
+        return path.stat().st_size, 1
+    sizes = [os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names]
+    return sum(sizes), len(sizes)
 
 
 def checksum(path: Path) -> dict[str, int | str]:
@@ -145,3 +176,11 @@ def wipe_folder(folder: Path, keep: tuple[str, ...] = (".lock",)) -> None:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
+
+
+def wipe_leftovers(folder: Path) -> None:
+    """Delete temporary files that a kill left below ``folder``: of :func:`replace_file` and of Zarr."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".partial") or (name.startswith(".") and name.endswith(".tmp")):
+                os.unlink(os.path.join(place, name))

@@ -15,7 +15,10 @@ def test_measures_take_turns_and_the_first_round_is_thrown_away():
     assert timing.ratios(found["a"], found["b"]) == [2.0, 2.0]
 
 
-@pytest.mark.parametrize(("name", "limits"), [("sgld", 1), ("svi", 1), ("linear_regression", 1), ("deep_ensemble", 2)])
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [("sgld", 1), ("svi", 1), ("linear_regression", 1), ("checkpoints", 1), ("found", 1), ("deep_ensemble", 2)],
+)
 def test_rows_are_measured_and_kept(name, limits, tmp_path, capsys):
     assert main(["--only", name, "--repeat", "1", "--quick", "--out", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.json")
