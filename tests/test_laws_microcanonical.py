@@ -332,7 +332,7 @@ def test_mclmc_extrapolates_to_a_gaussian_and_is_tuned_as_asked(preconditioned):
     for wanted in (5e-4, 5e-4 / 64):
         options = TUNER | {"diagonal_preconditioning": preconditioned}
         options |= {"energy_variance_start": wanted, "energy_variance_end": wanted}
-        here = stage("mclmc", mclmc_module.mclmc, Schedule(1, 3000, 400, 20), **options)
+        here = stage("mclmc", mclmc_module.mclmc, Schedule(1, 2000, 200, 20), **options)
         drawn = sample(program((here,)), rows(problem), lanes_of(LANES))
         white = (drawn.draws - problem.mean) @ whiten.T
         seconds.append(np.einsum("lni,lnj->lij", white, white)[:, *np.triu_indices(10)] / white.shape[1])
