@@ -87,3 +87,13 @@ def check_options(config: Mapping[str, Any]) -> None:
     good = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < math.inf
     if seconds is not None and not good:
         raise ConfigError(f"store.checkpoint_seconds={seconds!r} must be a number of seconds, or null for never.")
+
+
+def refuse_missing(node: Any, path: str = "") -> None:
+    """Raise ConfigError where a value is still ``???``."""
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        name = f"{path}.{key}" if path else str(key)
+        if value == "???":
+            raise ConfigError(f"{name} is required: give {name}=... on the command line.")
+        refuse_missing(value, name)

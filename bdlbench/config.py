@@ -21,8 +21,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bdlbench import signatures
-from bdlbench.checks import check_options, checked_schedule, positive
+from bdlbench import signatures, warm_start
+from bdlbench.checks import check_options, checked_schedule, positive, refuse_missing
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
@@ -65,6 +65,7 @@ class Job:
     seed: int
     dataset: Dataset
     metrics: Mapping[str, Callable[..., Any]]
+    parent: warm_start.Parent | None = None
 
     @property
     def num_chains(self) -> int:
@@ -117,6 +118,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     config = coerced(config, "")
     config = {**config, "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
+    config, parent = warm_start.resolve(config, dataset.checksum)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
     program = make_program(program_half, numbers, dataset)
@@ -130,9 +132,12 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         "metrics": config["metrics"],
         "diagnosed_rows": config["store"]["predictive_rows"],
     }
+    if parent is not None:
+        identity["warm_start"] = parent.id
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
-    return Job(f"{name}-s{config['seed']}-{digest}", config, labels, program, numbers, config["seed"], dataset, metrics)
+    run_id = f"{name}-s{config['seed']}-{digest}"
+    return Job(run_id, config, labels, program, numbers, config["seed"], dataset, metrics, parent)
 
 
 def short_hash(text: str) -> str:
@@ -143,16 +148,6 @@ def short_hash(text: str) -> str:
 @functools.cache
 def _metric(name: str, node: str) -> Callable[..., Any]:
     return call(json.loads(node), f"metrics.{name}")
-
-
-def refuse_missing(node: Any, path: str = "") -> None:
-    """Raise ConfigError where a value is still ``???``."""
-    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        name = f"{path}.{key}" if path else str(key)
-        if value == "???":
-            raise ConfigError(f"{name} is required: give {name}=... on the command line.")
-        refuse_missing(value, name)
 
 
 def load_data(config: Mapping[str, Any]) -> Dataset:
@@ -295,6 +290,7 @@ def check(job: Job) -> None:
         return target.log_density(jnp.zeros(target.dim), data)
 
     jax.eval_shape(build)
+    warm_start.thetas([job])
 
 
 # ---- one instantiate site

@@ -65,9 +65,7 @@ class Recorder:
         self.row_grads = {"warmup": 0, "sample": 0}
         # Of earlier attempts: this run's share by phase, and for the curve warm-up and sampling of all lanes.
         self.seconds, self.curve_seconds = dict.fromkeys(PHASES, 0.0), 0.0
-        self.num_diverging = 0
-        self.num_nonfinite = 0
-        self.num_draws = 0
+        self.num_diverging = self.num_nonfinite = self.num_draws = 0
         self.population = 1
         self.bad: dict[int, tuple[int, str, int]] = {}
         self.capped = 0
@@ -79,7 +77,8 @@ class Recorder:
     @property
     def num_grads(self) -> dict[str, float]:
         """Gradients by phase, in passes over the training rows."""
-        return {phase: rows / len(self.job.dataset.train.y) for phase, rows in self.row_grads.items()}
+        spent = {phase: rows / len(self.job.dataset.train.y) for phase, rows in self.row_grads.items()}
+        return spent if self.job.parent is None else spent | {"warm_start": self.job.parent.num_grads}
 
     def share(self, clock: Clock, num_jobs: int) -> dict[str, float]:
         """Seconds by phase of all attempts: of this one, an equal share of the group's."""
@@ -260,10 +259,8 @@ class Recorder:
     def curve(self, phase: str, num_draws: int, seconds: float, scores: Mapping[str, Any]) -> None:
         """Append the running posterior's scores at its price so far."""
         flat = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
-        price = sum(self.num_grads.values())
-        self.writer.append_curve(
-            {"phase": phase, "num_draws": num_draws, "num_grads": price, "seconds": seconds, **flat}
-        )
+        price = {"num_grads": sum(self.num_grads.values()), "seconds": seconds}
+        self.writer.append_curve({"phase": phase, "num_draws": num_draws, **price, **flat})
 
     def khat(self) -> float | None:
         """Largest Pareto k-hat over the chains' approximations q; null without a density q or with too few draws.
@@ -344,6 +341,8 @@ class Recorder:
             fraction = float(np.min(e_bfmi(np.concatenate(self.energy, 1))))
             if fraction < 0.3:
                 out.append(f"E-BFMI {fraction:.2f} < 0.3")
+        if self.job.parent is not None:
+            out.append(self.job.parent.warning())
         if self.job.numbers["temperature"] != 1:
             out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
         return out

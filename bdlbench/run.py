@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from bdlbench import config as configuration
-from bdlbench import resume, stopping
+from bdlbench import resume, stopping, warm_start
 from bdlbench.config import Job
 from bdlbench.looks import curve_marks, looks, num_steps
 from bdlbench.particles import as_chains, num_particles, pooled
@@ -156,7 +156,8 @@ def _run_lanes(part: resume.Part, progress: Progress, clock: Clock) -> list[Reco
     every = min((seconds for seconds in wanted if seconds is not None), default=None)
     checkpoints = resume.Checkpoints(recorders, clock, every)
     with stopping.deferred() as stop:
-        for block in loop.run(program, shared, lane, clock=clock, marks=looks(program), resume=where):
+        starts = warm_start.thetas(jobs)
+        for block in loop.run(program, shared, lane, clock=clock, marks=looks(program), resume=where, theta=starts):
             stage = block.stage
             done = sum(lengths[:stage]) + block.steps_done
             progress.advance(block.phase, program.stages[stage].name, done, block.stats)
@@ -285,7 +286,8 @@ def common(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
         "versions": versions(),
         "git_commit": git_commit(),
         "data_checksum": job.dataset.checksum,
-        "notes": list(job.dataset.notes),
+        "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
+        "warm_start": job.parent and job.parent.record(),
         "warnings": [],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

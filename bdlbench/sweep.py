@@ -246,7 +246,8 @@ def group_key(job: Job) -> Any:
     parts |= {f"shifted {name}": rows for name, rows in job.dataset.shifted.items()}
     parts |= {f"ood {name}": rows for name, rows in job.dataset.ood.items()}
     shapes = tuple((n, r.x.shape, r.x.dtype.str, r.y.shape, r.y.dtype.str) for n, r in parts.items() if r is not None)
-    return job.program.key, job.dataset.task, shapes, tuple(job.metrics), job.config["store"]["predictive_rows"]
+    rest = tuple(job.metrics), job.config["store"]["predictive_rows"], job.parent is None
+    return job.program.key, job.dataset.task, shapes, *rest
 
 
 def batches(members: Sequence[tuple[int, Job]], max_lanes: int) -> list[list[tuple[int, Job]]]:

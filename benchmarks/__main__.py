@@ -14,7 +14,7 @@ import jax
 
 from bdlbench.provenance import git_commit, versions
 from bdlbench.run import setup_jax
-from benchmarks import rows_checkpoint, rows_loop, rows_mile, rows_whole
+from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_mile, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -23,6 +23,7 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "recompile": rows_whole.second_run,
     "sgld": rows_loop.sgld_step,
     "svi": rows_loop.svi_step,
+    **rows_methods.ROWS,
     "linear_regression": rows_loop.linear_regression,
     "new_process": rows_whole.new_process,
     "memory": rows_whole.memory,

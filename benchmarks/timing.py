@@ -126,6 +126,11 @@ def in_blocks(blocks: Iterator[Any], stage: int, phase: str, unit: Callable[[Any
     return measure
 
 
+def num_grads(block: Any) -> float:
+    """Gradients on all rows that a block cost, over all lanes."""
+    return float(block.num_grads.sum())
+
+
 def ratio_row(
     what: str,
     found: Mapping[str, list[float]],

@@ -66,14 +66,16 @@ ALLOWED = {
     "sampling": LEAVES | {"model"},
     "predict": LEAVES | {"model", "sampling"},
     "progress": {"sampling"},
-    "config": LEAVES | {"model", "sampling", "predict"},
+    "warm_start": {"store"},
+    "config": LEAVES | {"model", "sampling", "predict", "warm_start"},
     "particles": {"metrics"},
     "looks": {"sampling"},
     "verdict": {"config"},
     "recording": LEAVES | {"config", "sampling", "predict", "particles", "verdict"},
     "resume": LEAVES | {"config", "sampling", "recording"},
     "memory": LEAVES | {"config", "model", "sampling", "predict"},
-    "run": LEAVES | {"config", "looks", "model", "particles", "sampling", "predict", "progress", "recording", "resume"},
+    "run": LEAVES
+    | {"config", "looks", "model", "particles", "sampling", "predict", "progress", "recording", "resume", "warm_start"},
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
 }

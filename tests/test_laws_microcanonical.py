@@ -256,7 +256,7 @@ def decoherence_error(factory=mclmc_module.mclmc):
         kept[t] = np.array([0.3, 0.5, 0.7, 0.9]) * kept[t - 1] + rng.standard_normal(dim)
     kept[rows] = 1e6  # nobody's row
     settled, _ = jax.jit(method.settle)(jax.random.key(0), tuning._replace(kept=jnp.asarray(kept, jnp.float32)), data)
-    ess = np.array([effective_sample_size(jnp.asarray(kept[None, :rows, i, None]))[0] for i in range(dim)])
+    ess = np.array([float(effective_sample_size(jnp.asarray(kept[None, :rows, i, None]))) for i in range(dim)])
     wanted = 0.4 * TUNER["initial_step_size"] * np.mean(60_000 * 0.1 / ess)
     return abs(float(settled.decoherence) / wanted - 1)
 

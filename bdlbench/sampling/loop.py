@@ -99,6 +99,7 @@ def run(
     marks: Marks = lambda stage, phase: (),
     block_seconds: float = 1.0,
     resume: Position | None = None,
+    theta: np.ndarray | None = None,
 ) -> Iterator[Block]:
     """Drive all stages over all lanes; yield a :class:`Block` after each block. Ends early if every lane has failed.
 
@@ -112,6 +113,8 @@ def run(
         Where a block must end so that the caller can look. They change no number.
     block_seconds : float
         Aimed length of a block, so that progress is seen.
+    theta : array (L, D), optional
+        Where the first stage begins; the program's own start where None.
     resume : Position, optional
         Go on from there, with the bits of the run that it was taken from.
 
@@ -124,7 +127,7 @@ def run(
     shared = lanes.replicate(shared)
     lane = lanes.place(lane._replace(active=np.ones(num_lanes, bool)))
     lane = lane._replace(active=lanes.place(lanes.active(num_lanes)))
-    theta = None
+    theta = None if theta is None else lanes.place(theta)
     for index in range(0 if resume is None else resume.stage, len(program.stages)):
         with clock.measure("compile"):
             programs = stage_programs(program, index, shared, lane)
