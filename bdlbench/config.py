@@ -275,8 +275,6 @@ def check(job: Job) -> None:
         )
     check_optimizers(job.config["inference"], "inference")
     size = len(job.dataset.train.y)
-    for stage in job.program.stages:
-        batches.check(stage.schedule, size)
 
     parts = job.dataset.train, job.dataset.validation
 
@@ -290,7 +288,9 @@ def check(job: Job) -> None:
             method = stage.factory(target, stage.schedule, job.numbers)
             if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
                 raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")
-            method.init(jax.random.key(0), jnp.zeros(target.dim), data)
+            rows = batches.hold_out(data, jnp.arange(size), method.validation_fraction)
+            batches.check(stage.schedule, rows.size)
+            method.init(jax.random.key(0), jnp.zeros(target.dim), rows)
         return target.log_density(jnp.zeros(target.dim), data)
 
     shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
