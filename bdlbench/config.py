@@ -31,7 +31,7 @@ from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.signatures import coerce, parameters, static_names
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Part of every run's identity: raised when the same configuration would give different results."""
 PROGRAM_SECTIONS = ("model", "network", "prior", "likelihood", "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
@@ -114,8 +114,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     """
     refuse_missing(config)
     check_options(config)
-    config = coerced(config, "")
-    config = {**config, "temperature": coerce("temperature", config["temperature"], float)}
+    config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
     config, parent = warm_start.resolve(config, dataset.checksum)
     program_half, numbers = split(config)
@@ -279,9 +278,8 @@ def check(job: Job) -> None:
     parts = job.dataset.train, job.dataset.validation
 
     def build() -> Any:
-        train, held = (None if p is None else (jnp.asarray(p.x), jnp.asarray(p.y)) for p in parts)
-        assert train is not None
-        data = Data(*train, size, held)
+        x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
+        data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
             batches_fit(target, stage.schedule, data)

@@ -213,8 +213,7 @@ class Store:
 
     def has_checkpoint(self, id: str) -> bool:
         """Whether run ``id`` is unfinished and can go on from a checkpoint."""
-        folder = self._folder(id)
-        return (folder / "checkpoint" / "state.npz").exists() and not (folder / "run.json").exists()
+        return [(self._folder(id) / name).exists() for name in ("checkpoint/state.npz", "run.json")] == [True, False]
 
     def finished(self) -> list[str]:
         """Ids of folders with a record, sound or not, sorted."""
@@ -237,9 +236,7 @@ class Store:
             If none or several do; up to ten candidates are named.
         """
         known = self.finished() + (self.unfinished() if unfinished else [])
-        if prefix in known:
-            return prefix
-        fits = [name for name in known if name.startswith(prefix)]
+        fits = [prefix] if prefix in known else [name for name in known if name.startswith(prefix)]
         if len(fits) == 1:
             return fits[0]
         if not fits:
