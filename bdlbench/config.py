@@ -31,7 +31,7 @@ from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.signatures import coerce, parameters, static_names
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Part of every run's identity: raised when the same configuration would give different results."""
 PROGRAM_SECTIONS = ("model", "network", "prior", "likelihood", "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
@@ -114,8 +114,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     """
     refuse_missing(config)
     check_options(config)
-    config = coerced(config, "")
-    config = {**config, "temperature": coerce("temperature", config["temperature"], float)}
+    config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
     config, parent = warm_start.resolve(config, dataset.checksum)
     program_half, numbers = split(config)
@@ -259,6 +258,9 @@ def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
     return Stage(node["_target_"].rsplit(".", 1)[-1], factory, schedule)
 
 
+_CHECKED: set[Any] = set()  # programs, numbers and shapes: the splits of a sweep are checked once
+
+
 def check(job: Job) -> None:
     """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
     import jax
@@ -272,23 +274,28 @@ def check(job: Job) -> None:
         )
     check_optimizers(job.config["inference"], "inference")
     size = len(job.dataset.train.y)
-    for stage in job.program.stages:
-        batches.check(stage.schedule, size)
+
+    parts = job.dataset.train, job.dataset.validation
 
     def build() -> Any:
-        held = job.dataset.validation
-        validation = None if held is None else (jnp.asarray(held.x), jnp.asarray(held.y))
-        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
+        x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
+        data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
             batches_fit(target, stage.schedule, data)
             method = stage.factory(target, stage.schedule, job.numbers)
             if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
                 raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")
-            method.init(jax.random.key(0), jnp.zeros(target.dim), data)
+            rows = batches.hold_out(data, jnp.arange(size), method.validation_fraction)
+            batches.check(stage.schedule, rows.size)
+            method.init(jax.random.key(0), jnp.zeros(target.dim), rows)
         return target.log_density(jnp.zeros(target.dim), data)
 
-    jax.eval_shape(build)
+    shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
+    key = job.program.key, tuple(sorted(job.numbers.items())), shapes
+    if key not in _CHECKED:
+        jax.eval_shape(build)
+        _CHECKED.add(key)
     warm_start.thetas([job])
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from bdlbench import config as configuration
-from bdlbench import resume, stopping, warm_start
+from bdlbench import memory, resume, stopping, warm_start
 from bdlbench.config import Job
 from bdlbench.looks import curve_marks, looks, num_steps
 from bdlbench.particles import as_chains, num_particles, pooled
@@ -109,6 +109,8 @@ def run_group(
                 raise
             lines = str(error).strip().splitlines()
             reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            if memory.is_out_of_memory(error):
+                reason = memory.reason(error, mine)
             progress.finish(f"{mine[0].id}: failed: {reason}")
             failed = {"status": "failed", "reason": reason, "traceback": traceback.format_exc(), "metrics": {}}
             for job in mine:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import gc
 import os
 import sys
 import time
@@ -272,9 +273,12 @@ def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: f
     except Exception as error:
         if len(jobs) == 1:
             raise
-        progress.note(f"{len(jobs)} runs together failed ({type(error).__name__}): trying halves")
-        half = len(jobs) // 2
-        return [*run_together(jobs[:half], store, progress, setup), *run_together(jobs[half:], store, progress, setup)]
+        why = "out of memory" if memory.is_out_of_memory(error) else type(error).__name__
+    # Out of the except block: while an error is being handled its frames live, and with them the group's arrays.
+    gc.collect()
+    progress.note(f"{len(jobs)} runs together failed ({why}): trying halves")
+    half = len(jobs) // 2
+    return [*run_together(jobs[:half], store, progress, setup), *run_together(jobs[half:], store, progress, setup)]
 
 
 def summarise(outcome: Outcome, records: Sequence[Any], progress: Progress) -> None:

@@ -14,7 +14,7 @@ import jax
 
 from bdlbench.provenance import git_commit, versions
 from bdlbench.run import setup_jax
-from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_whole
+from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_mile, rows_sweep, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -30,6 +30,14 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "checkpoints": rows_checkpoint.checkpoints,
     "found": rows_checkpoint.repeated_sweep,
     "lanes": rows_loop.many_lanes,
+    "deep_ensemble": rows_mile.deep_ensemble,
+    "mile": rows_mile.mile,
+    "sweep_nuts": rows_sweep.nuts_splits,
+    "sweep_sgld": rows_sweep.sgld_jobs,
+    "sweep_growth": rows_sweep.growth,
+    "sweep_overhead": rows_sweep.overhead,
+    "sweep_repeat": rows_sweep.repeated,
+    "store_table": rows_sweep.table,
 }
 
 
@@ -41,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--repeat", type=int, default=Options().repeat, help="pairs of measurements a ratio")
     parser.add_argument("--lanes", action="store_true", help="many lanes on a CPU too")
+    parser.add_argument("--full", action="store_true", help="MILE at its published length: minutes")
     parser.add_argument("--quick", action="store_true", help="tiny problems: walks through, the figures mean nothing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON")
     args = parser.parse_args(argv)
     setup_jax()
-    options = Options(args.repeat, 0.01 if args.quick else Options().least, args.quick, args.lanes)
+    options = Options(args.repeat, 0.01 if args.quick else Options().least, args.quick, args.lanes, args.full)
 
     measured: dict[str, list[Row] | str] = {}
     for name in args.only:

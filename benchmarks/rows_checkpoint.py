@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows_whole import _need_hydra
+from benchmarks.rows_whole import need_hydra
 from benchmarks.timing import Options, Row
 
 EVERY = 30.0
@@ -20,7 +20,7 @@ def checkpoints(options: Options) -> list[Row]:
     The runs are short and write one after nearly every block; those written while draws wait for a look are the
     largest.
     """
-    _need_hydra()
+    need_hydra()
     from bdlbench import resume
     from bdlbench.run import run
 

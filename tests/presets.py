@@ -16,6 +16,7 @@ _OWN = {
     "adjusted_mclmc": ["max_num_steps=8"],
     "nuts": ["max_tree_depth=3"],
     "hmc": ["trajectory_length=0.05"],
+    "mile": ["before.0.validate_every=2"],
     "smc": ["num_particles=8", "num_moves=1", "num_leapfrog_steps=2", "target_ess=0.5"],
     "svgd": ["num_particles=4"],
     "svi_lowrank": ["rank=2"],

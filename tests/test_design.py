@@ -75,11 +75,23 @@ ALLOWED = {
     "resume": LEAVES | {"config", "sampling", "recording"},
     "memory": LEAVES | {"config", "model", "sampling", "predict"},
     "run": LEAVES
-    | {"config", "looks", "model", "particles", "sampling", "predict", "progress", "recording", "resume", "warm_start"},
+    | {
+        "config",
+        "looks",
+        "memory",
+        "model",
+        "particles",
+        "sampling",
+        "predict",
+        "progress",
+        "recording",
+        "resume",
+        "warm_start",
+    },
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
 }
-TOPS = {"cli", "cli_results", "launcher", "sweep", "trials", "outcome"}
+TOPS = {"cli", "cli_results", "cli_tail", "launcher", "sweep", "trials", "outcome"}
 """What stands above everything: commands and Hydra's plugins."""
 HYDRA = {"config"} | TOPS
 

@@ -77,6 +77,16 @@ def required(module: str, extra: str) -> Any:
         ) from error
 
 
+def answer(work: Callable[[Any], list[Any]], task: Any) -> list[Any]:
+    """Call the work in a worker. One that is told to stop raises no ``Exception``, and would end the worker with it."""
+    try:
+        return work(task)
+    except Exception:
+        raise
+    except BaseException as stopped:
+        raise Lost(f"the worker was stopped ({type(stopped).__name__})") from None
+
+
 def passed_on() -> dict[str, str]:
     """The environment that a process elsewhere must share for its runs to be the same."""
     return {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from bdlbench.engines.base import Lost, Result, prepare, required
+from bdlbench.engines.base import Lost, Result, answer, prepare, required
 from bdlbench.errors import ConfigError
 
 SECTION = "hydra.launcher.processes"
@@ -73,16 +73,14 @@ class Processes:
                         executors[worker] = self._start(loky, worker)
                     index = waiting.popleft()
                     begin(index)
-                    running[executors[worker].submit(work, tasks[index])] = index, worker
+                    running[executors[worker].submit(answer, work, tasks[index])] = index, worker
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     index, worker = running.pop(future)
-                    error = future.exception()
+                    error: Any = future.exception()  # an Exception: see answer()
                     if isinstance(error, loky.BrokenProcessPool):
                         executors.pop(worker).shutdown(kill_workers=True)
                         error = Lost(f"the worker process died{signal_of(error)}")
-                    elif error is not None and not isinstance(error, Exception):
-                        error = Lost(f"the worker process was stopped ({type(error).__name__})")
                     yield index, future.result() if error is None else error
         finally:
             for executor in executors.values():

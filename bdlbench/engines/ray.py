@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bdlbench.checks import at_least, non_negative
-from bdlbench.engines.base import Lost, Result, passed_on, required, use_cores
+from bdlbench.engines.base import Lost, Result, answer, passed_on, required, use_cores
 from bdlbench.errors import ConfigError
+from bdlbench.stopping import deferred
 
 SECTION = "hydra.launcher.ray"
 GRACE = 30.0
@@ -80,9 +81,13 @@ class Ray:
                 pending[remote.remote(work, task, self.cores)] = index
                 begin(index)
             while pending:
-                for reference in ray.wait(list(pending), num_returns=1)[0]:
+                with deferred():  # Ray's own code would swallow what our signal handlers raise
+                    done = ray.wait(list(pending), num_returns=1, timeout=0.5)[0]
+                for reference in done:
                     index = pending.pop(reference)
-                    yield index, self._result(ray, reference)
+                    with deferred():
+                        result = self._result(ray, reference)
+                    yield index, result
         finally:
             for reference in pending:
                 ray.cancel(reference, force=False)
@@ -106,4 +111,4 @@ def call(work: Callable[[Any], list[Any]], task: Any, cores: float) -> list[Any]
     """What a Ray worker does."""
     if cores >= 1:  # Ray counts cores and does not hold tasks to them
         use_cores(int(cores))
-    return work(task)
+    return answer(work, task)

@@ -190,10 +190,12 @@ class Task:
         told: list[int] = []
 
         def tell(number: int, frame: Any) -> None:
-            if signal.getsignal(signal.SIGTERM) is ignored:  # nothing has begun, or nothing that has checkpoints
+            heeds = signal.getsignal(signal.SIGTERM)
+            if heeds is ignored:  # nothing has begun, or nothing that has checkpoints
                 requeue(number, frame)
             told.append(number)
-            os.kill(os.getpid(), signal.SIGTERM)
+            if heeds is not signal.SIG_DFL:  # else SIGTERM came before, and the work is about to stop
+                os.kill(os.getpid(), signal.SIGTERM)
 
         signal.signal(signal.SIGUSR2, tell)
         try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bdlbench.errors import ConfigError
 from bdlbench.store import records, table
 from bdlbench.store.errors import LaterSchema, StoreError
-from bdlbench.store.files import FolderLock, checksum, size_of
+from bdlbench.store.files import FolderLock, checksum, holder, size_of
 from bdlbench.store.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -213,8 +213,7 @@ class Store:
 
     def has_checkpoint(self, id: str) -> bool:
         """Whether run ``id`` is unfinished and can go on from a checkpoint."""
-        folder = self._folder(id)
-        return (folder / "checkpoint" / "state.npz").exists() and not (folder / "run.json").exists()
+        return [(self._folder(id) / name).exists() for name in ("checkpoint/state.npz", "run.json")] == [True, False]
 
     def finished(self) -> list[str]:
         """Ids of folders with a record, sound or not, sorted."""
@@ -224,24 +223,25 @@ class Store:
         """Ids of folders without a record: runs in progress, or broken off."""
         return sorted(entry.name for entry in self._folders() if not os.path.exists(f"{entry.path}/run.json"))
 
-    def find(self, prefix: str) -> str:
-        """The id of the one finished run that begins with ``prefix`` (or is exactly it).
+    def holder(self, id: str) -> str | None:
+        """The process that writes a run at this moment, ``process 123 on host``; None where none does."""
+        return holder(self._folder(id))
+
+    def find(self, prefix: str, *, unfinished: bool = False) -> str:
+        """The id of the one finished run (or also ``unfinished`` one) that begins with ``prefix`` or is exactly it.
 
         Raises
         ------
         ConfigError
             If none or several do; up to ten candidates are named.
         """
-        finished = self.finished()
-        if prefix in finished:
-            return prefix
-        fits = [name for name in finished if name.startswith(prefix)]
+        known = self.finished() + (self.unfinished() if unfinished else [])
+        fits = [prefix] if prefix in known else [name for name in known if name.startswith(prefix)]
         if len(fits) == 1:
             return fits[0]
         if not fits:
-            raise ConfigError(
-                f"id: no finished run in '{self.path}' begins with '{prefix}'; list the runs to see them."
-            )
+            kind = "run" if unfinished else "finished run"
+            raise ConfigError(f"id: no {kind} in '{self.path}' begins with '{prefix}'; list the runs to see them.")
         named = ", ".join(fits[:10]) + (f" and {len(fits) - 10} more" if len(fits) > 10 else "")
         raise ConfigError(f"id: '{prefix}' is the beginning of {len(fits)} runs; give more of one of {named}.")
 

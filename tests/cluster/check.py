@@ -108,7 +108,7 @@ def check(name: str, folder: Path, is_worker: Callable[[str], bool], top: Callab
 
 
 def check_slurm(folder: Path) -> None:
-    """Beside the checks of every engine: a preempted job is requeued and ends."""
+    """Beside the checks of every engine: a preempted job is requeued and goes on."""
     with Slurm(folder / "daemons") as slurm:
 
         def is_worker(line: str) -> bool:
@@ -122,9 +122,9 @@ def check_slurm(folder: Path) -> None:
             job.wait(60)
         ended(process, 0)
         logs = "".join(path.read_text() for path in (folder / "preempted" / ".slurm").glob("*_log.err"))
-        assert "Requeued job" in logs, logs
+        assert "continues from its checkpoint" in logs, logs
         assert [status for status, _ in results(folder / "preempted").values()] == ["complete"] * 2
-        print("slurm: a preempted job is requeued and ends", flush=True)
+        print("slurm: a preempted job is requeued, goes on from its checkpoint and ends", flush=True)
 
 
 def check_ray(folder: Path) -> None:

@@ -105,22 +105,26 @@ def test_gpus_are_shared_out_and_so_is_their_memory(monkeypatch):
 
 
 def test_a_dead_worker_and_an_exception_stop_nobody_else():
-    """Four tasks on two workers: one is killed, one raises; the others return, also on the worker's successor."""
+    """Five tasks on two workers: one is killed, one raises, one is told to stop; the others return, also on the
+    killed worker's successor."""
 
     def work(task):
         if task == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if task == "raise":
             raise LookupError("nothing there")
+        if task == "stop":
+            raise SystemExit(143)
         return [task, os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"]]
 
     begun = []
     two = Processes(num_workers=2, cores_per_worker=1, gpus=[0, 1])
-    found = dict(two.execute(work, ["die", "raise", "a", "b"], folder=Path("unused"), begin=begun.append))
-    assert sorted(begun) == sorted(found) == [0, 1, 2, 3]
+    found = dict(two.execute(work, ["die", "raise", "a", "b", "stop"], folder=Path("unused"), begin=begun.append))
+    assert sorted(begun) == sorted(found) == [0, 1, 2, 3, 4]
     assert isinstance(found[0], Lost) and "SIGKILL" in str(found[0])
     assert isinstance(found[1], LookupError)
     assert found[2][:2] == ["a", "1"] and found[3][:2] == ["b", "1"]
+    assert isinstance(found[4], Lost) and "stopped (SystemExit)" in str(found[4])
     assert {found[2][2], found[3][2]} <= {"0", "1"}
 
 
@@ -192,34 +196,40 @@ def test_the_queue_is_asked_once_for_all_jobs(tmp_path, monkeypatch):
 PREEMPTED = """
 import os, signal, sys
 from bdlbench.engines.slurm import Task
+from bdlbench.stopping import deferred, on_signals
 happened = []
 
 def requeue(number, frame):
     happened.append("requeue")
     sys.exit(0)
 
-def checkpoint(number, frame):
-    happened.append("checkpoint")
-    raise KeyboardInterrupt
-
 def work(task):
-    if task:
-        signal.signal(signal.SIGTERM, checkpoint)
-    os.kill(os.getpid(), signal.SIGUSR2)
+    if not task:
+        os.kill(os.getpid(), signal.SIGUSR2)
+    with on_signals(), deferred() as stop:
+        for name in task:
+            os.kill(os.getpid(), getattr(signal, name))
+        if stop.requested:
+            happened.append("checkpoint")
+        stop.check()
 
 signal.signal(signal.SIGTERM, lambda *_: happened.append("ignored"))
 signal.signal(signal.SIGUSR2, requeue)
 try:
-    Task(work, {checkpoints}, None)()
+    Task(work, {signals}, None)()
 finally:
     print(*happened)
 """
 
 
-@pytest.mark.parametrize(("checkpoints", "expected"), [(True, "checkpoint requeue"), (False, "requeue")])
-def test_a_preempted_job_writes_its_checkpoint_before_it_is_requeued(checkpoints, expected):
-    """submitit's signal reaches the run as SIGTERM; only then is the job requeued. Without checkpoints, at once."""
-    program = PREEMPTED.format(checkpoints=checkpoints)
+@pytest.mark.parametrize(
+    ("signals", "expected"),
+    [(["SIGUSR2"], "checkpoint requeue"), (["SIGTERM", "SIGUSR2"], "checkpoint requeue"), ([], "requeue")],
+)
+def test_a_preempted_job_writes_its_checkpoint_before_it_is_requeued(signals, expected):
+    """submitit's signal reaches the run as SIGTERM, unless the scheduler has sent that first; only then is the job
+    requeued. Before the run has begun, at once."""
+    program = PREEMPTED.format(signals=signals)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == expected.split()
 
