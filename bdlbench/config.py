@@ -269,9 +269,7 @@ def check(job: Job) -> None:
     if not isinstance(job.seed, int) or isinstance(job.seed, bool) or not 0 <= job.seed < 2**32:
         raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
     if not 0 < job.numbers["temperature"] < math.inf:
-        raise ConfigError(
-            f"temperature={job.numbers['temperature']} must be positive and finite; 1 is the Bayesian posterior."
-        )
+        raise ConfigError(f"temperature={job.numbers['temperature']} must be positive, finite; 1 is the Bayesian one.")
     check_optimizers(job.config["inference"], "inference")
     size = len(job.dataset.train.y)
 
@@ -282,6 +280,7 @@ def check(job: Job) -> None:
         data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
+            batches.check(stage.schedule, size)
             batches_fit(target, stage.schedule, data)
             method = stage.factory(target, stage.schedule, job.numbers)
             if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
