@@ -40,7 +40,7 @@ REFUSED = {
 """Pairs that make no sense, and a piece of the sentence that says why."""
 TINY = {
     "num_warmup": 8, "num_samples": 8, "thinning": 2, "num_particles": 4, "rank": 2, "collect_after": 0,
-    "collect_every": 2, "num_cycles": 2, "num_moves": 1,
+    "collect_every": 2, "num_cycles": 2, "num_moves": 1, "validate_every": 4,
 }  # fmt: skip
 """At most so much of each."""
 
