@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted: finished runs are kept, the same command goes on.", file=sys.stderr)
         return 130
-    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError, OSError) as error:
         if os.environ.get("BDLBENCH_TRACEBACK"):
             traceback.print_exc()
         outcome.errors.append(sentence(ours(error)))

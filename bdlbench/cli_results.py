@@ -179,9 +179,16 @@ def _delete(arguments: argparse.Namespace) -> int:
         if answer.strip().lower() not in ("y", "yes"):
             print("Nothing deleted.")
             return 1
-    for row in rows:
-        store.delete(row["id"])
-    print(f"Deleted {_runs(len(rows))}.")
+    kept = 0
+    for row in rows:  # in the time of the question another process may have repeated one
+        try:
+            store.delete(row["id"], unless_complete=True)
+        except (RunBusy, ConfigError) as error:
+            print(error)
+        kept += (store.path / row["id"]).exists()
+    print(
+        f"Deleted {_runs(len(rows) - kept)}." + (f" {_runs(kept)} kept, being written or complete by now." * bool(kept))
+    )
     return 0
 
 

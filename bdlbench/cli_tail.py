@@ -10,6 +10,7 @@ import yaml
 
 from bdlbench.errors import ConfigError
 from bdlbench.store import Store
+from bdlbench.store.errors import StoreError
 from bdlbench.store.records import decode_line
 
 
@@ -70,7 +71,10 @@ def _looks(store: Store, id: str) -> list[dict[str, Any]]:
         text = (store.path / id / "curve.jsonl").read_bytes()
     except FileNotFoundError:
         return []
-    return [decode_line(line) for line in text.split(b"\n")[:-1]]
+    try:
+        return [decode_line(line) for line in text.split(b"\n")[:-1]]
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"The curve of run {id} is damaged ({error}); delete its run and run it again.") from error
 
 
 def _look(look: dict[str, Any]) -> str:

@@ -93,12 +93,19 @@ class Recorder:
         last = block.stage == len(self.job.program.stages) - 1
         phase = block.phase if last else "warmup"
         # In gradients of single rows, whole numbers, so that the sum does not depend on where blocks end.
-        self.row_grads[phase] += int(np.rint(block.num_grads[self.lanes] * len(self.job.dataset.train.y)).sum())
+        alive = np.array([chain not in self.bad for chain in range(self.schedule.num_chains)])
+        rows = np.rint(block.num_grads[self.lanes] * len(self.job.dataset.train.y))
+        self.row_grads[phase] += int(rows[alive].sum())
         if last and block.phase == "sample":
-            self.num_diverging += int(block.num_diverging[self.lanes].sum())
+            self.num_diverging += int(block.num_diverging[self.lanes][alive].sum())
         for chain, step in enumerate(block.bad_step[self.lanes]):
             if step < NEVER and chain not in self.bad:
                 self.bad[chain] = (int(step), block.phase, block.stage)
+
+    @property
+    def over(self) -> bool:
+        """Whether no chain is left: what a group draws after the last look before that is not kept."""
+        return len(self.bad) == self.schedule.num_chains
 
     def finite(self, block: Block) -> np.ndarray:
         """Which of the job's draws (C, n), or (C P, n), are finite and come before their chain's first bad step."""

@@ -24,7 +24,7 @@ from bdlbench.recording import OOD, PHASES, Recorder
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Shared
-from bdlbench.store import NoRoom, RunExists, Store
+from bdlbench.store import NoRoom, RunExists, Store, StoreError
 
 Record = dict[str, Any]
 PROVISIONAL_DRAWS = 100
@@ -71,6 +71,11 @@ def finished(store: Store, run_id: str, note: Callable[[str], object] | None = N
     return None if record is None or record["status"] == "failed" else record
 
 
+def _to_repeat(job: Job, store: Store) -> bool:
+    """Whether a record that is there is to be written again."""
+    return bool(job.config["rerun"]) or (store.has(job.id) and store.record(job.id)["status"] == "failed")
+
+
 def run_group(
     jobs: Sequence[Job], store: Store, progress: Progress, setup_seconds: float = 0.0, *, alone: bool = True
 ) -> list[Record]:
@@ -84,12 +89,19 @@ def run_group(
         writers = {}
         # In the order of their ids, so that two processes with the same jobs cannot wait for each other.
         for job in sorted(jobs, key=lambda job: job.id):
-            again = job.config["rerun"] or (store.has(job.id) and store.record(job.id)["status"] == "failed")
+            again = functools.partial(_to_repeat, job, store)
             writer = store.writer(job.id, job.config, resume=True, overwrite=again, on_busy=progress.note)
             try:
                 writers[job.id] = stack.enter_context(writer)
             except RunExists:
                 records[job.id] = store.record(job.id)
+            except (OSError, StoreError) as error:  # its folder cannot be used: no reason to stop the others
+                if not alone or isinstance(error, NoRoom):
+                    raise
+                failed = {"status": "failed", "reason": f"{type(error).__name__}: {error}", "metrics": {}}
+                failed |= {"id": job.id, "config": dict(job.config), "traceback": traceback.format_exc()}
+                records[job.id] = common(job, dict.fromkeys(PHASES, 0.0), 1) | failed
+                progress.note(f"{job.id}: failed: {failed['reason']}")
         mine = [job for job in jobs if job.id in writers]
         clock = Clock()
         try:
@@ -151,8 +163,9 @@ def _run_lanes(part: resume.Part, progress: Progress, clock: Clock) -> list[Reco
         seen = predictor.predict(block.draws, block.first_draw, block.anchor) if test is not None else {}
         elsewhere = {n: p.predict(block.draws, block.first_draw, block.anchor) for n, p in others.items()}
         for recorder in recorders:
-            recorder.keep(block, sites, seen, elsewhere)
-            _score(recorder, block, clock)
+            if not recorder.over:
+                recorder.keep(block, sites, seen, elsewhere)
+                _score(recorder, block, clock)
 
     wanted = [job.config["store"]["checkpoint_seconds"] for job in jobs]
     every = min((seconds for seconds in wanted if seconds is not None), default=None)
@@ -178,9 +191,6 @@ def _run_lanes(part: resume.Part, progress: Progress, clock: Clock) -> list[Reco
                     assert block.position is not None
                     checkpoints.write(block.position, pending)
             stop.check()
-    with clock.measure("predict"):
-        if pending:  # every lane failed before the next look
-            use(loop.joined(pending))
 
     records = []
     with clock.measure("predict"):
@@ -265,6 +275,8 @@ def _score_provisional(recorders: Sequence[Recorder], predictor: Predictor, bloc
     draws = block.provisional(min(PROVISIONAL_DRAWS, recorders[0].schedule.num_samples))
     seen = predictor.predict(draws)
     for recorder in recorders:
+        if recorder.over:
+            continue
         own = draws[recorder.lanes]
         population = num_particles(own)
         good = as_chains(np.isfinite(own).all(-1).reshape(len(own), -1), population)

@@ -55,15 +55,15 @@ def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
     """
     try:
         record = json.loads(text)
-        schema = record["schema"]
+        later = record["schema"] > SCHEMA
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"The record '{path}' is damaged ({error}); delete its run and run it again.") from error
-    if schema > SCHEMA:
-        raise LaterSchema(
-            f"The record '{path}' has schema {schema}, but this bdlbench reads {SCHEMA}; upgrade bdlbench."
-        )
-    if check and record.get("record_sha256") != _own_checksum(record):
+    if check and record.get("record_sha256") != _own_checksum(record):  # before the schema, which may be what broke
         raise StoreError(f"The record '{path}' does not fit its checksum; delete its run and run it again.")
+    if later:
+        raise LaterSchema(
+            f"The record '{path}' has schema {record['schema']}, but this bdlbench reads {SCHEMA}; upgrade bdlbench."
+        )
     for pointer, spelled in record["nonfinite"].items():
         *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer[1:].split("/"))
         place: Any = record
@@ -172,6 +172,8 @@ def row(record: Record, *, config: bool) -> dict[str, Any]:
     columns.update(flatten(record["num_grads"], "num_grads_", "_"))
     for name in COST:
         columns[name] = record.get(name)
+    if not isinstance(columns["created"], str):
+        raise TypeError("created is no time")
     columns["warnings"] = len(record["warnings"])
     if config:
         columns.update(flatten(settings, "config."))

@@ -71,7 +71,7 @@ class Store:
         config: Mapping[str, Any],
         *,
         resume: bool = False,
-        overwrite: bool = False,
+        overwrite: bool | Callable[[], bool] = False,
         on_busy: Callable[[str], object] | None = None,
     ) -> RunWriter:
         """The context manager that writes run ``id``; see :class:`~bdlbench.store.writer.RunWriter`.
@@ -120,7 +120,7 @@ class Store:
             try:
                 # Hashing each record would double the time; has(), record() and verify() do.
                 rows.append(records.row(records.decode(text, Path(path), check=False), config=config))
-            except (StoreError, KeyError, TypeError, AttributeError):
+            except (StoreError, KeyError, TypeError, ValueError, IndexError, AttributeError):
                 damaged.append(entry.name)
         if damaged:
             warnings.warn(
@@ -169,12 +169,11 @@ class Store:
             If a later bdlbench wrote it: running it again would write over it.
         """
         try:
-            self.record(id)
+            return bool(self.record(id))
         except LaterSchema:
             raise
         except (ConfigError, StoreError):
             return False
-        return True
 
     def sound_record(self, id: str, note: Callable[[str], object] | None = None) -> records.Record | None:
         """The record of run ``id`` if it and the files beside it are whole; None if there is none.
@@ -295,8 +294,8 @@ class Store:
                 faults.append(f"'{path}' does not fit its checksum.")
         return faults
 
-    def delete(self, id: str) -> None:
-        """Delete a run, finished or not. It stops counting at once, by a rename, before its files go.
+    def delete(self, id: str, *, unless_complete: bool = False) -> None:
+        """Delete a run, finished or not (``unless_complete``). It stops counting at once, before its files go.
 
         Raises
         ------
@@ -305,7 +304,8 @@ class Store:
         ConfigError
             If there is no such folder.
         """
-        self._move(id, ".deleted")
+        complete = lambda: self.has(id) and self.record(id)["status"] == "complete"  # noqa: E731
+        self._move(id, ".deleted", still_wanted=lambda: not (unless_complete and complete()))
 
     def set_aside(self, id: str) -> None:
         """Move a damaged run out of the way, to ``.set_aside/`` in the store; raises as :meth:`delete` does."""
@@ -345,6 +345,6 @@ class Store:
     def _folders(self) -> Iterator[os.DirEntry[str]]:
         try:
             with os.scandir(self.path) as entries:
-                yield from (entry for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+                yield from (entry for entry in entries if _ID.fullmatch(entry.name) and entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return

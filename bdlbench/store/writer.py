@@ -39,8 +39,9 @@ class RunWriter:
         Resolved configuration of plain values: the whole record of what was asked.
     resume : bool
         Keep what an unfinished attempt left, if it left a checkpoint.
-    overwrite : bool
-        Write the run again although a record exists.
+    overwrite : bool, or callable () -> bool
+        Write the run again although a record exists. A callable is asked once the folder is held, when no other
+        process can change the answer.
     on_busy : callable (message), optional
         Called once if another process writes the run, which is then waited for.
 
@@ -60,7 +61,7 @@ class RunWriter:
         config: Mapping[str, Any],
         *,
         resume: bool = False,
-        overwrite: bool = False,
+        overwrite: bool | Callable[[], bool] = False,
         on_busy: Callable[[str], object] | None = None,
     ) -> None:
         self.folder = folder
@@ -82,10 +83,11 @@ class RunWriter:
         with clear_disk_errors(self.folder):
             self._lock.acquire(self._on_busy)
             try:
-                if (self.folder / "run.json").exists() and not self.overwrite:
+                overwrite = self.overwrite() if callable(self.overwrite) else self.overwrite
+                if (self.folder / "run.json").exists() and not overwrite:
                     shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # left by a kill just after finish
                     raise RunExists(f"Run {self.folder.name} is finished already.")
-                if not (self.resume and self._checkpoint_path.exists()) or self.overwrite:
+                if not (self.resume and self._checkpoint_path.exists()) or overwrite:
                     # The record goes first, so that a kill in between leaves no record of half the files.
                     (self.folder / "run.json").unlink(missing_ok=True)
                     wipe_folder(self.folder)
