@@ -67,13 +67,12 @@ class Recorder:
         self.row_grads = {"warmup": 0, "sample": 0}
         # Of earlier attempts: this run's share by phase, and for the curve warm-up and sampling of all lanes.
         self.seconds, self.curve_seconds = dict.fromkeys(PHASES, 0.0), 0.0
-        self.num_diverging = self.num_nonfinite = self.num_draws = 0
+        self.num_diverging = self.num_nonfinite = self.num_draws = self._written = 0
         self.population = 1
         self.bad: dict[int, tuple[int, str, int]] = {}
         self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
-        self._written = 0
         self._allocated: dict[tuple[str, str], tuple[tuple[int, ...], str]] = {}
 
     @property
