@@ -18,7 +18,7 @@ class Score(NamedTuple):
     """A trial's numbers; None where it has none."""
 
     status: str
-    grads: float
+    grads: float | None
     lppd: float | None
     rhat: float | None
     ess: float | None
@@ -70,9 +70,9 @@ def elbo(store: Store, run_id: str) -> float:
 def score(store: Store, record: Record | None, reference: tuple[np.ndarray, np.ndarray] | None) -> Score:
     """All numbers of a trial."""
     if record is None:
-        return Score("refused", *[None] * 8)  # type: ignore[arg-type]
+        return Score("refused", *[None] * 8)
     found = record["metrics"]
-    grads = sum(record.get("num_grads", {"all": math.nan}).values())
+    grads = sum(record["num_grads"].values()) if "num_grads" in record else None
     status = record["status"]
     if any("not to be ranked" in warning for warning in record.get("warnings", [])):
         status = "diverging"
@@ -91,7 +91,9 @@ def value(rule: str, scores: Sequence[Score]) -> list[float]:
     if rule == "mixing":
         mixes = [s.rhat is not None and s.rhat <= GOOD_RHAT for s in scores]
         if any(mixes):
-            return [s.ess / s.grads if ok and s.ess else -math.inf for s, ok in zip(scores, mixes, strict=True)]
+            return [
+                s.ess / s.grads if ok and s.ess and s.grads else -math.inf for s, ok in zip(scores, mixes, strict=True)
+            ]
         return [-math.inf if s.rhat is None else -s.rhat for s in scores]
     if rule == "distance":
         return [-math.inf if s.distance is None else -s.distance for s in scores]
@@ -113,14 +115,14 @@ def sentence(rule: str, s: Score) -> str:
     if s.status != "complete":
         return s.status
     parts = []
-    if rule in ("distance", "mixing") and s.distance is not None:
-        parts.append(f"distance {s.distance:.2f} (mean off {s.mean_off:.2f}, sd x {s.sd_ratio:.2f})")
     if s.rhat is not None:
         parts.append(f"R-hat {s.rhat:.3f}")
     if s.ess is not None:
         parts.append(f"ESS {s.ess:.0f}")
-    if rule == "mixing" and s.ess:
-        parts.append(f"{1e6 * s.ess / s.grads:.3g} a million gradients")
+    if rule == "mixing" and s.ess and s.grads:
+        parts.append(f"{1e6 * s.ess / s.grads:.0f} a million gradients")
+    if rule == "distance" and s.distance is not None:
+        parts.insert(0, f"distance {s.distance:.2f} (mean off {s.mean_off:.2f}, sd x {s.sd_ratio:.2f})")
     if rule == "elbo" and s.elbo is not None:
         parts.append(f"ELBO {s.elbo:.1f}")
     if rule in ("lppd", "elbo"):

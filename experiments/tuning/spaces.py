@@ -1,4 +1,4 @@
-"""Search spaces read from ``spaces.yaml``: which trials a round of a method on a data set has."""
+"""Search spaces read from ``spaces.yaml``: which trials a method has on a data set."""
 
 import copy
 import itertools
@@ -35,6 +35,8 @@ def space(data: str, method: str) -> dict[str, Any]:
     merged = {key: value for key, value in node.items() if key not in DATA} | particular
     if node.get("schedule") and particular.get("schedule"):
         merged["schedule"] = {**node["schedule"], **particular["schedule"]}
+    if "schedule" in merged:
+        merged["schedule"] = {key: _value(data, value) for key, value in merged["schedule"].items()}
     return merged
 
 
@@ -81,21 +83,14 @@ def fixed(data: str, method: str) -> Options:
     return out
 
 
-def trials(data: str, method: str, number: int, best: Options | None) -> Iterator[Options]:
-    """The options of each trial of a round; ``best`` are those of the best trial so far."""
-    node = dict(space(data, method)["rounds"][number])
-    factors = node.pop("from_best", {}).get("step", [None])
+def trials(data: str, method: str) -> Iterator[Options]:
+    """The options of each trial: of the preset, {}, then of the grid."""
+    node = dict(space(data, method)["grid"])
     multiples = node.pop("step", [None])
-    lists = {key: [_value(data, v) for v in values] for key, values in node.items()}
-    if number == 0:
-        yield {}  # the preset
-    for multiple, factor, *values in itertools.product(multiples, factors, *lists.values()):
-        options: Options = {}
-        if factor is not None:
-            options = scaled(dict(best or {}), factor)
-        if multiple is not None:
-            options = step_options(method, multiple * SPACES["data"][data]["step"])
-        yield options | dict(zip(lists, values, strict=True))
+    yield {}
+    for multiple, *values in itertools.product(multiples, *node.values()):
+        options = {} if multiple is None else step_options(method, multiple * SPACES["data"][data]["step"])
+        yield options | dict(zip(node, values, strict=True))
 
 
 def _value(data: str, value: Any) -> Any:
@@ -112,17 +107,6 @@ def step_options(method: str, step: float) -> Options:
         h = math.sqrt(step * (1 - KEPT))
         return {"step_size": _rounded(h), "friction": _rounded((1 - KEPT) / h)}
     return {"step_size": _rounded(step / 30 if method == "psgld" else step)}
-
-
-def scaled(options: Options, factor: float) -> Options:
-    """The options with the step, in SGLD's units, ``factor`` times as long; nothing where the preset was best."""
-    if "friction" in options:
-        root = math.sqrt(factor)
-        return options | {
-            "step_size": _rounded(options["step_size"] * root),
-            "friction": _rounded(options["friction"] / root),
-        }
-    return options | {"step_size": _rounded(options["step_size"] * factor)}
 
 
 def _rounded(value: float) -> float:

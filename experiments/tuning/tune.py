@@ -6,9 +6,9 @@ Finished trials are found in the store: a run that was stopped goes on where it 
 """
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from bdlbench.outcome import Outcome
 from bdlbench.store import Store
 from bdlbench.sweep import run_sweep
 from experiments.tuning import scores, spaces
-from experiments.tuning.scores import Score
 
 FOUND = "Found by experiments/tuning"
 """How a file begins that may be written again."""
@@ -32,7 +31,9 @@ RULES = {
 }
 
 
-def run_trials(path: str, data: str, method: str, options: list[spaces.Options], schedule: Any, quick: bool) -> list[Any]:
+def run_trials(
+    path: str, data: str, method: str, options: list[spaces.Options], schedule: Any, quick: bool
+) -> list[Any]:
     """Records of trials with these options; None where one is refused."""
     base, labels = spaces.base(data, method, shortened(schedule) if quick else schedule)
     composed = []
@@ -66,21 +67,15 @@ def tune(path: str, data: str, method: str, quick: bool) -> str:
         return f"refused: {node['refused']}"
     store, rule = Store(path), node["rule"]
     schedule = {**node.get("schedule", {}), **node.get("trial", {})}
-    known = None
+    known = exact = None
     if rule in ("mixing", "distance"):
         exact = reference(path, data, quick)
-        known = None if exact is None or exact["status"] != "complete" else scores.moments(store, exact["id"])
-    tried: list[spaces.Options] = []
-    found: list[Score] = []
-    chosen: int | None = None
-    for number in range(len(node["rounds"])):
-        if number and chosen is None:
-            break
-        best = starting_point(data, method, tried[chosen]) if chosen is not None else None
-        new = fresh(data, method, spaces.trials(data, method, number, best), tried)
-        found += [scores.score(store, r, known) for r in run_trials(path, data, method, new, schedule, quick)]
-        tried += new
-        chosen = scores.choose(rule, found)
+        if exact is None or exact["status"] != "complete":
+            return "the reference is not complete: no file"
+        known = scores.moments(store, exact["id"])
+    tried = fresh(data, method)
+    found = [scores.score(store, r, known) for r in run_trials(path, data, method, tried, schedule, quick)]
+    chosen = scores.choose(rule, found)
     lines = [f"{named(each)}: {scores.sentence(rule, s)}" for each, s in zip(tried, found, strict=True)]
     for index, line in enumerate(lines):
         print(f"  {'*' if index == chosen else ' '} {line}", flush=True)
@@ -89,51 +84,43 @@ def tune(path: str, data: str, method: str, quick: bool) -> str:
     if quick:
         return f"quick: would choose {named(tried[chosen])}"
     lines[chosen] += ": chosen"
-    total = sum(s.grads for s in found if s.grads == s.grads)
-    return write(data, method, tried[chosen], header(data, method, rule, lines, total, known is not None, store, path))
+    total = sum(s.grads for s in found if s.grads is not None)
+    return write(data, method, tried[chosen], header(data, method, lines, total, exact))
 
 
-def fresh(data: str, method: str, wanted: Iterable[spaces.Options], tried: list[spaces.Options]) -> list[spaces.Options]:
-    """The trials that would not only repeat another one under other words, as the preset spelled out."""
-    plain, out = spaces.base(data, method, {})[0]["inference"], []
-    seen = [spaces.applied(plain, each) for each in tried]
-    for each in wanted:
-        inference = spaces.applied(plain, each)
-        if inference not in seen:
-            seen.append(inference)
-            out.append(each)
-    return out
-
-
-def starting_point(data: str, method: str, options: spaces.Options) -> spaces.Options:
-    """The options of a trial with the preset's own step where it named none."""
-    if options:
-        return options
-    inference = spaces.base(data, method, {})[0]["inference"]
-    return {name: inference[name] for name in ("step_size", "friction") if name in inference}
+def fresh(data: str, method: str) -> list[spaces.Options]:
+    """The trials without those that repeat another one under other words, as the preset spelled out."""
+    plain = spaces.base(data, method, {})[0]["inference"]
+    distinct: dict[str, spaces.Options] = {}
+    for each in spaces.trials(data, method):
+        distinct.setdefault(json.dumps(spaces.applied(plain, each), sort_keys=True), each)
+    return list(distinct.values())
 
 
 def named(options: spaces.Options) -> str:
     """A trial's options in a few words."""
-    short = (f"{name.removeprefix('schedule.').replace('before.0.', 'MAP ')} {v:g}" if not isinstance(v, bool) else
-             f"{name} {str(v).lower()}" for name, v in options.items())  # fmt: skip
+    short = []
+    for path, value in options.items():
+        name = path.removeprefix("schedule.").replace("before.0.", "MAP ").replace("optimizer.", "")
+        short.append(f"{name} {str(value).lower() if isinstance(value, bool) else format(value, 'g')}")
     return ", ".join(short) or "preset"
 
 
-def header(
-    data: str, method: str, rule: str, lines: list[str], total: float, has_reference: bool, store: Store, path: str
-) -> list[str]:
+def header(data: str, method: str, lines: list[str], total: float, exact: Any) -> list[str]:
     """The comment of a tuned file."""
+    node = spaces.space(data, method)
     out = [
         f"{method} on {data}, network 1 x 50 tanh. {FOUND} without test rows, on a fifth of split 0's",
-        f"training rows held out: {RULES[rule]}.",
+        f"training rows held out: {RULES[node['rule']]}.",
     ]
-    if has_reference:
-        exact = reference(path, data, False)
-        assert exact is not None
+    if exact is not None:
         rhat = exact["metrics"]["rhat_max"]
-        out.append(f"The reference is NUTS with R-hat {rhat:.3g}{'' if rhat < 1.05 else ', which is none: its chains disagree'}.")
-    out.append(f"{len(lines)} trials, {total:.3g} gradients over all rows in full-data equivalents:")
+        disagree = "" if rhat <= scores.GOOD_RHAT else ": its own chains disagree, and it is no yardstick of exactness"
+        out.append(f"NUTS on the same rows had R-hat {rhat:.3g}{disagree}.")
+    if "trial" in node:
+        length = ", ".join(f"{key} {value}" for key, value in node["trial"].items())
+        out.append(f"Trials were shorter than what the settings ask for: {length}.")
+    out.append(f"{len(lines)} trials, together {total:,.0f} gradients in full-data equivalents:")
     return out + [f"  {line}" for line in lines]
 
 
