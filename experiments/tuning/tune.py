@@ -161,12 +161,12 @@ def write(data: str, method: str, options: spaces.Options, comment: list[str]) -
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[], help="data sets and methods, any number of each")
+    parser.add_argument("--only", nargs="+", default=[], help="data sets and methods, any number of each, in the order in which to do them")
     parser.add_argument("--store", default="results/tuning", help="where trials are kept")
     parser.add_argument("--quick", action="store_true", help="seconds a method, writes no file")
     arguments = parser.parse_args(argv)
-    data = [name for name in spaces.DATA if name in arguments.only] or spaces.DATA
-    methods = [name for name in spaces.METHODS if name in arguments.only] or spaces.METHODS
+    data = [name for name in arguments.only if name in spaces.DATA] or spaces.DATA
+    methods = [name for name in arguments.only if name in spaces.METHODS] or spaces.METHODS
     unknown = set(arguments.only) - {*spaces.DATA, *spaces.METHODS}
     if unknown:
         parser.error(f"--only: no space for {', '.join(sorted(unknown))}: see experiments/tuning/spaces.yaml")
