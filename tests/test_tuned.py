@@ -1,5 +1,9 @@
 """Tuned settings compose for their pair alone, say how they were found, and there is a file for every pair."""
 
+import functools
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -36,26 +40,35 @@ def test_a_tuned_file_is_of_a_pair_that_exists(name):
     assert method in METHODS
 
 
-@pytest.mark.parametrize("name", TUNED)
-def test_tuned_settings_are_those_of_their_pair_alone(name):
+@functools.cache
+def plain(method):
+    """The preset: inference has nothing of the data set."""
+    return compose([f"inference={method}", "~tuned"])[0]["inference"]
+
+
+@functools.cache
+def tuned(name):
+    """What a user's command composes, the number of chains given on the command line."""
     data, method = pair(name)
+    return compose([f"data={data}", f"inference={method}", "inference.schedule.num_chains=7"])
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_tuned_settings_override_options_and_the_command_line_overrides_them(name):
     body = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     assert set(body) == {"inference"}
-    tuned = compose([f"data={data}", f"inference={method}"])[0]["inference"]
-    plain = compose([f"data={data}", f"inference={method}", "~tuned"])[0]["inference"]
-    assert (tuned != plain) == bool(body["inference"])  # an empty one says that the preset was best
-    assert leaves(body["inference"]) <= leaves(plain)  # overrides options, invents none
-    assert leaves(tuned) == leaves(plain)
-    assert tuned["_target_"] == plain["_target_"]
-    other = compose(["data=heteroscedastic_sine", f"inference={method}"])[0]["inference"]
-    assert other == compose([f"inference={method}", "~tuned"])[0]["inference"]
+    preset, found = plain(pair(name)[1]), tuned(name)[0]["inference"]
+    assert leaves(body["inference"]) <= leaves(preset)  # overrides options, invents none
+    assert leaves(found) == leaves(preset)
+    assert found["_target_"] == preset["_target_"]
+    assert found["schedule"]["num_chains"] == 7
+    untuned = {**preset, "schedule": {**preset["schedule"], "num_chains": 7}}
+    assert (found != untuned) == bool(body["inference"])  # an empty one says that the preset was best
 
 
-@pytest.mark.parametrize("name", TUNED)
-def test_the_command_line_wins_over_tuned_settings(name):
-    data, method = pair(name)
-    composed, _ = compose([f"data={data}", f"inference={method}", "inference.schedule.num_chains=7"])
-    assert composed["inference"]["schedule"]["num_chains"] == 7
+def test_tuned_settings_are_those_of_their_pair_alone():
+    assert compose(["data=heteroscedastic_sine", "inference=sgld"])[0]["inference"] == plain("sgld")
+    assert compose(["data=diabetes", "inference=sgld"])[0]["inference"] != plain("sgld")
 
 
 @pytest.mark.parametrize("name", TUNED)
@@ -72,16 +85,10 @@ def test_tuned_settings_say_how_they_were_found(name):
 
 
 @pytest.mark.parametrize("name", TUNED)
-def test_tuned_settings_are_accepted_by_their_method(name, monkeypatch, tmp_path):
-    """Factories check ranges and schedules against the rows; nothing is compiled.
-
-    The rows are made up, in the data set's own shape: UCI files are not here where tests run.
-    """
-    data, method = pair(name)
-    composed, labels = compose([f"data={data}", f"inference={method}"])
-    features, num_rows, classes = SHAPES[data]
-    composed["data"] = made_up(tmp_path, features, num_rows, classes)
-    config.check(config.make_job(composed, labels))
+def test_tuned_settings_are_accepted_by_their_method(name):
+    """Factories check ranges and schedules against the rows; nothing is compiled."""
+    composed, labels = tuned(name)
+    config.check(config.make_job({**composed, "data": made_up(*SHAPES[pair(name)[0]])}, labels))
 
 
 SHAPES = {
@@ -95,14 +102,14 @@ SHAPES = {
 """Features, training rows and classes of the data sets that have tuned files."""
 
 
-def made_up(folder, features, num_rows, classes):
-    """The configuration of a CSV file with so many features and training rows."""
+@functools.cache
+def made_up(features, num_rows, classes):
+    """The configuration of a CSV file with so many features and training rows: UCI files are not where tests run."""
     rng = np.random.default_rng(0)
     y = np.arange(num_rows) % classes if classes else rng.normal(size=num_rows)
     table = np.column_stack([rng.normal(size=(num_rows, features)), y])
-    names = [*(f"x{i}" for i in range(features)), "y"]
-    file = folder / "rows.csv"
-    np.savetxt(file, table, delimiter=",", header=",".join(names), comments="")
+    file = Path(tempfile.mkdtemp()) / "rows.csv"
+    np.savetxt(file, table, delimiter=",", header=",".join([*(f"x{i}" for i in range(features)), "y"]), comments="")
     task = "classification" if classes else "regression"
     wanted = ["data=csv", f"data.path={file}", "data.target=y", f"data.task={task}", "data.test_fraction=0"]
     return compose(wanted)[0]["data"]

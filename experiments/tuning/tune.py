@@ -161,7 +161,7 @@ def write(data: str, method: str, options: spaces.Options, comment: list[str]) -
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[], help="data sets and methods, any number of each, in the order in which to do them")
+    parser.add_argument("--only", nargs="+", default=[], help="data sets and methods, in the order in which to do them")
     parser.add_argument("--store", default="results/tuning", help="where trials are kept")
     parser.add_argument("--quick", action="store_true", help="seconds a method, writes no file")
     arguments = parser.parse_args(argv)
