@@ -116,7 +116,7 @@ def header(data: str, method: str, lines: list[str], total: float, exact: Any) -
     if exact is not None:
         rhat = exact["metrics"]["rhat_max"]
         disagree = "" if rhat <= scores.GOOD_RHAT else ": its own chains disagree, and it is no yardstick of exactness"
-        out.append(f"NUTS on the same rows had R-hat {rhat:.3g}{disagree}.")
+        out.append(f"NUTS on the same rows had R-hat {rhat:.2f}{disagree}.")
     if "trial" in node:
         length = ", ".join(f"{key} {value}" for key, value in node["trial"].items())
         out.append(f"Trials were shorter than what the settings ask for: {length}.")
