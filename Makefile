@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test bench notebooks data lint format types requirements clean python
+.PHONY: help compare test test-faults test-cluster bench notebooks data lint format types requirements clean python
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,13 @@ compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, one table
 
 test: .venv/ready  ## the whole test suite
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 tests
+
+test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m faults tests/faults
+
+test-cluster: .venv/ready  ## sweeps through a SLURM and a Ray that it installs and starts here; needs root
+	$(BIN)/python -m pip install --quiet -e '.[ray]'
+	$(BIN)/python tests/cluster/check.py
 
 bench: .venv/ready  ## speed against its limits, as a table and as JSON
 	$(BIN)/python -m benchmarks
@@ -45,7 +52,7 @@ format: .venv/ready  ## let ruff write
 
 requirements:  ## pin the requirements again
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --all-extras --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --extra dev --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.txt
 
 clean:  ## remove the environment and caches, keep results
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache dist build

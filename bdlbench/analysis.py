@@ -31,7 +31,8 @@ def load_job(store: Store, run_id: str) -> Job:
     """
     setup_jax()
     record = store.record(run_id)
-    job = configuration.make_job(record["config"], record["labels"])
+    # The run that it started from may be gone, and what is read here does not depend on it.
+    job = configuration.make_job({**record["config"], "warm_start": None}, record["labels"])
     if job.dataset.checksum != record["data_checksum"]:
         raise ConfigError(f"data: '{job.dataset.name}' has changed since run '{run_id}' was made: run it again.")
     return job

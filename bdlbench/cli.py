@@ -2,21 +2,21 @@
 
 import os
 import sys
-import tempfile
 import traceback
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench import config as configuration
 from bdlbench import launcher
 from bdlbench.errors import ConfigError
 from bdlbench.outcome import Outcome, sentence
+from bdlbench.stopping import Stopped, on_signals
+from bdlbench.store.errors import StoreError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,43 +30,51 @@ def main(argv: list[str] | None = None) -> int:
     # Hydra raises instead of printing and leaving, so that one sentence can be made of what it says.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    OmegaConf.register_new_resolver("bdlbench.scratch", scratch, replace=True)
-
     @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir().resolve()), config_name="config")
-    def app(config: DictConfig) -> None:
-        job(config, outcome)
+    def app(config: DictConfig) -> Outcome:
+        done = job(config)
+        outcome.add(done)
+        return done
 
     try:
-        app()
+        with on_signals():
+            app()
         if outcome.report is not None and outcome.records:
             configuration.call(outcome.report, "report")(outcome.records)
+    except Stopped as stopped:
+        print(f"bdlbench: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("Interrupted: finished runs are kept, the same command goes on.", file=sys.stderr)
         return 130
-    except (ConfigError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         if os.environ.get("BDLBENCH_TRACEBACK"):
             traceback.print_exc()
-        outcome.errors.append(sentence(error))
+        outcome.errors.append(sentence(ours(error)))
     for message in dict.fromkeys(outcome.errors):
         print(f"Error: {message}", file=sys.stderr)
     return outcome.exit_code
 
 
-def job(config: DictConfig, outcome: Outcome) -> None:
+def ours(error: BaseException) -> BaseException:
+    """Our own error behind one of Hydra's, which wraps what its plugins raise when they are made."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigError):
+        cause = cause.__cause__
+    return cause or error
+
+
+def job(config: DictConfig) -> Outcome:
     """A single run, or a job of a launcher that knows nothing of lanes."""
     from bdlbench.sweep import run_sweep
 
     resolved, labels = configuration.composed(config)
-    before = len(outcome.errors)
+    outcome = Outcome()
     overrides = " ".join(HydraConfig.get().overrides.task)
     run_sweep([(resolved, labels, overrides)], outcome, max_lanes=1)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        outcome.errors[before:] = [message.removesuffix(f" ({overrides})") for message in outcome.errors[before:]]
-
-
-def scratch() -> str:
-    """A folder of this user's for what Hydra insists on writing."""
-    return str(Path(tempfile.gettempdir()) / f"bdlbench-{os.getuid()}")
+        outcome.errors = [message.removesuffix(f" ({overrides})") for message in outcome.errors]
+    return outcome
 
 
 if __name__ == "__main__":

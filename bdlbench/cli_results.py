@@ -1,13 +1,13 @@
 """``bdlbench-results``: what is in the store. Reads records alone, so it starts without JAX."""
 
 import argparse
-import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bdlbench.cli_tail import in_text, last_look, tail
 from bdlbench.errors import ConfigError
 from bdlbench.store import RunBusy, Store, StoreError
 from bdlbench.store.records import LABELS, STATUSES, encode, flatten
@@ -21,7 +21,7 @@ _WIDE = 400  # columns where no terminal cuts them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, or 1 after one sentence on stderr.
+    """Run one command and return the exit code: 0; after one sentence on stderr 2 for bad input, 1 for a bad store.
 
     Parameters
     ----------
@@ -37,12 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the pipe, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (StoreError, RunBusy) as error:
-        message = str(error)
-    except ConfigError as error:
-        message = str(error)
-    print(f"bdlbench-results: {message}", file=sys.stderr)
-    return 1
+    except KeyboardInterrupt:  # how one leaves `tail --follow`
+        return 130
+    except (StoreError, RunBusy, ConfigError) as error:
+        print(f"bdlbench-results: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +65,15 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    add("list", _list, "list the finished runs", store, filters)
+    listed = add("list", _list, "list the finished runs, or those that are not", store, filters)
+    which = listed.add_mutually_exclusive_group()
+    which.add_argument("--unfinished", action="store_true", help="runs in progress or broken off, and how far they are")
+    which.add_argument("--running", action="store_true", help="runs that a process is writing now")
+    tailed = add("tail", tail, "show how far a run is: the end of its curve, and whether its process is alive", store)
+    tailed.add_argument("id", help="its id or a unique beginning")
+    tailed.add_argument("--lines", type=int, default=10, metavar="N", help="so many looks (default: %(default)s)")
+    tailed.add_argument("--follow", action="store_true", help="go on until the run ends")
+    tailed.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help=argparse.SUPPRESS)
     add("show", _show, "print the record of a run as JSON", store).add_argument(
         "id", help="its id or a unique beginning"
     )
@@ -91,10 +98,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(arguments: argparse.Namespace) -> None:
     store = Store(arguments.store)
+    if arguments.unfinished or arguments.running:
+        if arguments.filter or arguments.status:
+            raise ConfigError("--filter and --status are about finished runs; leave them out or --unfinished.")
+        held = [(id, store.holder(id)) for id in store.unfinished()]
+        held = [(id, by) for id, by in held if by or arguments.unfinished]
+        if held:
+            cells = [[id, f"running ({by})" if by else "broken off", last_look(store, id)] for id, by in held]
+            _print(_grid(["id", "state", "last look"], cells))
+        else:
+            print(f"No {'running' if arguments.running else 'unfinished'} runs in {arguments.store}.")
+        return
     rows = _selected(store, arguments)
     if rows:
         shown = [name for name in _LISTED if any(row.get(name) is not None for row in rows)]
-        _print(_grid(shown, [[_text(row.get(name)) for name in shown] for row in rows]))
+        _print(_grid(shown, [[in_text(row.get(name)) for name in shown] for row in rows]))
     else:
         _say_empty(arguments)
     unfinished = store.unfinished()
@@ -141,7 +159,7 @@ def _diff(arguments: argparse.Namespace) -> None:
     if not keys:
         print("The configurations are equal.")
         return
-    cells = [[key, *(_text(one[key]) if key in one else "–" for one in (first, second))] for key in keys]
+    cells = [[key, *(in_text(one[key]) if key in one else "–" for one in (first, second))] for key in keys]
     _print(_grid(["setting", *ids], cells))
 
 
@@ -171,7 +189,7 @@ def _sql(arguments: argparse.Namespace) -> None:
     frame = Store(arguments.store).sql(arguments.query)
     _print(
         _grid(
-            [str(name) for name in frame.columns], [[_text(value) for value in row] for row in frame.to_numpy(object)]
+            [str(name) for name in frame.columns], [[in_text(value) for value in row] for row in frame.to_numpy(object)]
         )
     )
 
@@ -191,7 +209,7 @@ def _data(arguments: argparse.Namespace) -> None:
     from bdlbench.data import catalogue
 
     columns = ("name", "n", "d", "task", "licence", "source", "note")
-    _print(_grid(columns, [[_text(getattr(entry, name)) for name in columns] for entry in catalogue()]))
+    _print(_grid(columns, [[in_text(getattr(entry, name)) for name in columns] for entry in catalogue()]))
 
 
 def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -216,15 +234,7 @@ def _fits(stored: Any, wanted: str) -> bool:
             return float(wanted) == stored  # 1e-5 is 0.00001
         except ValueError:
             return False
-    return _text(stored).lower() == wanted.lower() if not isinstance(stored, str) else stored == wanted
-
-
-def _text(value: Any) -> str:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return json.dumps(value) if isinstance(value, list | dict | bool) else str(value)
+    return in_text(stored).lower() == wanted.lower() if not isinstance(stored, str) else stored == wanted
 
 
 def _runs(number: int) -> str:

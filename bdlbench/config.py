@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import typing
 from collections.abc import Callable, Mapping
@@ -21,8 +22,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bdlbench import signatures
-from bdlbench.checks import check_options, checked_schedule, positive
+from bdlbench import signatures, warm_start
+from bdlbench.checks import batches_fit, check_optimizers, check_options, checked_schedule, refuse_missing
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
@@ -30,12 +31,10 @@ from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.signatures import coerce, parameters, static_names
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Part of every run's identity: raised when the same configuration would give different results."""
 PROGRAM_SECTIONS = ("model", "network", "prior", "likelihood", "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
-RATES = ("learning_rate", "step_size", "init_value", "peak_value")
-"""Numbers of any optimiser that must be positive: optax does not look."""
 STAGE_KEYS = ("schedule", "start", "before")
 """Keys of an inference configuration that are not its factory's parameters."""
 
@@ -65,6 +64,7 @@ class Job:
     seed: int
     dataset: Dataset
     metrics: Mapping[str, Callable[..., Any]]
+    parent: warm_start.Parent | None = None
 
     @property
     def num_chains(self) -> int:
@@ -114,9 +114,9 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     """
     refuse_missing(config)
     check_options(config)
-    config = coerced(config, "")
-    config = {**config, "temperature": coerce("temperature", config["temperature"], float)}
+    config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
+    config, parent = warm_start.resolve(config, dataset.checksum)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
     program = make_program(program_half, numbers, dataset)
@@ -130,9 +130,12 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         "metrics": config["metrics"],
         "diagnosed_rows": config["store"]["predictive_rows"],
     }
+    if parent is not None:
+        identity["warm_start"] = parent.id
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
-    return Job(f"{name}-s{config['seed']}-{digest}", config, labels, program, numbers, config["seed"], dataset, metrics)
+    run_id = f"{name}-s{config['seed']}-{digest}"
+    return Job(run_id, config, labels, program, numbers, config["seed"], dataset, metrics, parent)
 
 
 def short_hash(text: str) -> str:
@@ -143,16 +146,6 @@ def short_hash(text: str) -> str:
 @functools.cache
 def _metric(name: str, node: str) -> Callable[..., Any]:
     return call(json.loads(node), f"metrics.{name}")
-
-
-def refuse_missing(node: Any, path: str = "") -> None:
-    """Raise ConfigError where a value is still ``???``."""
-    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        name = f"{path}.{key}" if path else str(key)
-        if value == "???":
-            raise ConfigError(f"{name} is required: give {name}=... on the command line.")
-        refuse_missing(value, name)
 
 
 def load_data(config: Mapping[str, Any]) -> Dataset:
@@ -265,6 +258,9 @@ def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
     return Stage(node["_target_"].rsplit(".", 1)[-1], factory, schedule)
 
 
+_CHECKED: set[Any] = set()  # programs, numbers and shapes: the splits of a sweep are checked once
+
+
 def check(job: Job) -> None:
     """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
     import jax
@@ -272,29 +268,34 @@ def check(job: Job) -> None:
 
     if not isinstance(job.seed, int) or isinstance(job.seed, bool) or not 0 <= job.seed < 2**32:
         raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
-    if not job.numbers["temperature"] > 0:
-        raise ConfigError(f"temperature={job.numbers['temperature']} must be positive; 1 is the Bayesian posterior.")
-    for path, number in job.numbers.items():
-        section, _, name = path.rpartition(".")
-        if name in RATES and section.startswith("inference"):
-            positive(section, **{name: number})
+    if not 0 < job.numbers["temperature"] < math.inf:
+        raise ConfigError(f"temperature={job.numbers['temperature']} must be positive, finite; 1 is the Bayesian one.")
+    check_optimizers(job.config["inference"], "inference")
     size = len(job.dataset.train.y)
-    for stage in job.program.stages:
-        batches.check(stage.schedule, size)
+
+    parts = job.dataset.train, job.dataset.validation
 
     def build() -> Any:
-        held = job.dataset.validation
-        validation = None if held is None else (jnp.asarray(held.x), jnp.asarray(held.y))
-        data = Data(jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y), size, validation)
+        x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
+        data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
         for stage in job.program.stages:
+            batches.check(stage.schedule, size)
+            batches_fit(target, stage.schedule, data)
             method = stage.factory(target, stage.schedule, job.numbers)
             if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
                 raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")
-            method.init(jax.random.key(0), jnp.zeros(target.dim), data)
+            rows = batches.hold_out(data, jnp.arange(size), method.validation_fraction)
+            batches.check(stage.schedule, rows.size)
+            method.init(jax.random.key(0), jnp.zeros(target.dim), rows)
         return target.log_density(jnp.zeros(target.dim), data)
 
-    jax.eval_shape(build)
+    shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
+    key = job.program.key, tuple(sorted(job.numbers.items())), shapes
+    if key not in _CHECKED:
+        jax.eval_shape(build)
+        _CHECKED.add(key)
+    warm_start.thetas([job])
 
 
 # ---- one instantiate site

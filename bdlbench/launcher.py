@@ -1,7 +1,11 @@
 """The Hydra launcher that turns a sweep into lanes, and a sweeper that does not compose every job twice."""
 
 import copy
+import itertools
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -14,10 +18,22 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bdlbench.checks import at_least
+from bdlbench.engines import make_engine
 from bdlbench.outcome import Outcome, sentence
+from bdlbench.signatures import coerce
 
 OUTCOME: list[Outcome] = []
 """Where a sweep's results go: the command line puts its own outcome here before Hydra starts."""
+
+
+def scratch() -> str:
+    """A folder of this user's for what Hydra insists on writing."""
+    return str(Path(tempfile.gettempdir()) / f"bdlbench-{os.getuid()}")
+
+
+# With the plugin, so that a worker process of any launcher has it too.
+OmegaConf.register_new_resolver("bdlbench.scratch", scratch, replace=True)
 
 
 class GridSweeper(BasicSweeper):
@@ -30,6 +46,14 @@ class GridSweeper(BasicSweeper):
         self.batch_index = 0
         self.hydra_context = self.config = self.launcher = None
 
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hydra's own sweep; what jobs of other launchers came to in their processes is kept, too."""
+        returns = super().sweep(arguments)
+        for returned in itertools.chain.from_iterable(returns):
+            if isinstance(returned.return_value, Outcome) and OUTCOME:
+                OUTCOME[-1].add(returned.return_value)
+        return returns
+
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """The launcher composes each job, and reports those that cannot be."""
 
@@ -41,10 +65,17 @@ class LanesLauncher(Launcher):
     ----------
     max_lanes : int
         Jobs x chains in one program at most.
+    engine : str
+        Where batches of lanes are computed, see :mod:`bdlbench.engines`.
+    processes, slurm, ray : mapping
+        The options of the engine of that name.
     """
 
-    def __init__(self, max_lanes: int) -> None:
-        self.max_lanes = max_lanes
+    def __init__(self, max_lanes: int, engine: str, **options: DictConfig) -> None:
+        max_lanes = coerce("hydra.launcher.max_lanes", max_lanes, int)
+        at_least("hydra.launcher", 1, max_lanes=max_lanes)
+        self.max_lanes, self.engine = max_lanes, engine
+        self.options = {name: OmegaConf.to_container(given, resolve=True) for name, given in options.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra once a command."""
@@ -55,6 +86,7 @@ class LanesLauncher(Launcher):
         from bdlbench.sweep import run_sweep
 
         outcome = OUTCOME[-1] if OUTCOME else Outcome()
+        engine = make_engine(self.engine, self.options.get(self.engine, {}))  # type: ignore[arg-type]
         composer = Composer(self.context.config_loader, self.config)
         jobs: list[tuple[dict[str, Any], dict[str, str], str] | None] = []
         for overrides in job_overrides:
@@ -63,7 +95,7 @@ class LanesLauncher(Launcher):
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 outcome.errors.append(f"{sentence(error)} ({' '.join(overrides)})")
                 jobs.append(None)
-        records = run_sweep([job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes)
+        records = run_sweep([job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes, engine=engine)
         done = iter(records)
         return [
             _returned(overrides, None if job is None else next(done))

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ class Outcome:
         self.records: list[dict[str, Any]] = []
         self.errors: list[str] = []
         self.report: dict[str, Any] | None = None
+        self.parts = {uuid.uuid4().hex}
+
+    def add(self, other: "Outcome") -> None:
+        """Take over what a job came to, once: it may come by two ways, in this process and from a worker's."""
+        if not other.parts <= self.parts:
+            self.parts |= other.parts
+            self.records += other.records
+            self.errors += other.errors
+            self.report = self.report or other.report
 
     @property
     def exit_code(self) -> int:

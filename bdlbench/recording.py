@@ -1,5 +1,6 @@
 """One run's bookkeeping: what of each block goes to the store, into the running scores and into the record."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +12,24 @@ from bdlbench.metrics.diagnostics import e_bfmi, function_diagnostics, psis_khat
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
+from bdlbench.particles import as_chains, num_particles, pooled
+from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 from bdlbench.store.writer import RunWriter
+from bdlbench.verdict import status
 
 OOD = "ood/"
 """Prefix that tells out-of-distribution rows from shifted ones."""
 SITE_STAT = {"log_density": "lp"}
 """ArviZ's names for statistics where they differ."""
-PREDICTED = ("log_lik", "mean", "variance", "cdf", "probs")
+BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
+"""Statistics that say that a transition was cut short, and the option that did it."""
+GATHERED = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "population", "capped", "_written")
+"""Plain numbers that a checkpoint keeps."""
+SERIES = ("energy", "log_ratios")
+"""Lists of arrays (C, n) that it keeps."""
+PHASES = ("setup", "compile", "warmup", "sample", "predict")
 STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
 """Metrics that have units and are recorded in standardised ones too."""
 
@@ -54,17 +64,27 @@ class Recorder:
         self.mixture = PredictiveMixture(gaussian=gaussian)
         names = [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)]
         self.apart = {name: PredictiveMixture(gaussian=gaussian) for name in names}
-        self.num_grads = {"warmup": 0.0, "sample": 0.0}
-        self.num_diverging = 0
-        self.num_nonfinite = 0
-        self.num_draws = 0
+        self.row_grads = {"warmup": 0, "sample": 0}
+        # Of earlier attempts: this run's share by phase, and for the curve warm-up and sampling of all lanes.
+        self.seconds, self.curve_seconds = dict.fromkeys(PHASES, 0.0), 0.0
+        self.num_diverging = self.num_nonfinite = self.num_draws = 0
         self.population = 1
         self.bad: dict[int, tuple[int, str, int]] = {}
-        self.capped = 0
+        self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
         self._written = 0
-        self._allocated: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._allocated: dict[tuple[str, str], tuple[tuple[int, ...], str]] = {}
+
+    @property
+    def num_grads(self) -> dict[str, float]:
+        """Gradients by phase, in passes over the training rows."""
+        spent = {phase: rows / len(self.job.dataset.train.y) for phase, rows in self.row_grads.items()}
+        return spent if self.job.parent is None else spent | {"warm_start": self.job.parent.num_grads}
+
+    def share(self, clock: Clock, num_jobs: int) -> dict[str, float]:
+        """Seconds by phase of all attempts: of this one, an equal share of the group's."""
+        return {phase: self.seconds[phase] + clock.seconds.get(phase, 0.0) / num_jobs for phase in PHASES}
 
     # ---- blocks
 
@@ -72,7 +92,8 @@ class Recorder:
         """Charge a block's gradients and note chains that have become non-finite."""
         last = block.stage == len(self.job.program.stages) - 1
         phase = block.phase if last else "warmup"
-        self.num_grads[phase] += float(block.num_grads[self.lanes].sum())
+        # In gradients of single rows, whole numbers, so that the sum does not depend on where blocks end.
+        self.row_grads[phase] += int(np.rint(block.num_grads[self.lanes] * len(self.job.dataset.train.y)).sum())
         if last and block.phase == "sample":
             self.num_diverging += int(block.num_diverging[self.lanes].sum())
         for chain, step in enumerate(block.bad_step[self.lanes]):
@@ -119,8 +140,8 @@ class Recorder:
             own = values[self.lanes]
             repeated = np.repeat(own, len(good) // len(own), 0)
             self._write("sample_stats", SITE_STAT.get(name, name), repeated, start, np.ones_like(good))
-            if name == "reached_max_treedepth":
-                self.capped += int(own.sum())
+            if name in BOUNDS:
+                self.capped[name] = self.capped.get(name, 0) + int(own.sum())
             if name == "energy":
                 self.energy.append(own)
         if "log_q" in block.stats:
@@ -146,16 +167,51 @@ class Recorder:
         """Write (C, n, ...), bad draws as NaN where the type has one."""
         if np.issubdtype(values.dtype, np.floating) and not good.all():
             values = np.where(good.reshape(*good.shape, *[1] * (values.ndim - 2)), values, np.nan).astype(values.dtype)
+        self._allocate(group, name, values.shape, values.dtype)
+        self.writer.write(group, name, start, values)
+
+    def _allocate(self, group: str, name: str, like: tuple[int, ...], dtype: Any) -> None:
+        """Make room once for blocks of shape ``like`` (C, n, ...)."""
         if (group, name) not in self._allocated:
-            extra = self._allocated[group, name] = values.shape[2:]
+            extra = like[2:]
+            self._allocated[group, name] = (like[0], 1, *extra), np.dtype(dtype).str
             if group in ("log_likelihood", "posterior_predictive"):
                 dims = ["row", *(["class"] if len(extra) > 1 else [])]
             else:
                 dims = [f"{name}_dim_{axis}" for axis in range(len(extra))]
-            shape = (values.shape[0], self.schedule.num_samples, *extra)
-            block = max(1, min(self.schedule.num_samples, 2**20 // max(1, values[:1, :1].nbytes)))
-            self.writer.allocate(group, name, shape, values.dtype, ["chain", "draw", *dims], chunk_draws=block)
-        self.writer.write(group, name, start, values)
+            shape = (like[0], self.schedule.num_samples, *extra)
+            size = math.prod(extra) * np.dtype(dtype).itemsize
+            block = max(1, min(self.schedule.num_samples, 2**20 // max(1, size)))
+            self.writer.allocate(group, name, shape, dtype, ["chain", "draw", *dims], chunk_draws=block)
+
+    # ---- checkpoints
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything gathered so far beside what the store has, as arrays by name, for :meth:`restore`."""
+        facts: dict[str, Any] = {name: getattr(self, name) for name in GATHERED}
+        facts |= {"bad": list(self.bad.items()), "allocated": [[*key, *a] for key, a in self._allocated.items()]}
+        out = {"facts": np.array(json.dumps(facts))}
+        out |= {f"series/{name}": np.concatenate(getattr(self, name), 1) for name in SERIES if getattr(self, name)}
+        for name, mixture in self._mixtures().items():
+            out |= {f"mixture/{name}/{key}": value for key, value in mixture.state().items()}
+        return out
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what :meth:`state` gave; the writer must have been set back to the same moment."""
+        facts = json.loads(str(state["facts"]))
+        for name in GATHERED:
+            setattr(self, name, facts[name])
+        self.bad = {chain: (step, phase, stage) for chain, (step, phase, stage) in facts["bad"]}
+        for group, name, like, dtype in facts["allocated"]:
+            self._allocate(group, name, tuple(like), dtype)
+        for name in SERIES:
+            setattr(self, name, [state[key] for key in [f"series/{name}"] if key in state])
+        for name, mixture in self._mixtures().items():
+            start = f"mixture/{name}/"
+            mixture.restore({key.removeprefix(start): v for key, v in state.items() if key.startswith(start)})
+
+    def _mixtures(self) -> dict[str, PredictiveMixture]:
+        return {"own": self.mixture, **{f"apart {name}": mixture for name, mixture in self.apart.items()}}
 
     # ---- scores
 
@@ -205,10 +261,8 @@ class Recorder:
     def curve(self, phase: str, num_draws: int, seconds: float, scores: Mapping[str, Any]) -> None:
         """Append the running posterior's scores at its price so far."""
         flat = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
-        price = sum(self.num_grads.values())
-        self.writer.append_curve(
-            {"phase": phase, "num_draws": num_draws, "num_grads": price, "seconds": seconds, **flat}
-        )
+        price = {"num_grads": sum(self.num_grads.values()), "seconds": seconds}
+        self.writer.append_curve({"phase": phase, "num_draws": num_draws, **price, **flat})
 
     def khat(self) -> float | None:
         """Largest Pareto k-hat over the chains' approximations q; null without a density q or with too few draws.
@@ -217,10 +271,8 @@ class Recorder:
         """
         if not self.log_ratios or self.num_nonfinite or self.schedule.num_samples < 25:
             return None
-        found = []
-        for ratios in np.concatenate(self.log_ratios, 1):
-            found.append(psis_khat(ratios) if np.isfinite(ratios).all() else math.inf)
-        return max(found)
+        chains = np.concatenate(self.log_ratios, 1)
+        return max(psis_khat(ratios) if np.isfinite(ratios).all() else math.inf for ratios in chains)
 
     def diagnostics(self) -> dict[str, Any]:
         """Diagnostics of the chains, and k-hat where the draws are from a distribution with a density."""
@@ -243,15 +295,12 @@ class Recorder:
         for group, name in wanted:
             if (group, name) in self._allocated:
                 found.append(self._diagnose(group, name, chains))
-        out: dict[str, Any] = {}
-        for name in names:
-            values = [d[name] for d in found if d[name] is not None]
-            reduce: Any = {"ess_bulk_median": np.median, "rhat_max": max}.get(name, min)
-            out[name] = float(reduce(values)) if values else None
-        return out
+        reduce: dict[str, Any] = {"ess_bulk_median": np.median, "rhat_max": max}
+        values = {name: [d[name] for d in found if d[name] is not None] for name in names}
+        return {name: float(reduce.get(name, min)(some)) if some else None for name, some in values.items()}
 
     def _diagnose(self, group: str, name: str, chains: list[int]) -> dict[str, Any]:
-        extra = self._allocated[group, name]
+        extra = self._allocated[group, name][0][2:]
         if len(extra) > 1:  # a matrix-valued site of a model without test rows: small enough to read at once
             whole = self.writer.read_columns(group, name, 0, extra[-1])[chains]
             flat = whole.reshape(*whole.shape[:2], -1)
@@ -265,23 +314,7 @@ class Recorder:
 
     def status(self) -> tuple[str, str | None]:
         """``complete``, or ``diverged`` with the reason."""
-        if self.bad:
-            chain, (step, phase, stage) = min(self.bad.items(), key=lambda item: item[1][0])
-            word = "warm-up" if phase == "warmup" else "sampling"
-            method = self.job.program.stages[stage].name
-            if step == 0 and phase == "warmup" and stage == 0:
-                return "diverged", (
-                    f"the log density is non-finite in {len(self.bad)} of {self.schedule.num_chains} chains, first at "
-                    f"step 0 ({phase} of {self.job.program.stages[stage].name}, chain {chain}), where nothing has moved: "
-                    "check that model, data and prior fit"
-                )
-            return "diverged", (
-                f"the log density became non-finite in {len(self.bad)} of {self.schedule.num_chains} chains, first at "
-                f"step {step} ({word} of {method}, chain {chain}): try a smaller step size or learning rate"
-            )
-        if self.num_nonfinite:
-            return "diverged", f"{self.num_nonfinite} draws are not finite: try a smaller step size or learning rate"
-        return "complete", None
+        return status(self.job, self.bad, self.num_nonfinite)
 
     def warnings(self, diagnostics: Mapping[str, Any]) -> list[str]:
         """What a reader of the table must know."""
@@ -292,10 +325,9 @@ class Recorder:
             out.append(f"{share:.1%} of the transitions diverged (over 5 %): not to be ranked")
         elif share > 0.01:
             out.append(f"{share:.1%} of the transitions diverged (over 1 %)")
-        if self.capped:
-            capped = self.capped / (self.schedule.num_chains * self.schedule.num_samples)
-            if capped > 0.01:
-                out.append(f"{capped:.0%} of the draws reached max_tree_depth")
+        for name, count in self.capped.items():
+            if (capped := count / (self.schedule.num_chains * self.schedule.num_samples)) > 0.01:
+                out.append(f"{capped:.0%} of the draws reached {BOUNDS[name]}")
         rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
         if rhat is not None and rhat > 1.01:
             out.append(f"R-hat {rhat:.4g} > 1.01: the chains disagree")
@@ -308,31 +340,7 @@ class Recorder:
             fraction = float(np.min(e_bfmi(np.concatenate(self.energy, 1))))
             if fraction < 0.3:
                 out.append(f"E-BFMI {fraction:.2f} < 0.3")
+        out += [self.job.parent.warning()] if self.job.parent else []
         if self.job.numbers["temperature"] != 1:
             out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
         return out
-
-
-def num_particles(draws: np.ndarray) -> int:
-    """P of draws (C, n, P, D); 1 for (C, n, D)."""
-    return draws.shape[2] if draws.ndim == 4 else 1
-
-
-def as_chains(values: np.ndarray, population: int) -> np.ndarray:
-    """Rows (C, n P, ...) of draws of P particles each as (C P, n, ...): a particle is followed through the draws."""
-    if population == 1:
-        return values
-    split = values.reshape(len(values), -1, population, *values.shape[2:])
-    return np.swapaxes(split, 1, 2).reshape(-1, split.shape[1], *values.shape[2:])
-
-
-def pooled(mixture: PredictiveMixture, values: Mapping[str, np.ndarray], good: np.ndarray) -> None:
-    """Add the good draws of (C, n, ...) arrays to a mixture, in the order of the draws, chains side by side."""
-    mask = good.T.reshape(-1)
-    mixture.update(
-        {
-            name: np.swapaxes(values[name], 0, 1).reshape(-1, *values[name].shape[2:])[mask]
-            for name in PREDICTED
-            if name in values
-        }
-    )

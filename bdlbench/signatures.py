@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -85,6 +86,14 @@ def coerced(
     return out
 
 
+def _is_built(annotation: Any) -> bool:
+    """Whether an annotation is a class of objects that only a factory can make, as an optimiser or a distribution."""
+    if not inspect.isclass(annotation) or annotation in (Any, inspect.Parameter.empty):
+        return False
+    is_array = hasattr(annotation, "dtype") or hasattr(annotation, "dtypes")  # NumPy's and JAX's, and jaxtyping's
+    return annotation.__module__ != "builtins" and not is_array and not issubclass(annotation, os.PathLike)
+
+
 def coerce(path: str, value: Any, annotation: Any) -> Any:
     """A number as the annotation's kind of number, anything else unchanged; numbers and choices are checked."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -92,6 +101,11 @@ def coerce(path: str, value: Any, annotation: Any) -> Any:
     if typing.get_origin(annotation) is typing.Literal and value not in typing.get_args(annotation):
         choices = ", ".join(map(str, typing.get_args(annotation)))
         raise ConfigError(f"{path}={value!r} is unknown: choose one of {choices}.")
+    if _is_built(annotation) and (value is None or isinstance(value, str | bool | int | float | list)):
+        raise ConfigError(f"{path}={value!r} must be built by a factory: give {path}._target_ and its options.")
+    missing = value is None and type(None) not in kinds
+    if float in kinds and str not in kinds and (missing or isinstance(value, str | bool | list)):
+        raise ConfigError(f"{path}={value!r} must be a number.")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if float in kinds and number and not (int in kinds and isinstance(value, int)):
         return float(value)

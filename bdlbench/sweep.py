@@ -1,25 +1,115 @@
 """Many jobs: what the store has is found, equal programs run as lanes of one, and nothing stops the rest."""
 
+import contextlib
+import dataclasses
+import datetime
+import gc
 import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from bdlbench import config as configuration
 from bdlbench import memory, run
 from bdlbench.config import Job
+from bdlbench.engines.base import Engine
+from bdlbench.engines.local import Local
 from bdlbench.errors import ConfigError
 from bdlbench.outcome import Outcome, sentence
-from bdlbench.progress import Progress, make_progress
-from bdlbench.store import Store
+from bdlbench.progress import Mode, Progress, make_progress
+from bdlbench.recording import PHASES
+from bdlbench.run import Record
+from bdlbench.stopping import on_signals
+from bdlbench.store import NoRoom, Store
+from bdlbench.store.errors import RunBusy, RunExists
 
 Composed = tuple[Mapping[str, Any], Mapping[str, str], str]
 """Resolved configuration, labels, and the overrides that the user would recognise the job by."""
 
 
-def run_sweep(composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int) -> list[dict[str, Any] | None]:
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Jobs of one program and one store, run as lanes together, with their places in the sweep."""
+
+    members: list[tuple[int, Job]]
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Parcel:
+    """A batch as plain data: what another process, perhaps on another machine, needs to make its jobs again."""
+
+    jobs: list[tuple[Mapping[str, Any], Mapping[str, str]]]
+    store: str
+    folder: str
+    progress: Mode
+    max_lanes: int
+    setup_seconds: float
+
+
+class Plan:
+    """What of a sweep is there already, what cannot be done, and what is to do in groups of equal programs."""
+
+    def __init__(self, composed: Sequence[Composed], outcome: Outcome, progress: Progress) -> None:
+        started = time.perf_counter()
+        self.records: list[Record | None] = [None] * len(composed)
+        self.groups: dict[Any, list[tuple[int, Job]]] = {}
+        self.stores: dict[str, Store] = {}
+        self.same: dict[int, int] = {}
+        first: dict[tuple[str, str], int] = {}
+        found = 0
+        for index, (config, labels, overrides) in enumerate(composed):
+            path = config["store"]["path"]
+            try:
+                store = self.stores.setdefault(path, Store(path))
+                job, self.records[index] = run.look_up(config, labels, store, progress.note)
+                if self.records[index] is not None:
+                    found += 1
+                    if len(composed) <= 20:
+                        progress.note(f"{job.id}: found in the store")
+                elif (path, job.id) in first:  # options that come to the same run, as n_train=null and n_train=<all>
+                    self.same[index] = first[path, job.id]
+                else:
+                    configuration.check(job)
+                    store.check_writable()
+                    first[path, job.id] = index
+                    self.groups.setdefault((group_key(job), path), []).append((index, job))
+            except Exception as error:
+                outcome.errors.append(f"{explain(error)} ({overrides})")
+        if found and len(composed) > 20:
+            progress.note(f"{found} of {len(composed)} runs found in the store")
+        self.num_runs = sum(len(members) for members in self.groups.values())
+        self.setup_seconds = (time.perf_counter() - started) / max(1, self.num_runs)
+
+    def batches(self, engine: Engine, max_lanes: int) -> list[Batch]:
+        """What the engine is given: at least one batch for each of its slots, where there are so many runs.
+
+        How many lanes fit into memory is known where they run, so an engine elsewhere cuts its batches there.
+        """
+        work = []
+        for (_, path), members in self.groups.items():
+            most = max(1, max_lanes // members[0][1].num_chains)
+            cut = pieces(members, most) if engine.elsewhere else batches(members, max_lanes)
+            work += [Batch(part, path) for part in cut]
+        while 0 < len(work) < engine.slots and any(len(batch.members) > 1 for batch in work):
+            at = max(range(len(work)), key=lambda i: len(work[i].members))
+            half = -(-len(work[at].members) // 2)
+            work[at : at + 1] = [Batch(part, work[at].path) for part in pieces(work[at].members, half)]
+        return work
+
+    def keep(self, batch: Batch, records: Sequence[Record]) -> None:
+        """Put the records of a batch in their places."""
+        for (index, _), record in zip(batch.members, records, strict=True):
+            self.records[index] = record
+        for index, other in self.same.items():
+            self.records[index] = self.records[other]
+
+
+def run_sweep(
+    composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int, engine: Engine | None = None
+) -> list[Record | None]:
     """Run or find every job.
 
     Parameters
@@ -29,63 +119,117 @@ def run_sweep(composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int)
         Gets the records, in the jobs' order, and a sentence for each job that cannot be done.
     max_lanes : int
         Jobs x chains in one program at most.
+    engine : Engine or None
+        Where the batches are computed; None: in this process.
 
     Returns
     -------
     list
         A record a job; None where it cannot be done.
     """
-    run.setup_jax()
-    records: list[dict[str, Any] | None] = [None] * len(composed)
-    groups: dict[Any, list[tuple[int, Job]]] = {}
-    first: dict[tuple[str, str], int] = {}
-    same: dict[int, int] = {}
     if not composed:
-        return records
+        return []
+    engine = engine or Local()
+    if engine.elsewhere:
+        leave_accelerators_alone()
+    run.setup_jax()
     progress = make_progress(composed[0][0]["progress"])
     outcome.report = dict(composed[0][0]["report"])
-    started = time.perf_counter()
-    stores: dict[str, Store] = {}
-    found = 0
-    for index, (config, labels, overrides) in enumerate(composed):
-        try:
-            store = stores.setdefault(config["store"]["path"], Store(config["store"]["path"]))
-            job = configuration.make_job(config, labels)
-            records[index] = None if config["rerun"] else run.finished(store, job.id)
-            if records[index] is not None:
-                found += 1
-                if len(composed) <= 20:
-                    progress.note(f"{job.id}: found in the store")
-                continue
-            key = (config["store"]["path"], job.id)
-            if key in first:  # options that come to the same run, such as n_train=null and n_train=277 of 277 rows
-                same[index] = first[key]
-                continue
-            configuration.check(job)
-            store.check_writable()
-            first[key] = index
-            groups.setdefault((group_key(job), config["store"]["path"]), []).append((index, job))
-        except Exception as error:
-            outcome.errors.append(f"{explain(error)} ({overrides})")
-    if found and len(composed) > 20:
-        progress.note(f"{found} of {len(composed)} runs found in the store")
-    waiting = sum(len(members) for members in groups.values())
-    setup = (time.perf_counter() - started) / max(1, waiting)
-    work = [(path, batch) for (_, path), members in groups.items() for batch in batches(members, max_lanes)]
-    progress.sweep_begin(len(work), waiting)
-    for path, batch in work:
-        progress.group_begin(len(batch))
-        made = run_together([job for _, job in batch], stores[path], progress, setup)
-        progress.group_end(made)
-        for (index, _), record in zip(batch, made, strict=True):
-            records[index] = record
-    progress.sweep_end()
-    for index, other in same.items():
-        records[index] = records[other]
-    outcome.records.extend(record for record in records if record is not None)
+    plan = Plan(composed, outcome, progress)
+    work = plan.batches(engine, max_lanes)
+    began = datetime.datetime.now(datetime.UTC)
+    progress.sweep_begin(len(work), plan.num_runs)
+    try:
+        results = execute(engine, work, plan, progress, max_lanes)
+        with contextlib.closing(results):
+            for index, result in results:
+                jobs = [job for _, job in work[index].members]
+                if isinstance(result, NoRoom):
+                    raise result
+                if isinstance(result, Exception):
+                    result = lost(jobs, plan.stores[work[index].path], result, began)
+                plan.keep(work[index], result)
+                progress.group_end(result)
+    finally:
+        progress.sweep_end()
+    outcome.records.extend(record for record in plan.records if record is not None)
     if len(composed) > 1:
-        summarise(outcome, records, progress)
+        summarise(outcome, plan.records, progress)
+    return plan.records
+
+
+def execute(
+    engine: Engine, work: Sequence[Batch], plan: Plan, progress: Progress, max_lanes: int
+) -> Generator[tuple[int, list[Record] | Exception]]:
+    """Hand batches to the engine: as they are in this process, as plain data to another."""
+
+    def begin(index: int) -> None:
+        progress.group_begin(len(work[index].members))
+
+    def here(batch: Batch) -> list[Record]:
+        jobs = [job for _, job in batch.members]
+        return run_together(jobs, plan.stores[batch.path], progress, plan.setup_seconds)
+
+    def parcel(batch: Batch) -> Parcel:
+        jobs = [(job.config, job.labels) for _, job in batch.members]
+        store = str(plan.stores[batch.path].path.absolute())
+        mode: Mode = "lines" if engine.has_log else "off"
+        return Parcel(jobs, store, os.getcwd(), mode, max_lanes, plan.setup_seconds)
+
+    if work:
+        folder = plan.stores[work[0].path].path.absolute() / f".{type(engine).__name__.lower()}"
+        function, tasks = (run_parcel, [parcel(batch) for batch in work]) if engine.elsewhere else (here, work)
+        yield from engine.execute(function, tasks, folder=folder, begin=begin)
+
+
+def run_parcel(parcel: Parcel) -> list[Record]:
+    """Run a batch in another process than the sweep's, in as many parts as fit into memory there."""
+    if os.path.isdir(parcel.folder):  # relative paths are meant from there, and a user's own modules lie there
+        os.chdir(parcel.folder)
+        if parcel.folder not in sys.path:
+            sys.path.insert(0, parcel.folder)
+    run.setup_jax()
+    store, progress = Store(parcel.store), make_progress(parcel.progress)
+    members = [(i, configuration.make_job(*job)) for i, job in enumerate(parcel.jobs)]
+    records: list[Record] = []
+    with on_signals():
+        for batch in batches(members, parcel.max_lanes):
+            records += run_together([job for _, job in batch], store, progress, parcel.setup_seconds)
     return records
+
+
+def lost(jobs: Sequence[Job], store: Store, error: Exception, began: datetime.datetime) -> list[Record]:
+    """Records of a batch that did not come back: what it had finished, and a failure for each of the rest.
+
+    The failure is written to the store where nothing would be lost by it. A run with a checkpoint keeps that, and the
+    next command continues it; a run that was to be repeated keeps its old record.
+    """
+    reason = f"{type(error).__name__}: {sentence(error)}"
+    trace = "".join(traceback.format_exception(error))
+    records = []
+    for job in jobs:
+        old = store.record(job.id) if store.has(job.id) else None
+        if old is not None and old["created"] >= began.isoformat(timespec="seconds"):
+            records.append(old)
+            continue
+        failure = {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
+        record = (
+            {"id": job.id, "config": dict(job.config)}
+            | run.common(job, dict.fromkeys(PHASES, 0.0), len(jobs))
+            | failure
+        )
+        if (old is None or old["status"] == "failed") and not store.has_checkpoint(job.id):
+            with contextlib.suppress(RunBusy, RunExists), store.writer(job.id, job.config, overwrite=True) as writer:
+                record = writer.finish(record)
+        records.append(record)
+    return records
+
+
+def leave_accelerators_alone() -> None:
+    """Have this process compute on the CPU: JAX would take the memory of devices that the workers are to use."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def explain(error: Exception) -> str:
@@ -103,27 +247,38 @@ def group_key(job: Job) -> Any:
     parts |= {f"shifted {name}": rows for name, rows in job.dataset.shifted.items()}
     parts |= {f"ood {name}": rows for name, rows in job.dataset.ood.items()}
     shapes = tuple((n, r.x.shape, r.x.dtype.str, r.y.shape, r.y.dtype.str) for n, r in parts.items() if r is not None)
-    return job.program.key, job.dataset.task, shapes, tuple(job.metrics), job.config["store"]["predictive_rows"]
+    rest = tuple(job.metrics), job.config["store"]["predictive_rows"], job.parent is None
+    return job.program.key, job.dataset.task, shapes, *rest
 
 
 def batches(members: Sequence[tuple[int, Job]], max_lanes: int) -> list[list[tuple[int, Job]]]:
     """Cut a group into batches of nearly equal size, each of at most ``max_lanes`` lanes (one job at least)."""
     most = max(1, min(max_lanes // members[0][1].num_chains, memory.jobs_that_fit([job for _, job in members])))
+    return pieces(members, most)
+
+
+def pieces(members: Sequence[tuple[int, Job]], most: int) -> list[list[tuple[int, Job]]]:
+    """Cut into parts of nearly equal size, each of at most ``most`` jobs."""
     count = -(-len(members) // most)
     size = -(-len(members) // count)
     return [list(members[i : i + size]) for i in range(0, len(members), size)]
 
 
-def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: float) -> list[dict[str, Any]]:
+def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: float) -> list[Record]:
     """Run jobs as one group; if that fails, as halves, so that only what is at fault fails."""
     try:
         return run.run_group(jobs, store, progress, setup, alone=len(jobs) == 1)
+    except NoRoom:
+        raise
     except Exception as error:
         if len(jobs) == 1:
             raise
-        progress.note(f"{len(jobs)} runs together failed ({type(error).__name__}): trying halves")
-        half = len(jobs) // 2
-        return [*run_together(jobs[:half], store, progress, setup), *run_together(jobs[half:], store, progress, setup)]
+        why = "out of memory" if memory.is_out_of_memory(error) else type(error).__name__
+    # Out of the except block: while an error is being handled its frames live, and with them the group's arrays.
+    gc.collect()
+    progress.note(f"{len(jobs)} runs together failed ({why}): trying halves")
+    half = len(jobs) // 2
+    return [*run_together(jobs[:half], store, progress, setup), *run_together(jobs[half:], store, progress, setup)]
 
 
 def summarise(outcome: Outcome, records: Sequence[Any], progress: Progress) -> None:

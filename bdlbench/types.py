@@ -20,7 +20,8 @@ Task = Literal["regression", "classification"]
 Info = Mapping[str, Array]
 """What a step reports: scalars by name. ``num_grads`` is required: gradient evaluations on the data it was handed.
 ``log_density`` (of the tempered target, at the data it was handed), or ``loss`` where a method moves on one, lets the
-loop find the first non-finite step; ``diverging`` (bool) is counted; the rest become ``sample_stats``."""
+loop find the first non-finite step; ``diverging`` (bool) is counted; after ``stopped`` (bool) no later
+step of the phase changes anything, so that the loop may leave it; the rest become ``sample_stats``."""
 
 
 class Data(NamedTuple):
@@ -165,6 +166,9 @@ class Method(NamedTuple):
         this key, so that importance ratios say how far q is from the posterior.
     markov : bool
         Whether the draws of one chain are a Markov chain, so that ESS and R-hat mean something.
+    validation_fraction : float
+        Share of the training rows, chosen by each lane for itself, that the loop keeps from the method and hands over
+        as ``data.validation``; ``data.size`` is then the number of the others. 0: the data set's own validation rows.
     num_cycles : int
         Warm-up and sampling alternate so many times, an equal share of the schedule's steps and draws each, and all
         draws count. 1 for a method that warms up once; only a method whose ``settle`` does nothing may have more.
@@ -178,6 +182,7 @@ class Method(NamedTuple):
     anchor: Callable[[Any], Array] | None = None
     log_q: Callable[[Array, Any], Array] | None = None
     markov: bool = True
+    validation_fraction: float = 0.0
     num_cycles: int = 1
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 
-from bdlbench.run import git_commit, setup_jax, versions
-from benchmarks import rows_loop, rows_whole
+from bdlbench.provenance import git_commit, versions
+from bdlbench.run import setup_jax
+from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_mile, rows_sweep, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -22,10 +23,21 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "recompile": rows_whole.second_run,
     "sgld": rows_loop.sgld_step,
     "svi": rows_loop.svi_step,
+    **rows_methods.ROWS,
     "linear_regression": rows_loop.linear_regression,
     "new_process": rows_whole.new_process,
     "memory": rows_whole.memory,
+    "checkpoints": rows_checkpoint.checkpoints,
+    "found": rows_checkpoint.repeated_sweep,
     "lanes": rows_loop.many_lanes,
+    "deep_ensemble": rows_mile.deep_ensemble,
+    "mile": rows_mile.mile,
+    "sweep_nuts": rows_sweep.nuts_splits,
+    "sweep_sgld": rows_sweep.sgld_jobs,
+    "sweep_growth": rows_sweep.growth,
+    "sweep_overhead": rows_sweep.overhead,
+    "sweep_repeat": rows_sweep.repeated,
+    "store_table": rows_sweep.table,
 }
 
 
@@ -37,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--repeat", type=int, default=Options().repeat, help="pairs of measurements a ratio")
     parser.add_argument("--lanes", action="store_true", help="many lanes on a CPU too")
+    parser.add_argument("--full", action="store_true", help="MILE at its published length: minutes")
     parser.add_argument("--quick", action="store_true", help="tiny problems: walks through, the figures mean nothing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON")
     args = parser.parse_args(argv)
     setup_jax()
-    options = Options(args.repeat, 0.01 if args.quick else Options().least, args.quick, args.lanes)
+    options = Options(args.repeat, 0.01 if args.quick else Options().least, args.quick, args.lanes, args.full)
 
     measured: dict[str, list[Row] | str] = {}
     for name in args.only:

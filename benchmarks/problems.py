@@ -24,7 +24,7 @@ from bdlbench.networks.mlp import MLP
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Program, Shared
-from bdlbench.types import Data, Schedule, Stage, Target
+from bdlbench.types import Data, Method, Schedule, Stage, Target
 
 NOISE = (-1.0, 1.0)
 """Location and scale of the log-normal prior of the noise, as configured."""
@@ -86,27 +86,31 @@ def line() -> Problem:
 def nuts(num_warmup: int, num_samples: int, num_chains: int = 1, before: int = 200) -> tuple[Stage, ...]:
     """A short MAP, then NUTS as configured."""
     last = Schedule(num_chains, num_warmup, num_samples, 1)
-    make = functools.partial(hmc.nuts, target_accept_prob=0.9, max_tree_depth=8, dense_mass=False)
-    first = Stage(
-        "map", _with(point.maximum_a_posteriori, optimizer=optax.adam(0.01)), Schedule(num_chains, before, 0, 0)
-    )
-    return first, Stage("nuts", lambda target, schedule, numbers: make(target, schedule), last)
+    options = {"target_accept_prob": 0.9, "max_tree_depth": 8, "dense_mass": False}
+    return *short_map(before, num_chains), stage("nuts", hmc.nuts, last, **options)
+
+
+def short_map(num_steps: int, num_chains: int = 1) -> tuple[Stage, ...]:
+    """A MAP of so many Adam steps, as a stage before another; no stage for 0 steps."""
+    schedule = Schedule(num_chains, num_steps, 0, 0)
+    return (stage("map", point.maximum_a_posteriori, schedule, optimizer=optax.adam(0.01)),) if num_steps else ()
 
 
 def langevin(num_samples: int, thinning: int, batch_size: int | None, step_size: float) -> tuple[Stage, ...]:
     """SGLD with a constant step and epoch batching."""
-    make = _with(sgld.sgld, step_size=step_size, decay=0.0, decay_steps=1000.0)
-    return (Stage("sgld", make, Schedule(1, 0, num_samples, thinning, batch_size, "epoch")),)
+    schedule = Schedule(1, 0, num_samples, thinning, batch_size, "epoch")
+    return (stage("sgld", sgld.sgld, schedule, step_size=step_size, decay=0.0, decay_steps=1000.0),)
 
 
 def mean_field(num_warmup: int, num_samples: int = 1) -> tuple[Stage, ...]:
     """Mean-field SVI with Adam 0.01."""
-    make = _with(svi.svi, optimizer=optax.adam(0.01), guide="mean_field", init_scale=0.01, num_particles=1, rank=None)
-    return (Stage("svi", make, Schedule(1, num_warmup, num_samples, 0)),)
+    options = {"optimizer": optax.adam(0.01), "guide": "mean_field", "init_scale": 0.01, "num_particles": 1}
+    return (stage("svi", svi.svi, Schedule(1, num_warmup, num_samples, 0), rank=None, **options),)
 
 
-def _with(factory: Callable[..., Any], **hyper: Any) -> Callable[..., Any]:
-    return lambda target, schedule, numbers: factory(target, schedule, **hyper)
+def stage(name: str, factory: Callable[..., Method], schedule: Schedule, **options: Any) -> Stage:
+    """A stage of ``factory`` with fixed options."""
+    return Stage(name, lambda target, schedule, numbers: factory(target, schedule, **options), schedule)
 
 
 def blocks(

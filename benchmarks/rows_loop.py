@@ -7,15 +7,10 @@ from typing import Any
 import jax
 
 from benchmarks import peers, problems
-from benchmarks.timing import Options, Row, Skipped, in_blocks, in_turns, ratio_row, seconds, steady
+from benchmarks.timing import Options, Row, Skipped, in_blocks, in_turns, num_grads, ratio_row, seconds, steady
 
 ENDLESS = 20_000
 """Transitions asked of a run of which a few seconds are watched."""
-
-
-def num_grads(block: Any) -> float:
-    """Gradients on all rows that a block cost, over all lanes."""
-    return float(block.num_grads.sum())
 
 
 def nuts_one_chain(options: Options) -> list[Row]:

@@ -24,7 +24,7 @@ _SHRINK = {
 
 def second_run(options: Options) -> list[Row]:
     """Programs compiled by a run with another seed and another split, after one of each method in this process."""
-    _need_hydra()
+    need_hydra()
     from bdlbench.run import run
 
     counted: list[str] = []
@@ -53,15 +53,15 @@ def second_run(options: Options) -> list[Row]:
 
 def new_process(options: Options) -> list[Row]:
     """Wall seconds of one command in a new process with a warm compilation cache, a new store each time."""
-    _need_hydra()
+    need_hydra()
     shrink = list(_SHRINK["svi"]) if options.quick else []
     with tempfile.TemporaryDirectory() as folder:
-        env = _environment() | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+        env = environment() | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
 
         def once(i: int) -> float:
             start = time.perf_counter()
             command = ["inference=svi", "data=diabetes", f"store.path={folder}/store{i}", *shrink]
-            _python(["-c", "import sys; from bdlbench.cli import main; sys.exit(main())", *command], env)
+            in_process(["-c", "import sys; from bdlbench.cli import main; sys.exit(main())", *command], env)
             return time.perf_counter() - start
 
         cold = once(0)
@@ -72,13 +72,13 @@ def new_process(options: Options) -> list[Row]:
 
 def memory(options: Options) -> list[Row]:
     """Peak memory of a run against its number of draws."""
-    _need_hydra()
+    need_hydra()
     width, chains = (5, 2) if options.quick else (200, 4)
     small, large = (20, 200) if options.quick else (1000, 10_000)
     dim = 10 * width + width + width + 1 + 1
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        env = _environment() | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+        env = environment() | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
         for draws in (small, small, large):  # the first fills the cache: compilers take memory too
             overrides = [
                 "inference=sgld", "data=diabetes", "progress=off", f"store.path={folder}/{draws}", "rerun=true",
@@ -87,7 +87,7 @@ def memory(options: Options) -> list[Row]:
                 "inference.schedule.thinning=1",
             ]  # fmt: skip
             code = f"from bdlbench.run import run; print('peak', run({overrides!r})['peak_memory_bytes'])"
-            found[draws] = int(_python(["-c", code], env).split("peak")[-1]) / 2**20
+            found[draws] = int(in_process(["-c", code], env).split("peak")[-1]) / 2**20
     rows = []
     for draws in (small, large):
         all_draws = 4 * draws * chains * dim / 2**20
@@ -96,19 +96,22 @@ def memory(options: Options) -> list[Row]:
     return rows
 
 
-def _need_hydra() -> None:
+def need_hydra() -> None:
+    """Skip the row on a machine without Hydra."""
     try:
         import hydra  # noqa: F401
     except ImportError as error:
         raise Skipped("Hydra is not installed, and whole runs are configured by it") from error
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Variables of this process, with the checkout in front of its path."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path}
 
 
-def _python(arguments: list[str], env: dict[str, str]) -> str:
+def in_process(arguments: list[str], env: dict[str, str]) -> str:
+    """Python in a process of its own; returns what it printed."""
     done = subprocess.run([sys.executable, *arguments], env=env, cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)[:200]}: {done.stderr.strip().splitlines()[-1:]}")

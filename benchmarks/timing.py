@@ -53,13 +53,14 @@ class Options(NamedTuple):
     """How long to measure.
 
     ``repeat`` pairs a ratio, ``least`` seconds a measurement; ``quick`` shrinks problems too, so that a test can walk
-    through; ``lanes`` asks for the rows about many lanes off an accelerator.
+    through; ``lanes`` asks for the rows about many lanes off an accelerator, ``full`` for MILE at its published length.
     """
 
     repeat: int = 15
     least: float = 0.2
     quick: bool = False
     lanes: bool = False
+    full: bool = False
 
 
 Measure = Callable[[], float]
@@ -123,6 +124,11 @@ def in_blocks(blocks: Iterator[Any], stage: int, phase: str, unit: Callable[[Any
         return took / units
 
     return measure
+
+
+def num_grads(block: Any) -> float:
+    """Gradients on all rows that a block cost, over all lanes."""
+    return float(block.num_grads.sum())
 
 
 def ratio_row(

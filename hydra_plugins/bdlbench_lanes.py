@@ -1,6 +1,6 @@
-"""Hydra accepts launchers and sweepers from this namespace only; what they do stands in :mod:`bdlbench.launcher`."""
+"""Hydra accepts launchers and sweepers from this namespace only; what they do stands in :mod:`bdlbench`."""
 
-from bdlbench import launcher
+from bdlbench import launcher, trials
 
 
 class LanesLauncher(launcher.LanesLauncher):
@@ -9,3 +9,7 @@ class LanesLauncher(launcher.LanesLauncher):
 
 class GridSweeper(launcher.GridSweeper):
     """See :class:`bdlbench.launcher.GridSweeper`."""
+
+
+class OptunaSweeper(trials.OptunaSweeper):
+    """See :class:`bdlbench.trials.OptunaSweeper`."""

@@ -7,6 +7,7 @@ exceeds once in 10^6 runs. Tests assert that it does not; the tests of mutants a
 import functools
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,18 +17,22 @@ import numpyro
 import numpyro.distributions as dist
 import scipy.stats
 
+from bdlbench import config
+from bdlbench.config import Job
 from bdlbench.inference.hmc import nuts
 from bdlbench.model.target import make_target
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Program, Shared
-from bdlbench.types import Method, Schedule, Stage, Target
+from bdlbench.types import Data, Method, Schedule, Stage, Target
 
 FAMILY_WISE = 1e-6
 """Probability that one check of a right implementation exceeds its limit."""
 PRECISION = 0.01
 """Largest Monte Carlo standard error of a mean, in standard deviations: a chain that stands still has a larger one."""
 PRIOR_SCALE = 3.0
+NOISE = 0.5
+"""Scale of the noise of :func:`linear_job`, known to the model."""
 Factory = Callable[[Target, Schedule, Mapping[str, Any]], Method]
 
 
@@ -111,6 +116,37 @@ def gaussian(dim: int, condition: float, seed: int = 0, copies: int = 1) -> Gaus
     exact = np.asarray(x, np.float64)
     precision = exact.T @ exact + np.eye(dim) / PRIOR_SCALE**2
     return Gaussian(x, y, np.linalg.solve(precision, exact.T @ np.asarray(y, np.float64)), precision)
+
+
+def linear_job(path: Path, inference: str, *options: str, chains: int = 64) -> tuple[Job, Gaussian]:
+    """A job of a network without hidden layer on 40 rows of 4 correlated features, known noise, and its posterior.
+
+    Theta is the bias, then the kernel. The problem's rows are divided by the noise's scale, which makes it one of
+    :class:`Gaussian`. The first seven of options are what the problem is; ``options`` may change them.
+    """
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal((40, 4)) + 0.8 * rng.standard_normal((40, 1))
+    np.savez(path / "rows.npz", x=x, y=x @ rng.standard_normal(4) + rng.standard_normal(40))
+    usual = ["data=npz", f"data.path={path}/rows.npz", "data.test_fraction=0", "network=linear", "prior=normal"]
+    usual += [f"prior.weight_scale={PRIOR_SCALE}", f"prior.bias_scale={PRIOR_SCALE}", "likelihood=gaussian_fixed"]
+    usual += [f"likelihood.sigma={NOISE}", f"inference={inference}", *options]
+    job = config.make_job(*config.compose([*usual, f"inference.schedule.num_chains={chains}"]))
+    found = job.dataset.train
+    design = np.column_stack([np.ones(len(found.y)), found.x]).astype(np.float64)
+    target = found.y.astype(np.float64) / NOISE
+    precision = design.T @ design / NOISE**2 + np.eye(5) / PRIOR_SCALE**2
+    return job, Gaussian(design / NOISE, target, np.linalg.solve(precision, design.T @ target / NOISE), precision)
+
+
+def target_of(problem: Any, model: Callable[..., None] | None = None) -> tuple[Target, Data]:
+    """The target and the data of a problem's rows."""
+    x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
+    return make_target(model or regression, x, y, 1.0), Data(x, y, len(problem.y))
+
+
+def silence(patch: Any) -> None:
+    """Turn a sampler's normal noise off."""
+    patch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.zeros(shape, dtype))
 
 
 def regression(x: jax.Array, y: jax.Array | None = None) -> None:

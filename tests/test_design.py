@@ -44,7 +44,7 @@ def part_of(module):
 
 
 # Which other parts each part may import. A part that is not listed is no part of the plan.
-FREE = {"bdlbench", "checks", "cycles", "errors", "libraries", "signatures", "types"}
+FREE = {"bdlbench", "checks", "cycles", "errors", "libraries", "provenance", "signatures", "stopping", "types"}
 LEAVES = {"data", "networks", "metrics", "store"}
 ALLOWED = {
     "bdlbench": set(),
@@ -52,25 +52,46 @@ ALLOWED = {
     "checks": set(),
     "cycles": set(),
     "libraries": set(),
+    "provenance": set(),
     "signatures": set(),
+    "stopping": set(),
     "types": set(),
     "data": set(),
     "networks": set(),
     "metrics": set(),
     "store": set(),
+    "engines": set(),
     "model": LEAVES,
     "inference": LEAVES | {"model"},
     "sampling": LEAVES | {"model"},
     "predict": LEAVES | {"model", "sampling"},
     "progress": {"sampling"},
-    "config": LEAVES | {"model", "sampling", "predict"},
-    "recording": LEAVES | {"config", "sampling", "predict"},
+    "warm_start": {"store"},
+    "config": LEAVES | {"model", "sampling", "predict", "warm_start"},
+    "particles": {"metrics"},
+    "looks": {"sampling"},
+    "verdict": {"config"},
+    "recording": LEAVES | {"config", "sampling", "predict", "particles", "verdict"},
+    "resume": LEAVES | {"config", "sampling", "recording"},
     "memory": LEAVES | {"config", "model", "sampling", "predict"},
-    "run": LEAVES | {"config", "model", "sampling", "predict", "progress", "recording"},
+    "run": LEAVES
+    | {
+        "config",
+        "looks",
+        "memory",
+        "model",
+        "particles",
+        "sampling",
+        "predict",
+        "progress",
+        "recording",
+        "resume",
+        "warm_start",
+    },
     "report": {"store", "metrics", "data"},
     "analysis": LEAVES | {"config", "model", "sampling", "predict", "run"},
 }
-TOPS = {"cli", "cli_results", "launcher", "sweep", "outcome"}
+TOPS = {"cli", "cli_results", "cli_tail", "launcher", "sweep", "trials", "outcome"}
 """What stands above everything: commands and Hydra's plugins."""
 HYDRA = {"config"} | TOPS
 

@@ -106,9 +106,16 @@ def check_bdlbench(name: str, words: list[str]) -> None:
         assert "_target_" in config["inference"], f"{name}: {one}"
 
 
+def values_of(override: Override) -> list[str]:
+    """The values of a sweep; of an interval, where it begins."""
+    if override.is_interval_sweep():
+        return [str(override.value().start)]
+    return list(override.sweep_string_iterator())
+
+
 def each_job(overrides: list[Override]) -> Iterator[list[str]]:
     """Overrides without sweeps: each value that a sweep takes, once, the other sweeps at their first."""
-    swept = [(o, list(o.sweep_string_iterator())) if o.is_sweep_override() else (o, None) for o in overrides]
+    swept = [(o, values_of(o) if o.is_sweep_override() else None) for o in overrides]
 
     def line(chosen: int, index: int) -> list[str]:
         return [

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 import scipy.stats
 from flax import linen, nnx
-from known_posteriors import FAMILY_WISE, PRIOR_SCALE, limit, regression
+from known_posteriors import FAMILY_WISE, PRIOR_SCALE, lanes_of, limit, program, regression, sample, stage
 from mutation import mutate
 
 from bdlbench import config
@@ -22,9 +23,10 @@ from bdlbench.inference.swag import swag
 from bdlbench.model import bnn, likelihoods, priors
 from bdlbench.model.target import make_target
 from bdlbench.networks.mlp import MLP
-from bdlbench.types import ConfigError, Data, Schedule
+from bdlbench.sampling.programs import Shared
+from bdlbench.types import ConfigError, Data, Method, Schedule
 
-OFF = {"validate_every": None, "patience": None}
+OFF = {"validate_every": None, "patience": None, "validation_fraction": None}
 
 
 def linear(dim=4, seed=0):
@@ -83,18 +85,45 @@ def test_a_member_reaches_its_closed_form(objective):
     assert grads.sum() == 4000
 
 
+def classes():
+    """A linear softmax classifier of three classes, its rows and noisy validation rows."""
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((15, 4)), rng.integers(0, 3, 15)
+    held = (jnp.asarray(rng.standard_normal((9, 4))), jnp.asarray(rng.integers(0, 3, 9)))
+    model = functools.partial(
+        bnn.bnn,
+        network=functools.partial(MLP, width=1, depth=0, activation="tanh"),
+        prior=priors.fan_in(weight_scale=3.0, bias_scale=3.0),
+        likelihood=likelihoods.categorical("classification", 3),
+    )
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    return make_target(model, x, y), Data(x, y, 15, held)
+
+
+def gaussian_scores(target, thetas, x, y):
+    return -0.5 * ((np.asarray(y) - thetas @ np.asarray(x).T) ** 2).mean(1)
+
+
+def softmax_scores(target, thetas, x, y):
+    f = np.stack([np.asarray(target.forward(jnp.asarray(theta), x)) for theta in thetas])
+    return np.take_along_axis(scipy.special.log_softmax(f, -1), np.asarray(y)[None, :, None], -1)[..., 0].mean(1)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("patience", [None, 3])
-def test_early_stopping_keeps_the_best_theta(patience):
+@pytest.mark.parametrize(("problem", "scores_of"), [(linear, gaussian_scores), (classes, softmax_scores)])
+def test_early_stopping_keeps_the_best_theta(problem, scores_of, patience):
     """Replayed: the path of plain gradient ascent, looked at every 5 steps, ends where 3 looks found nothing better."""
-    target, data = linear()
-    options = {"optimizer": optax.sgd(0.05), "objective": "posterior", "validate_every": 5, "patience": patience}
+    target, data = problem()
+    options = {"optimizer": optax.sgd(0.05), "objective": "posterior", **OFF} | {
+        "validate_every": 5,
+        "patience": patience,
+    }
     method = deep_ensemble(target, Schedule(1, 200, 1, 0), **options)
     plain = maximum_a_posteriori(target, Schedule(1, 200, 1, 0), optimizer=optax.sgd(0.05))
-    start = jnp.array([1.0, -1.0, 0.5, 0.0])
+    start = jnp.resize(jnp.array([1.0, -1.0, 0.5, 0.0]), target.dim)
     thetas = np.asarray(path(plain, data, start, 200)[0].theta)
-    x, y = data.validation
-    scores = -0.5 * ((np.asarray(y) - thetas[4::5] @ np.asarray(x).T) ** 2).mean(1)
+    scores = scores_of(target, thetas[4::5], *data.validation)
     best, misses, looks = -1, 0, 0
     for i, score in enumerate(scores):
         if patience is not None and misses == patience:
@@ -107,6 +136,54 @@ def test_early_stopping_keeps_the_best_theta(patience):
     assert grads.sum() == 5 * looks
     assert 0 < best < len(scores) - 1  # else this test would not tell stopping from going on
     assert patience is None or looks < len(scores)
+
+
+def stopped_run(block_seconds, every=4, factory=deep_ensemble):
+    """Three members in the loop, on batches of 5 of 24 rows of which each holds 6 out: draws and gradients."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((24, 4)), rng.standard_normal(24)
+    options = {"optimizer": optax.sgd(0.05), "objective": "posterior", "validate_every": every, "patience": 2}
+    here = stage("ensemble", factory, Schedule(1, 3000, 1, 0, 5), **options, validation_fraction=0.25)
+    outcome = sample(program((here,)), Shared(x[None], y[None]), lanes_of(3), block_seconds)
+    return outcome.draws, sum(b.num_grads for b in outcome.blocks)
+
+
+def test_a_member_that_has_stopped_is_left():
+    """It is charged looks times 4 steps of 5 / 24 gradients, and where blocks end changes no bit."""
+    (draws, grads), (again, charged) = stopped_run(1e9), stopped_run(0.002)
+    np.testing.assert_array_equal(draws, again)
+    np.testing.assert_allclose(grads, charged, rtol=1e-9)  # shares of a gradient, summed by blocks
+    looks = grads / (4 * 5 / 24)
+    np.testing.assert_allclose(looks, np.round(looks), rtol=1e-6)
+    assert (looks >= 3).all()
+    assert (looks < 3000 / 4).all()
+
+
+def rows_seen(batch_size):
+    """Row numbers of each step (L, steps, B) and of the validation rows (L, 6), of 24 rows with a quarter held out."""
+    numbers = np.arange(24.0)[:, None]
+
+    def probe(target, schedule):
+        init = lambda key, theta, data: data.validation[0][:, 0]
+        seen = lambda data: {"num_grads": jnp.float32(1), "log_density": jnp.float32(0), "rows": data.x[:, 0]}
+        step = lambda key, t, state, data: (state, seen(data))
+        return Method(init, step, draw=lambda key, state: state, validation_fraction=0.25)
+
+    here = stage("probe", probe, Schedule(1, 0, 18, 1, batch_size))
+    outcome = sample(program((here,)), Shared(numbers[None], numbers[None, :, 0]), lanes_of(4))
+    return outcome.stat("rows"), outcome.draws[:, 0], sum(b.num_grads for b in outcome.blocks)
+
+
+@pytest.mark.parametrize("batch_size", [5, None])
+def test_rows_held_out_are_never_trained_on(batch_size):
+    """Five epochs of 18 rows, each row five times, or 18 steps of them all; the six others are each lane's own choice."""
+    seen, held, charged = rows_seen(batch_size)
+    for used, others in zip(seen, held, strict=True):
+        counts = np.bincount(used.reshape(-1).astype(int), minlength=24)
+        np.testing.assert_array_equal(np.flatnonzero(counts == 0), np.sort(others))
+        np.testing.assert_array_equal(counts[counts > 0], 5 if batch_size else 18)
+    assert len({tuple(np.sort(others)) for others in held}) > 1
+    np.testing.assert_allclose(charged, 18 * (batch_size or 18) / 24, rtol=1e-6)
 
 
 # ---- hidden units and dropout
@@ -364,6 +441,19 @@ def test_lanes_mapped_and_vmapped_agree(factory, schedule, options):
     [
         (["inference=deep_ensemble", "inference.validate_every=10"], "data.validation_fraction"),
         (["inference=deep_ensemble", "inference.patience=3"], "give inference.validate_every"),
+        (["inference=deep_ensemble", "inference.validation_fraction=0.1"], "give inference.validate_every"),
+        (
+            ["inference=mc_dropout", "inference.validate_every=10", "inference.validation_fraction=1.0"],
+            "validation_fraction=1.0 must lie strictly between 0 and 1",
+        ),
+        (
+            ["inference=deep_ensemble", "inference.validate_every=10", "inference.validation_fraction=0.999"],
+            "leaves none to train on",
+        ),
+        (
+            ["inference=mile", "inference.before.0.schedule.batch_size=320"],
+            "batch_size=320 does not fit 300 training rows",
+        ),
         (["inference=deep_ensemble", "inference.validate_every=100000"], "make it smaller"),
         (["inference=mc_dropout", "inference.rate=1.0"], "rate=1.0"),
         (

@@ -12,12 +12,14 @@ from known_posteriors import (
     gaussian,
     lanes_of,
     largest_z,
+    limit,
     moments,
     program,
     regression,
     rows,
     sample,
     stage,
+    target_of,
 )
 from mutation import mutate
 
@@ -27,7 +29,7 @@ from bdlbench.model.target import make_target
 from bdlbench.recording import as_chains
 from bdlbench.run import run
 from bdlbench.store import Store
-from bdlbench.types import ConfigError, Data, Schedule
+from bdlbench.types import ConfigError, Schedule
 
 LANES = 32
 CHEES = {
@@ -137,26 +139,29 @@ def test_a_mutant_of_chees_fails():
 
 
 def test_chees_agrees_with_blackjaxs_driver():
-    """The same Gaussian by ``blackjax.chees_adaptation``: trajectory lengths alike to a factor of 1.5.
+    """The same Gaussian by ``blackjax.chees_adaptation``, from the same law of starts.
 
-    ChEES's criterion is noisy and flat at its top: one run's length varies by a tenth or two.
+    The logarithms of the lengths found have one mean: Welch's z over independent runs of each, whose degrees of freedom
+    are at least those of the smaller group.
     """
+    theirs_runs = 16
     problem, drawn = draws_of("chees", chees_module.chees, CHEES, Schedule(1, 300, 2, 1), 10, 20)
-    ours = np.exp(np.log(drawn.stat("trajectory_length")[:, -1]).mean())
-    x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
-    target, data = make_target(regression, x, y, 1.0), Data(x, y, len(problem.y))
+    ours = np.log(drawn.stat("trajectory_length")[:, -1].astype(np.float64))
+    target, data = target_of(problem)
 
-    @jax.jit
     def theirs(key):
-        start_key, run_key = jax.random.split(key)
+        start_key, spread_key, run_key = jax.random.split(key, 3)
         density = lambda theta: target.log_density(theta, data)
         warmup = chees_adaptation(density, 16, target_acceptance_rate=0.651, max_leapfrog_steps=200)
-        start = 3.0 * jax.random.normal(start_key, (16, 10))
+        start = PRIOR_SCALE * jax.random.normal(start_key, (10,)) + jax.random.normal(spread_key, (16, 10))
         _, info = warmup.run(run_key, start, 0.1, optax.adam(0.05), 300)
         return info.adaptation_state.log_trajectory_length_moving_average[-1]
 
-    logs = [theirs(key) for key in jax.random.split(jax.random.key(0), 4)]
-    assert abs(np.log(ours) - np.mean(logs)) < np.log(1.5), (ours, np.exp(np.mean(logs)))
+    logs = np.asarray(jax.jit(lambda keys: jax.lax.map(theirs, keys))(jax.random.split(jax.random.key(0), theirs_runs)))
+    error = np.sqrt(ours.var(ddof=1) / len(ours) + logs.astype(np.float64).var(ddof=1) / theirs_runs)
+    z = abs(ours.mean() - logs.mean()) / error
+    assert z <= limit(1, theirs_runs - 1), (ours.mean(), logs.mean(), error)
+    assert error < 0.1, "lengths are known to a tenth"
 
 
 # ---- a run of a population

@@ -231,7 +231,20 @@ def test_svgd_fits_one_dimension_and_collapses_in_fifty():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["inference=svi_fullrank", "network.width=3000"], r"36002 x 36002 matrix of 4\.8 GiB"),
+        (["inference=svi_fullrank", "network.width=3000"], r"36002 x 36002 matrix with .* of 19\.31 GiB a chain"),
+        (["inference=svi_lowrank", "network.width=3000", "inference.rank=5000"], r"36002 x 5000 matrix .* 2\.68 GiB"),
+        (["inference=svi_fullrank", "inference.num_particles=1000000"], r"num_particles=1000000 needs .* 4\.49 GiB"),
+        (["inference=nuts", "inference.dense_mass=true", "network.width=3000"], r"dense_mass=true needs five .* 24"),
+        (["inference=svgd", "inference.num_particles=20000"], r"20000 x 20000 kernel of 4\.\d\d GiB"),
+        (["inference=smc", "inference.num_particles=200000"], r"num_particles=200000 needs .* GiB"),
+        (["inference=chees", "inference.num_particles=200000"], r"num_particles=200000 needs .* GiB"),
+        (
+            ["inference=swag", "inference.rank=40", "inference.collect_every=20", "network.width=2000000"],
+            "40 deviations",
+        ),
+        (["inference=svi", "inference.schedule.num_warmup=0"], "schedule.num_warmup=0 must be at least 1"),
+        (["inference=ivon", "inference.schedule.num_warmup=0"], "schedule.num_warmup=0 must be at least 1"),
+        (["inference=svgd", "inference.schedule.num_warmup=0"], "schedule.num_warmup=0 must be at least 1"),
         (["inference=svi_flow", "network.width=100"], "at most 1,000 weights"),
         (["inference=svi_lowrank", "inference.rank=100000"], "give 1 to"),
         (["inference=svi", "inference.rank=3"], "set it to null"),

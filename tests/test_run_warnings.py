@@ -61,7 +61,7 @@ def test_divergences(tmp_path: Path, thinning: int, diverging: list[int], warnin
 def test_depth_cap(tmp_path: Path, capped: int, warnings: list[str]) -> None:
     """Over 1 % of the draws whose tree was cut off at its greatest depth."""
     one = recorder(tmp_path)
-    one.capped = capped
+    one.capped = {"reached_max_treedepth": capped}
     assert one.warnings({}) == warnings
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench.checks import at_least, fraction, full_data, non_negative, positive
+from bdlbench.checks import at_least, fits, fraction, full_data, non_negative, positive
 from bdlbench.libraries import blackjax
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -69,8 +69,12 @@ def chees(
     at_least("inference", 2, num_particles=num_particles)
     at_least("inference", 1, max_leapfrog_steps=max_leapfrog_steps, schedule__num_warmup=schedule.num_warmup)
     full_data("inference", "chees", schedule.batch_size)
+    # Positions, momenta and gradients, before and after a move.
+    state = f"{num_particles} particles of {target.dim} weights with momenta and gradients"
+    fits("inference", 24 * num_particles * target.dim, state, "use fewer", num_particles=num_particles)
 
     num_bits = (schedule.num_warmup + schedule.num_samples * schedule.thinning + 1).bit_length() + 1
+    num_bits = min(num_bits, 31)  # a 32-bit integer has no more, and no stage more steps
     hmc, halton = blackjax("mcmc.hmc"), blackjax("mcmc.dynamic_hmc").halton_sequence
     jitter = lambda t: halton(t, num_bits)  # noqa: E731
     adaptation_init, adaptation_update = blackjax("adaptation.chees_adaptation").base(

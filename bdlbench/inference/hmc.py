@@ -7,8 +7,11 @@ import jax.numpy as jnp
 from numpyro.infer.hmc import hmc as numpyro_hmc
 from numpyro.infer.util import ParamInfo
 
-from bdlbench.checks import at_least, fraction, full_data, positive
+from bdlbench.checks import at_least, at_most, fits, fraction, full_data, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
+
+DEEPEST = 30
+"""Depth of a tree whose leapfrog steps a 32-bit number still counts."""
 
 
 def nuts(
@@ -35,7 +38,12 @@ def nuts(
     """
     fraction("inference", target_accept_prob=target_accept_prob)
     at_least("inference", 1, max_tree_depth=max_tree_depth)
+    at_most("inference", DEEPEST, max_tree_depth=max_tree_depth)
     full_data("inference", "nuts", schedule.batch_size)
+    if dense_mass:
+        # The matrix, its square root, their like in the adaptation, and the sums that the next one comes from.
+        matrices = f"five {target.dim} x {target.dim} matrices"
+        fits("inference", 20 * target.dim**2, matrices, "use dense_mass=false", dense_mass="true")
     options = {"max_tree_depth": max_tree_depth, "dense_mass": dense_mass}
     init, step = _kernel(target, schedule, "NUTS", target_accept_prob=target_accept_prob, **options)
 
@@ -50,11 +58,21 @@ def nuts(
     return Method(init, with_depth, draw=lambda key, state: state.z)
 
 
-def hmc(target: Target, schedule: Schedule, *, target_accept_prob: float, trajectory_length: float) -> Method:
+def hmc(
+    target: Target,
+    schedule: Schedule,
+    *,
+    target_accept_prob: float,
+    trajectory_length: float,
+    max_leapfrog_steps: int,
+) -> Method:
     r"""Hamiltonian Monte Carlo of a fixed trajectory length (Duane et al. 1987; Neal 2011), identity mass matrix.
 
     ceil(tau / eps) leapfrog steps a transition, the step size eps found by dual averaging inside the first
     ``num_warmup`` steps. One gradient a leapfrog step is charged.
+
+    Where ceil(tau / eps) is more than ``max_leapfrog_steps`` the trajectory is so many steps long and no more. With eps
+    frozen that is HMC of a shorter trajectory, as exact as before; the draws it happened at are reported.
 
     Parameters
     ----------
@@ -64,13 +82,26 @@ def hmc(target: Target, schedule: Schedule, *, target_accept_prob: float, trajec
         tau. For networks (pi / 2) sigma sqrt(T), with sigma the prior's scale and T the temperature: a quarter of the
         prior's period (Izmailov, Vikram, Hoffman & Wilson 2021). On a Gaussian, half a period in one direction (tau =
         pi sigma_i) never mixes it.
+    max_leapfrog_steps : int
+        At most so many leapfrog steps a transition: a step size that has collapsed must not cost a million gradients.
     """
     fraction("inference", target_accept_prob=target_accept_prob)
     positive("inference", trajectory_length=trajectory_length)
+    at_least("inference", 1, max_leapfrog_steps=max_leapfrog_steps)
+    at_most("inference", 2**DEEPEST, max_leapfrog_steps=max_leapfrog_steps)
     full_data("inference", "hmc", schedule.batch_size)
     options = {"trajectory_length": trajectory_length, "adapt_mass_matrix": False}
     init, step = _kernel(target, schedule, "HMC", target_accept_prob=target_accept_prob, **options)
-    return Method(init, step, draw=lambda key, state: state.z)
+
+    def capped(key: Array, t: Array, state: Any, data: Data) -> tuple[Any, Info]:
+        # A millionth less, so that rounding up gives n steps and not n + 1; NumPyro shortens them to fit the length.
+        longest = max_leapfrog_steps * (1 - 1e-6) * state.adapt_state.step_size
+        reached = trajectory_length > longest
+        length = jnp.where(reached, longest, trajectory_length)
+        state, info = step(key, t, state._replace(trajectory_length=length), data)
+        return state, {**info, "reached_max_leapfrog_steps": reached}
+
+    return Method(init, capped, draw=lambda key, state: state.z)
 
 
 def _kernel(target: Target, schedule: Schedule, algorithm: str, **options: Any) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench.checks import fraction, positive
+from bdlbench.checks import at_least, fraction, positive
 from bdlbench.errors import ConfigError
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -58,6 +58,7 @@ def ivon(
     """
     fraction("inference", beta1=beta1, beta2=beta2)
     positive("inference", hessian_init=hessian_init, learning_rate=learning_rate)
+    at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
     if schedule.thinning:
         raise ConfigError("inference.schedule.thinning must be 0 for ivon: its draws are read from the fitted normal.")
 

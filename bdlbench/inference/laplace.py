@@ -8,6 +8,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
 
+from bdlbench.checks import fits
 from bdlbench.errors import ConfigError
 from bdlbench.inference.curvature import fisher_information, hessian, parameters, row_factor
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
@@ -79,11 +80,9 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
     if structure == "last_layer" and target.last_layer is not None:
         index = np.flatnonzero(target.last_layer())
     dim, diagonal = len(index), structure == "diagonal"
-    if not diagonal and 4 * dim**2 > SIZE_LIMIT:
-        raise ConfigError(
-            f"inference.structure={structure} needs a {dim} x {dim} matrix of {4 * dim**2 / 2**30:.2f} GiB a chain, "
-            f"more than {SIZE_LIMIT / 2**30:.2f} GiB: use laplace_diag or a smaller network."
-        )
+    if not diagonal:
+        matrix, remedy = f"a {dim} x {dim} matrix", "use laplace_diag or a smaller network"
+        fits("inference", 4 * dim**2, matrix, remedy, limit=SIZE_LIMIT, structure=structure)
 
     def at(theta: Array) -> Any:
         """p(y | x) as a function of the d free coordinates."""
@@ -92,11 +91,14 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
     def init(key: Array, theta: Array, data: Data) -> Start:
         try:
             jax.eval_shape(lambda: row_factor(at(theta), theta[index], data.x[0]))
+            if jax.eval_shape(lambda: parameters(target.predictive(theta, data.x[:1]))).shape[0] != 1:
+                raise ValueError("the other rows come along")
         except ConfigError:
             raise
         except (TypeError, ValueError, IndexError) as error:
             raise ConfigError(
-                "model: it cannot be evaluated on one row at a time, as Laplace's Jacobians need: use another method."
+                "model: it cannot be evaluated on one row at a time, as Laplace's Jacobians need and a latent for each "
+                "row prevents: use another method."
             ) from error
         return Start(theta)
 

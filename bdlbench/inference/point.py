@@ -9,6 +9,7 @@ import optax
 
 from bdlbench.checks import at_least, fraction
 from bdlbench.errors import ConfigError
+from bdlbench.signatures import static
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 Objective = Literal["posterior", "likelihood"]
@@ -67,6 +68,7 @@ def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax
     return Method(init, step, draw=lambda key, state: state.theta, markov=False)
 
 
+@static("validation_fraction")
 def deep_ensemble(
     target: Target,
     schedule: Schedule,
@@ -75,6 +77,7 @@ def deep_ensemble(
     objective: Objective,
     validate_every: int | None,
     patience: int | None,
+    validation_fraction: float | None,
 ) -> Method:
     r"""One trained network a chain; the chains together are the ensemble (Lakshminarayanan, Pritzel & Blundell 2017).
 
@@ -89,10 +92,14 @@ def deep_ensemble(
         ``posterior``: the log density, so that a member is a maximum a posteriori. ``likelihood``: without the prior,
         as ensembles are usually trained; the temperature has no say in it.
     validate_every : int or None
-        Look at the mean log likelihood of the validation rows every so many steps and keep the best theta seen. Needs
-        ``data.validation_fraction`` > 0. None keeps the last theta.
+        Look at the mean log likelihood of the validation rows every so many steps and keep the best theta seen. None
+        keeps the last theta.
     patience : int or None
         Stand still after so many looks without a better one, at no further gradients; None goes on to the end.
+    validation_fraction : float or None
+        Share of the training rows that each member chooses for itself, does not train on and looks at. Later stages
+        see all rows again. None looks at the data set's own validation rows, which no stage trains on
+        (``data.validation_fraction``).
 
     Raises
     ------
@@ -108,9 +115,11 @@ def deep_ensemble(
         return data.size / log_lik.shape[0] * log_lik.sum()
 
     value = target.log_density if objective == "posterior" else log_likelihood
-    return _trained(target, schedule, optimizer, lambda key, theta, data: value(theta, data), validate_every, patience)
+    stopping = _Stopping(schedule, validate_every, patience, validation_fraction)
+    return _trained(target, optimizer, lambda key, theta, data: value(theta, data), stopping)
 
 
+@static("validation_fraction")
 def mc_dropout(
     target: Target,
     schedule: Schedule,
@@ -119,6 +128,7 @@ def mc_dropout(
     rate: float,
     validate_every: int | None,
     patience: int | None,
+    validation_fraction: float | None,
 ) -> Method:
     r"""Dropout in training and in prediction, as a variational posterior (Gal & Ghahramani 2016).
 
@@ -138,6 +148,7 @@ def mc_dropout(
     rate : float
         p, the probability that a hidden unit is left out: 0.005 to 0.1.
     validate_every, patience : int or None
+    validation_fraction : float or None
         As for :func:`deep_ensemble`; validation rows are judged at M, the mean network.
 
     Raises
@@ -158,39 +169,46 @@ def mc_dropout(
     def value(key: Array, theta: Array, data: Data) -> Array:
         return target.log_density(masked(key, theta), data)
 
-    method = _trained(target, schedule, optimizer, value, validate_every, patience)
+    method = _trained(target, optimizer, value, _Stopping(schedule, validate_every, patience, validation_fraction))
     return method._replace(draw=lambda key, state: masked(key, state.kept))
 
 
-def _trained(
-    target: Target,
-    schedule: Schedule,
-    optimizer: optax.GradientTransformation,
-    value: Any,
-    validate_every: int | None,
-    patience: int | None,
-) -> Method:
+class _Stopping:
+    """When training looks at validation rows and when it ends, checked."""
+
+    def __init__(
+        self, schedule: Schedule, validate_every: int | None, patience: int | None, validation_fraction: float | None
+    ) -> None:
+        self.every, self.patience, self.validation_fraction = validate_every, patience, validation_fraction or 0.0
+        if validate_every is not None:
+            at_least("inference", 1, validate_every=validate_every)
+            if validate_every > schedule.num_warmup:
+                raise ConfigError(
+                    f"inference.validate_every={validate_every} is more than schedule.num_warmup="
+                    f"{schedule.num_warmup}, so that nothing would ever be kept: make it smaller."
+                )
+        for name, value in (("patience", patience), ("validation_fraction", validation_fraction)):
+            if value is not None and validate_every is None:
+                raise ConfigError(
+                    f"inference.{name}={value} is for looks at validation rows: give inference.validate_every as well."
+                )
+        if patience is not None:
+            at_least("inference", 1, patience=patience)
+        if validation_fraction is not None:
+            fraction("inference", validation_fraction=validation_fraction)
+
+
+def _trained(target: Target, optimizer: optax.GradientTransformation, value: Any, stopping: _Stopping) -> Method:
     """Maximise ``value(key, theta, data)``, keeping the theta that is best on the validation rows, if asked to."""
-    if validate_every is not None:
-        at_least("inference", 1, validate_every=validate_every)
-        if validate_every > schedule.num_warmup:
-            raise ConfigError(
-                f"inference.validate_every={validate_every} is more than schedule.num_warmup={schedule.num_warmup}, so "
-                "that nothing would ever be kept: make it smaller."
-            )
-    if patience is not None:
-        at_least("inference", 1, patience=patience)
-        if validate_every is None:
-            raise ConfigError(
-                "inference.patience counts looks at validation rows: give inference.validate_every as well."
-            )
+    every, patience = stopping.every, stopping.patience
 
     def init(key: Array, theta: Array, data: Data) -> Member:
-        if validate_every is not None and data.validation is None:
+        if every is not None and data.validation is None:
             raise ConfigError(
-                "inference.validate_every needs validation rows: give data.validation_fraction or set it to null."
+                "inference.validate_every needs validation rows: give data.validation_fraction, or "
+                "inference.validation_fraction to hold some training rows out, or set it to null."
             )
-        best = None if validate_every is None else Best(theta, jnp.full((), -jnp.inf, theta.dtype), jnp.int32(0))
+        best = None if every is None else Best(theta, jnp.full((), -jnp.inf, theta.dtype), jnp.int32(0))
         return Member(theta, optimizer.init(theta), jnp.zeros((), theta.dtype), best)
 
     def move(key: Array, state: Member, data: Data) -> Member:
@@ -212,17 +230,25 @@ def _trained(
         )
 
     def step(key: Array, t: Array, state: Member, data: Data) -> tuple[Member, Info]:
-        if validate_every is None:
-            state, num_grads = move(key, state, data), jnp.float32(1)
-        else:
-            held = data.validation
-            assert held is not None
-            assert state.best is not None
-            going = jnp.bool_(True) if patience is None else state.best.misses < patience
-            state = jax.lax.cond(going, lambda s: move(key, s, data), lambda s: s, state)
-            checks = going & (t % validate_every == validate_every - 1)
-            best = jax.lax.cond(checks, lambda s: look(s, held), lambda s: s.best, state)
-            state, num_grads = state._replace(best=best), going.astype(jnp.float32)
-        return state, {"num_grads": num_grads, "log_density": state.log_density}
+        if every is None:
+            state = move(key, state, data)
+            return state, {"num_grads": jnp.float32(1), "log_density": state.log_density}
+        held = data.validation
+        assert held is not None
+        assert state.best is not None
+        going = jnp.bool_(True) if patience is None else state.best.misses < patience
+        state = jax.lax.cond(going, lambda s: move(key, s, data), lambda s: s, state)
+        checks = going & (t % every == every - 1)
+        best = jax.lax.cond(checks, lambda s: look(s, held), lambda s: s.best, state)
+        info = {"num_grads": going.astype(jnp.float32), "log_density": state.log_density}
+        if patience is not None:
+            info["stopped"] = best.misses >= patience
+        return state._replace(best=best), info
 
-    return Method(init, step, draw=lambda key, state: state.kept, markov=False)
+    return Method(
+        init,
+        step,
+        draw=lambda key, state: state.kept,
+        markov=False,
+        validation_fraction=stopping.validation_fraction,
+    )

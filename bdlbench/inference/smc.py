@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from bdlbench.checks import at_least, fraction, full_data, positive
+from bdlbench.checks import at_least, fits, fraction, full_data, positive
 from bdlbench.libraries import blackjax
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -69,6 +69,9 @@ def smc(
     at_least("inference", 2, num_particles=num_particles)
     at_least("inference", 1, num_moves=num_moves, num_leapfrog_steps=num_leapfrog_steps)
     full_data("inference", "smc", schedule.batch_size)
+    # Positions, momenta and gradients, before and after a move.
+    state = f"{num_particles} particles of {target.dim} weights with momenta and gradients"
+    fits("inference", 24 * num_particles * target.dim, state, "use fewer", num_particles=num_particles)
     hmc, ess, resampling = blackjax("mcmc.hmc"), blackjax("smc.ess"), blackjax("smc.resampling")
     dichotomy = blackjax("smc.solver").dichotomy
     transition = hmc.build_kernel()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench.checks import at_least, positive
+from bdlbench.checks import at_least, fits, positive
 from bdlbench.errors import ConfigError
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -48,6 +48,11 @@ def svgd(
     """
     at_least("inference", 2, num_particles=num_particles)
     positive("inference", init_scale=init_scale)
+    at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
+    # Particles, gradients, phi and the optimiser's two moments; distances and kernel.
+    count = num_particles
+    state = f"{count} particles of {target.dim} weights with their {count} x {count} kernel"
+    fits("inference", 20 * count * target.dim + 12 * count**2, state, "use fewer", num_particles=count)
     if schedule.thinning:
         raise ConfigError("inference.schedule.thinning must be 0 for svgd: its draw is the particles at the end.")
     if schedule.num_samples > 1:

@@ -10,14 +10,12 @@ import numpyro.distributions as dist
 import optax
 from numpyro.infer import SVI, Trace_ELBO, autoguide, init_to_value
 
-from bdlbench.checks import at_least, positive
+from bdlbench.checks import at_least, fits, positive
 from bdlbench.errors import ConfigError
 from bdlbench.signatures import static
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 Guide = Literal["mean_field", "low_rank", "full_rank", "iaf"]
-FULL_RANK_LIMIT = 2**31
-"""Bytes of the full-rank guide's scale matrix above which it is refused."""
 
 
 class AutoScaledIAF(autoguide.AutoIAFNormal):
@@ -82,9 +80,13 @@ def svi(
     """
     positive("inference", init_scale=init_scale)
     at_least("inference", 1, num_particles=num_particles)
-    _check_guide(guide, rank, target.dim)
+    at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
     if schedule.thinning:
         raise ConfigError("inference.schedule.thinning must be 0 for svi: its draws are read from the fitted guide.")
+    _check_guide(guide, rank, target.dim)
+    # Each draw of a step and its gradient.
+    draws = f"{num_particles} draws of {target.dim} weights with their gradients"
+    fits("inference", 8 * num_particles * target.dim, draws, "use fewer", num_particles=num_particles)
 
     def model(data: Data | None) -> None:
         # Masked, since its log density would look for infinities in theta, to add 0.
@@ -189,11 +191,17 @@ def _check_guide(guide: str, rank: int | None, dim: int) -> None:
         raise ConfigError(f"inference.rank={rank} does not fit guide=low_rank with {dim} weights: give 1 to {dim}.")
     if guide != "low_rank" and rank is not None:
         raise ConfigError(f"inference.rank={rank} belongs to guide=low_rank: set it to null for guide={guide}.")
-    if guide == "full_rank" and 4 * dim**2 > FULL_RANK_LIMIT:
-        raise ConfigError(
-            f"inference.guide=full_rank needs a {dim} x {dim} matrix of {4 * dim**2 / 2**30:.1f} GiB, more than "
-            f"{FULL_RANK_LIMIT / 2**30:.0f} GiB: use guide=low_rank or a smaller network."
-        )
+    if guide == "low_rank" and rank is not None:
+        fits(
+            "inference", 16 * dim * rank, f"a {dim} x {rank} matrix with its gradient and moments",
+            "use a lower rank", rank=rank,
+        )  # fmt: skip
+    if guide == "full_rank":
+        # D (D + 1) / 2 numbers, their gradient and Adam's two moments, and the matrix they fill with its gradient.
+        fits(
+            "inference", 16 * dim**2, f"a {dim} x {dim} matrix with its parameters' gradient and moments",
+            "use guide=low_rank or a smaller network", guide=guide,
+        )  # fmt: skip
     if guide == "iaf" and dim > 1000:
         raise ConfigError(f"inference.guide=iaf is for at most 1,000 weights and this model has {dim}: use low_rank.")
     if guide not in ("mean_field", "low_rank", "full_rank", "iaf"):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench.checks import at_least
+from bdlbench.checks import at_least, fits
 from bdlbench.errors import ConfigError
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -60,9 +60,12 @@ def swag(
     collected = max(0, schedule.num_warmup - collect_after) // collect_every
     if collected < rank:
         raise ConfigError(
-            f"inference.rank={rank} is more than the {collected} points collected in {schedule.num_warmup} steps after "
-            f"{collect_after}, every {collect_every}: collect more often or lower the rank."
+            f"inference.rank={rank} is more than the {collected} points collected in schedule.num_warmup="
+            f"{schedule.num_warmup} steps after collect_after={collect_after}, every collect_every={collect_every}: "
+            "collect more often or lower the rank."
         )
+    deviations = f"{rank} deviations of {target.dim} weights"
+    fits("inference", 4 * rank * target.dim, deviations, "use a lower rank", rank=rank)
     if schedule.batch_size is None:
         raise ConfigError("inference.schedule.batch_size=null leaves swag no gradient noise to fit: give a batch size.")
     if schedule.thinning:

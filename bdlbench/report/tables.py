@@ -187,7 +187,10 @@ def _settings(record: Record) -> dict[str, Any]:
     skip = ("seed", "split", "data.split", "rerun", "progress")
     leaves = flatten(record.get("config") or {})
     apart = ("store.", "paths.", "report.", "metrics.", "hydra.")
-    return {key: value for key, value in leaves if key not in skip and not key.startswith(apart)}
+    given = {key: value for key, value in leaves if key not in skip and not key.startswith(apart)}
+    if given.get("warm_start") is None:  # records from before there was such an option lack it
+        given.pop("warm_start", None)
+    return given
 
 
 def _method(record: Record) -> str:
@@ -274,7 +277,7 @@ def _worst(choose: Any, values: Sequence[float | None]) -> float | None:
 
 def _gradients(record: Record) -> float | None:
     parts = [record["num_grads"].get(phase) for phase in ("warmup", "sample")]
-    return None if None in parts else sum(parts)
+    return None if None in parts else sum(parts) + record["num_grads"].get("warm_start", 0.0)
 
 
 def _state(group: Sequence[Record], aggregate: bool) -> str:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Integer, Key, UInt32
 
 from bdlbench.errors import ConfigError
-from bdlbench.types import Schedule
+from bdlbench.types import Data, Schedule
 
 _ROUNDS = 6
 MOST_AT_ONCE = 128
@@ -62,6 +62,26 @@ def _permute(round_keys: UInt32[Array, "rounds ..."], index: Integer[Array, "...
             lambda i: jnp.any(i >= num_rows), lambda i: jnp.where(i >= num_rows, once(i), i), image
         )
     return image.astype(jnp.int32)
+
+
+def num_held_out(num_rows: int, validation_fraction: float) -> int:
+    """How many of ``num_rows`` rows a share of them is: none for 0, else at least one."""
+    count = max(1, round(validation_fraction * num_rows)) if validation_fraction > 0 else 0
+    if count and count >= num_rows:
+        raise ConfigError(
+            f"inference.validation_fraction={validation_fraction} of {num_rows} rows leaves none to train on: lower it."
+        )
+    return count
+
+
+def hold_out(data: Data, order: Integer[Array, " N"], validation_fraction: float) -> Data:
+    """The rows but those last in ``order``, which are the validation rows; all of them for a share of 0."""
+    count = num_held_out(data.size, validation_fraction)
+    if not count:
+        return data
+    used, held = ((data.x[rows], data.y[rows]) for rows in (order[:-count], order[-count:]))
+    x, y = jax.lax.optimization_barrier(used)
+    return Data(x, y, data.size - count, held)
 
 
 def check(schedule: Schedule, num_rows: int) -> None:

@@ -13,6 +13,10 @@ class Clock:
         """A context whose duration is added to ``phase``."""
         return _Measure(self, phase)
 
+    def sampling(self) -> float:
+        """Seconds of warm-up and sampling, what methods are compared by."""
+        return self.seconds.get("warmup", 0.0) + self.seconds.get("sample", 0.0)
+
 
 class _Measure:
     def __init__(self, clock: Clock, phase: str) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 
 from bdlbench.sampling import lanes
 from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.position import Position, to_devices, to_host
+from bdlbench.sampling.position import check as check_leaves
 from bdlbench.sampling.programs import NEVER, Lane, Phase, Program, Shared, StagePrograms
 from bdlbench.types import no_settle
 
@@ -25,6 +27,7 @@ class Block(NamedTuple):
     ``num_grads`` (full-data equivalents), ``num_diverging`` and ``seconds`` are those of this block;
     ``bad_step`` is the first step of the stage with a non-finite log density, ``NEVER`` where there is none.
     ``provisional(n)`` draws n times from the running state of a method that optimises (``thinning`` 0).
+    ``position()`` copies the running state: asked before the next block, it says where :func:`run` may go on.
     """
 
     stage: int
@@ -39,6 +42,7 @@ class Block(NamedTuple):
     seconds: float
     provisional: Callable[[int], np.ndarray] | None
     anchor: np.ndarray | None
+    position: Callable[[], Position] | None = None
 
 
 def joined(blocks: Sequence[Block]) -> Block:
@@ -73,6 +77,19 @@ def is_markov(program: Program, shared: Shared, lane: Lane) -> bool:
     return stage_programs(program, len(program.stages) - 1, shared, lane).markov
 
 
+def check(program: Program, shared: Shared, lane: Lane, resume: Position) -> None:
+    """Raise ValueError unless :func:`run` can go on from ``resume``."""
+    lane = lane._replace(active=np.ones(np.shape(lane.dataset), bool))
+    if len(resume.bad_step) != len(lane.dataset):
+        raise ValueError(f"it has {len(resume.bad_step)} lanes, not {len(lane.dataset)}")
+    check_leaves(resume.leaves, _shapes(stage_programs(program, resume.stage, shared, lane), shared, lane, resume))
+
+
+def _shapes(programs: StagePrograms, shared: Shared, lane: Lane, resume: Position) -> Any:
+    settled = resume.phase == "sample" and programs.method.settle is not no_settle
+    return programs.state_shapes(shared, lane, settled=settled)
+
+
 def run(
     program: Program,
     shared: Shared,
@@ -81,6 +98,8 @@ def run(
     clock: Clock,
     marks: Marks = lambda stage, phase: (),
     block_seconds: float = 1.0,
+    resume: Position | None = None,
+    theta: np.ndarray | None = None,
 ) -> Iterator[Block]:
     """Drive all stages over all lanes; yield a :class:`Block` after each block. Ends early if every lane has failed.
 
@@ -94,21 +113,34 @@ def run(
         Where a block must end so that the caller can look. They change no number.
     block_seconds : float
         Aimed length of a block, so that progress is seen.
+    theta : array (L, D), optional
+        Where the first stage begins; the program's own start where None.
+    resume : Position, optional
+        Go on from there, with the bits of the run that it was taken from.
+
+    Raises
+    ------
+    ValueError
+        If ``resume`` is no position of this program.
     """
     num_lanes = int(np.shape(lane.dataset)[0])
     shared = lanes.replicate(shared)
     lane = lanes.place(lane._replace(active=np.ones(num_lanes, bool)))
     lane = lane._replace(active=lanes.place(lanes.active(num_lanes)))
-    theta = None
-    for index in range(len(program.stages)):
+    theta = None if theta is None else lanes.place(theta)
+    for index in range(0 if resume is None else resume.stage, len(program.stages)):
         with clock.measure("compile"):
             programs = stage_programs(program, index, shared, lane)
-        if theta is None:
-            theta = programs.call("start", clock, 1, shared, lane)
-        with clock.measure("warmup"):
-            state = jax.block_until_ready(programs.call("init", clock, 1, shared, lane, theta))
+        if resume is not None:
+            state = to_devices(resume.leaves, _shapes(programs, shared, lane, resume))
+        else:
+            if theta is None:
+                theta = programs.call("start", clock, 1, shared, lane)
+            with clock.measure("warmup"):
+                state = jax.block_until_ready(programs.call("init", clock, 1, shared, lane, theta))
         stage = _StageRun(programs, shared, lane, state, num_lanes, clock, marks, block_seconds)
-        yield from stage.go()
+        yield from stage.go(resume)
+        resume = None
         if stage.failed():
             return
         if index < len(program.stages) - 1:
@@ -135,36 +167,53 @@ class _StageRun:
         self.schedule = programs.schedule
         self.anchor: np.ndarray | None = None
         self.bad_step = np.full(num_lanes, NEVER)
+        self.at: tuple[int, Phase, int] = (0, "warmup", 0)
+
+    def position(self) -> Position:
+        """Where the stage is, with a copy of its state."""
+        return Position(
+            self.programs.index, *self.at, to_host(self.state, self.num_lanes), self.bad_step.copy(), self.anchor
+        )
 
     def failed(self) -> bool:
         """Whether no lane has a finite state left."""
         return bool((self.bad_step < NEVER).all())
 
-    def go(self) -> Iterator[Block]:
+    def go(self, resume: Position | None = None) -> Iterator[Block]:
         schedule = self.schedule
-        for cycle in range(self.programs.num_cycles):
-            yield from self.steps("warmup", schedule.num_warmup, cycle)
-            if self.failed():
-                return
-            if self.programs.method.settle is not no_settle or self.programs.has_anchor:
-                yield self.settle()
+        if resume is not None:
+            self.at = (resume.cycle, resume.phase, resume.done)
+            self.bad_step, self.anchor = resume.bad_step.copy(), resume.anchor
+        first, phase, done = self.at
+        if self.failed():
+            return
+        for cycle in range(first, self.programs.num_cycles):
+            if cycle > first:
+                phase, done = "warmup", 0
+            if phase == "warmup":
+                yield from self.steps("warmup", schedule.num_warmup, cycle, done)
+                if self.failed():
+                    return
+                if self.programs.method.settle is not no_settle or self.programs.has_anchor:
+                    yield self.settle(cycle)
+                done = 0
             if schedule.num_samples and schedule.thinning:
-                yield from self.steps("sample", schedule.num_samples, cycle)
+                yield from self.steps("sample", schedule.num_samples, cycle, done)
             elif schedule.num_samples:
-                yield from self.read()
+                yield from self.read(cycle, done)
             if self.failed():
                 return
 
     def pieces(
-        self, phase: Phase, total: int, largest: int, before: int = 0
+        self, phase: Phase, total: int, largest: int, begin: int, before: int = 0
     ) -> Iterator[tuple[int, int, Callable[[float], None]]]:
-        """Cut ``total`` units into blocks that end at the marks, fit ``largest`` and last about ``block_seconds``.
+        """Cut units ``begin`` to ``total`` into blocks that end at marks, fit ``largest``, last about ``block_seconds``.
 
         Marks count the ``before`` units of earlier cycles too.
         """
         wanted = {m - before for m in self.marks(self.programs.index, phase)}
         marks = sorted({m for m in wanted if 0 < m < total} | {total})
-        done, rate = 0, 0.0
+        done, rate = begin, 0.0
 
         def took(seconds: float) -> None:
             nonlocal rate
@@ -176,7 +225,7 @@ class _StageRun:
             yield done, count, took
             done += count
 
-    def steps(self, phase: Phase, total: int, cycle: int) -> Iterator[Block]:
+    def steps(self, phase: Phase, total: int, cycle: int, begin: int) -> Iterator[Block]:
         """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, with the steps before each."""
         warm, cycles = phase == "warmup", self.programs.num_cycles
         stride = 1 if warm else self.schedule.thinning
@@ -185,7 +234,7 @@ class _StageRun:
         length = num_warmup + self.schedule.num_samples // cycles * self.schedule.thinning
         offset = cycle * length + (0 if warm else num_warmup)
         before = cycle * total
-        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity, before):
+        for done, count, took in self.pieces(phase, total, total if warm else self.programs.capacity, begin, before):
             counts = lanes.replicate(
                 (np.int32(offset + done * stride), np.int32(count * stride), np.int32(count if warm else stride))
             )
@@ -200,6 +249,7 @@ class _StageRun:
             totals, stats = lanes.fetch((totals, stats), self.num_lanes)
             alive = self.bad_step == NEVER
             self.bad_step = np.minimum(self.bad_step, totals.bad_step)
+            self.at = (cycle, phase, done + count)
             yield Block(
                 stage=self.programs.index,
                 phase=phase,
@@ -213,6 +263,7 @@ class _StageRun:
                 seconds=timed.elapsed,
                 provisional=self.provisional if warm and self.can_peek() else None,
                 anchor=self.anchor,
+                position=self.position,
             )
             if self.failed():
                 return
@@ -221,12 +272,13 @@ class _StageRun:
         """Whether the running state is a distribution already, as a guide's is."""
         return self.schedule.thinning == 0 and not self.programs.two_bodies
 
-    def settle(self) -> Block:
+    def settle(self, cycle: int) -> Block:
         with self.clock.measure("warmup") as timed:
             self.state, num_grads, anchor = jax.block_until_ready(
                 self.programs.call("settle", self.clock, 1, self.shared, self.lane, self.state)
             )
         self.anchor = None if anchor is None else lanes.fetch(anchor, self.num_lanes)
+        self.at = (cycle, "sample", 0)
         zeros = np.zeros(self.num_lanes, np.int64)
         done = self.schedule.num_warmup
         grads = lanes.fetch(num_grads, self.num_lanes).astype(np.float64)
@@ -243,6 +295,7 @@ class _StageRun:
             timed.elapsed,
             None,
             self.anchor,
+            self.position,
         )
 
     def provisional(self, count: int, first: int = 0) -> np.ndarray:
@@ -252,10 +305,10 @@ class _StageRun:
             draws = self.programs.call("draws", self.clock, 2, *args)
             return np.array(lanes.fetch(draws, self.num_lanes)[:, :count])
 
-    def read(self) -> Iterator[Block]:
+    def read(self, cycle: int, begin: int) -> Iterator[Block]:
         """Draws from a state that is a distribution: nothing moves."""
         total, zeros = self.schedule.num_samples, np.zeros(self.num_lanes, np.int64)
-        for done, count, took in self.pieces("sample", total, self.programs.capacity):
+        for done, count, took in self.pieces("sample", total, self.programs.capacity, begin):
             with self.clock.measure("sample") as timed:
                 args = (self.shared, lanes.replicate(np.int32(done)), self.lane, self.state)
                 draws = jax.block_until_ready(self.programs.call("draws", self.clock, 2, *args))
@@ -265,6 +318,7 @@ class _StageRun:
                 with self.clock.measure("predict"):
                     ratios = jax.block_until_ready(self.programs.call("ratios", self.clock, 2, *args, draws))
                 stats = {name: np.array(a)[:, :count] for name, a in lanes.fetch(ratios, self.num_lanes).items()}
+            self.at = (cycle, "sample", done + count)
             yield Block(
                 stage=self.programs.index,
                 phase="sample",
@@ -278,4 +332,5 @@ class _StageRun:
                 seconds=timed.elapsed,
                 provisional=None,
                 anchor=self.anchor,
+                position=self.position,
             )

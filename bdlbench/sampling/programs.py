@@ -5,6 +5,7 @@ short ones. Keys of a lane: ``fold_in(fold_in(key, stage), purpose)``, then the 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,7 @@ from bdlbench.types import Array, Data, Method, Schedule, Stage, Target, no_sett
 
 Numbers = Mapping[str, Any]
 Phase = Literal["warmup", "sample"]
-STEP, BATCH, DRAW, INIT, SETTLE, START = range(6)
+STEP, BATCH, DRAW, INIT, SETTLE, START, HOLD_OUT = range(7)
 DRAW_BYTES = 2**20
 """Bytes of draws that one lane holds on the device between two blocks."""
 NEVER = int(np.iinfo(np.int32).max)
@@ -67,7 +68,7 @@ class Shared(NamedTuple):
     y: Any
     validation: tuple[Any, Any] | None = None
 
-    def rows(self, dataset: Array, schedule: Schedule | None = None, index: Array | None = None) -> Data:
+    def rows(self, dataset: Array, index: Array | None = None) -> Data:
         """All rows of one data set, or those at ``index``; with one data set nothing is copied a lane."""
 
         def take(a: Any) -> Any:
@@ -87,6 +88,11 @@ class _Totals(NamedTuple):
     bad_step: Array
 
 
+def size_of(tree: Any) -> int:
+    """Bytes of arrays, or of their shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 class StagePrograms:
     """The compiled programs of one stage for one set of shapes."""
 
@@ -97,12 +103,16 @@ class StagePrograms:
         self._compiled: dict[Any, Any] = {}
         found: list[tuple[int, Method]] = []
 
-        def look(shared: Shared, lane: Lane) -> None:
-            target, method, _ = self.build(shared, lane)
+        def look(shared: Shared, lane: Lane) -> tuple[Any, Any, Array]:
+            target, method, data = self.build(shared, lane)
             found.append((target.dim, method))
+            first = method.init(lane.key, jnp.zeros(target.dim), data)
+            settled, _ = method.settle(lane.key, first, data)
+            return first, settled, method.draw(lane.key, settled)
 
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
-        jax.eval_shape(look, shared, one)
+        first, settled, self.draw_shape = jax.eval_shape(look, shared, one)
+        self.states = (first, settled)
         self.dim, self.method = found[0]
         self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
         self.has_density = self.method.log_q is not None
@@ -110,15 +120,20 @@ class StagePrograms:
         self.markov = self.method.markov
         self.num_cycles = self.method.num_cycles
         # Applied on the host: single precision counts whole gradients exactly, but not shares of one.
-        rows = self.schedule.batch_size
-        self.share = 1.0 if rows is None else rows / shared.x.shape[1]
-        self.capacity = max(1, min(self.schedule.num_samples, DRAW_BYTES // (4 * self.dim)))
+        total = shared.x.shape[1]
+        self.num_rows = total - batches.num_held_out(total, self.method.validation_fraction)
+        self.share = (self.schedule.batch_size or self.num_rows) / total
+        self.capacity = max(1, min(self.schedule.num_samples, DRAW_BYTES // max(1, size_of(self.draw_shape))))
 
     def build(self, shared: Shared, lane: Lane) -> tuple[Target, Method, Data]:
         """Rebuild target and method inside a trace: libraries keep tracers in closures."""
         data = shared.rows(lane.dataset)
         target = self.program.make_target(lane.numbers, data.x, data.y)
-        return target, self.stage.factory(target, self.schedule, lane.numbers), data
+        method = self.stage.factory(target, self.schedule, lane.numbers)
+        if method.validation_fraction:
+            order = batches.permute(self.key(lane, HOLD_OUT), jnp.arange(data.size), data.size)
+            data = batches.hold_out(data, order, method.validation_fraction)
+        return target, method, data
 
     def key(self, lane: Lane, purpose: int) -> Array:
         """The key of one of the stage's purposes."""
@@ -135,14 +150,24 @@ class StagePrograms:
     def init(self, shared: Shared, lane: Lane, theta: Array) -> Any:
         """The method's state at theta."""
         _, method, data = self.build(shared, lane)
-        return method.init(self.key(lane, INIT), theta, data)
+        return _strong(method.init(self.key(lane, INIT), theta, data))
 
     def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Any]:
         """What comes between warm-up and sampling: the new state, its gradients, and where predictions are linearised."""
         _, method, data = self.build(shared, lane)
         state, info = method.settle(self.key(lane, SETTLE), state, data)
         anchor = method.anchor(state) if method.anchor is not None else None
-        return state, jnp.asarray(info.get("num_grads", 0.0), jnp.float32), anchor
+        return _strong(state), jnp.asarray(info.get("num_grads", 0.0), jnp.float32), anchor
+
+    def state_shapes(self, shared: Shared, lane: Lane, *, settled: bool) -> Any:
+        """Shapes of one lane's state before or after :meth:`settle`, in the state's own tree."""
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
+
+        def made(shared: Shared, lane: Lane) -> Any:
+            state = self.init(shared, lane, self.start(shared, lane))
+            return self.settle(shared, lane, state)[0] if settled else state
+
+        return jax.eval_shape(made, shared, one)
 
     def final(self, shared: Shared, lane: Lane, state: Any) -> Array:
         """Where the next stage starts: one draw (D,), the first particle of a population."""
@@ -189,15 +214,17 @@ class StagePrograms:
             state, info = take_step(key, t0 + i, state, rows)
             return state, dict(info)
 
-        info_shape = jax.eval_shape(lambda: advance(jnp.int32(0), step_key, state, self._some_rows(shared, lane))[1])
+        info_shape = jax.eval_shape(lambda: advance(jnp.int32(0), step_key, state, self._some_rows(data))[1])
         keeps_draws = self.schedule.thinning > 0 and (phase == "sample" or not self.two_bodies)
         draw = jax.eval_shape(lambda: method.draw(draw_key, state)) if keeps_draws else jnp.zeros(())
-        kept = {name: s for name, s in info_shape.items() if name != "num_grads"}
+        kept = {name: s for name, s in info_shape.items() if name not in ("num_grads", "stopped")}
+        # Under vmap a lane that has stopped waits for the others, and asking would only cost selects.
+        may_stop = "stopped" in info_shape and lanes.sequential()
         slots = jnp.zeros((self.capacity, *draw.shape), draw.dtype)
         stats = {name: jnp.zeros((self.capacity, *s.shape), s.dtype) for name, s in kept.items()}
 
         def body(i: Array, key: Array, carry: Any, rows: Data) -> Any:
-            state, totals, slots, stats = carry
+            state, totals, slots, stats, _ = carry
             state, info = advance(i, key, state, rows)
             finite = jnp.isfinite(info.get("log_density", info.get("loss", jnp.float32(0))))
             bad = jnp.where(finite, NEVER, t0 + i)
@@ -212,9 +239,10 @@ class StagePrograms:
                 draw = method.draw(jax.random.fold_in(draw_key, t0 + i), state)
                 slots = jax.lax.dynamic_update_index_in_dim(slots, draw, slot, 0)
             stats = {n: jax.lax.dynamic_update_index_in_dim(a, info[n], slot, 0) for n, a in stats.items()}
-            return state, totals, slots, stats
+            return state, totals, slots, stats, info["stopped"] if may_stop else ()
 
-        carry = (state, _Totals(jnp.float32(0), jnp.int32(0), jnp.int32(NEVER)), slots, stats)
+        totals = _Totals(jnp.float32(0), jnp.int32(0), jnp.int32(NEVER))
+        carry: Any = (state, totals, slots, stats, jnp.bool_(False) if may_stop else ())
         num_steps = lanes.steps_here(num_steps, lane.active)
         keys_of = jax.vmap(lambda t: jax.random.fold_in(step_key, t))
         many = self._steps_per_chunk(shared)
@@ -235,7 +263,12 @@ class StagePrograms:
             return jax.lax.fori_loop(0, jnp.minimum(many, num_steps - first), one, carry)
 
         chunks = (num_steps + many - 1) // many
-        return jax.lax.fori_loop(0, chunks, lambda c, carry: chunk(c * many, carry), carry)
+        _, carry = jax.lax.while_loop(
+            lambda at: (at[0] < chunks) & ~at[1][-1] if may_stop else at[0] < chunks,
+            lambda at: (at[0] + 1, chunk(at[0] * many, at[1])),
+            (jnp.int32(0), carry),
+        )
+        return carry[:-1]
 
     def _steps_per_chunk(self, shared: Shared) -> int:
         if self.schedule.batch_size is None:
@@ -245,20 +278,22 @@ class StagePrograms:
 
     def _gather(self, shared: Shared, lane: Lane) -> Callable[[Array], Data]:
         """The batches of several steps at once, rows (steps, B, ...), to be sliced: gathering is what a batch costs."""
-        key, num_rows = self.key(lane, BATCH), shared.x.shape[1]
-        rows_of = jax.vmap(lambda t: batches.rows_of_step(key, t, num_rows, self.schedule))
+        key, total = self.key(lane, BATCH), shared.x.shape[1]
+        rows_of = jax.vmap(lambda t: batches.rows_of_step(key, t, self.num_rows, self.schedule))
 
         def gather(steps: Array) -> Data:
-            together = shared.rows(lane.dataset, index=rows_of(steps))
+            rows = rows_of(steps)
+            if self.num_rows < total:
+                rows = batches.permute(self.key(lane, HOLD_OUT), rows, total)
+            together = shared.rows(lane.dataset, rows)
             return together._replace(x=jax.lax.optimization_barrier(together.x))
 
         return gather
 
-    def _some_rows(self, shared: Shared, lane: Lane) -> Data:
-        if self.schedule.batch_size is None:
-            return shared.rows(lane.dataset)
-        rows = shared.rows(lane.dataset, index=jnp.arange(self.schedule.batch_size))
-        return rows._replace(validation=shared.rows(lane.dataset).validation)
+    def _some_rows(self, data: Data) -> Data:
+        """Rows in the shape of a step's."""
+        rows = slice(self.schedule.batch_size)
+        return data._replace(x=jax.tree.map(lambda a: a[rows], data.x), y=data.y[rows])
 
     # ---- compiled ahead of time, once for these shapes
 
@@ -267,7 +302,20 @@ class StagePrograms:
         kind = "block" if name.startswith("block_") and not self.two_bodies else name
         if kind not in self._compiled:
             with clock.measure("compile"):
-                small = kind.startswith("block") and self.schedule.batch_size is not None
+                # Steps on batches, and those of which many go into a draw (or all, thinning 0), are small ones.
+                many = self.schedule.batch_size is not None or self.schedule.thinning != 1
+                small = kind.startswith("block") and many
                 over = lanes.over_lanes(getattr(self, name), num_shared, donate, small=small)
                 self._compiled[kind] = over.lower(*args).compile()
         return self._compiled[kind](*args)
+
+
+def _strong(state: Any) -> Any:
+    """Leaves of definite types: a state that was stored has no other, and must be traced as the one it was."""
+
+    def one(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if is_key else jax.lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(one, state)

@@ -1,7 +1,7 @@
 """The only writer and reader of results: a folder a run, a record that makes it count, put in place last."""
 
-from bdlbench.store.errors import RunBusy, RunExists, StoreError
+from bdlbench.store.errors import NoRoom, RunBusy, RunExists, StoreError
 from bdlbench.store.store import Store
 from bdlbench.store.writer import RunWriter
 
-__all__ = ["RunBusy", "RunExists", "RunWriter", "Store", "StoreError"]
+__all__ = ["NoRoom", "RunBusy", "RunExists", "RunWriter", "Store", "StoreError"]

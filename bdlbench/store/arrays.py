@@ -4,6 +4,7 @@ Arrays are allocated for the planned number of draws and cut to the number writt
 was never made is ever read as a zero. Memory is bounded by the block that is handed in.
 """
 
+import itertools
 import math
 import shutil
 import warnings
@@ -112,6 +113,31 @@ class PosteriorArrays:
             return np.asarray(array[:, :drawn])[..., None][..., start:stop]
         return np.asarray(array[:, :drawn, ..., start:stop])
 
+    def check(self, written: Mapping[str, int]) -> None:
+        """Read the first ``written`` draws of each array, chunk by chunk.
+
+        Raises
+        ------
+        OSError, ValueError, KeyError, RuntimeError
+            If a chunk is lost or its bytes do not fit its checksum.
+        """
+        import zarr
+
+        root: Any = zarr.open_group(self.path, mode="r", use_consolidated=False) if any(written.values()) else {}
+        for key, drawn in written.items():
+            if not drawn:
+                continue
+            array = root[key]
+            shape = (array.shape[0], drawn, *array.shape[2:]) if _has_draws(array) else array.shape
+            if any(size < wanted for size, wanted in zip(array.shape, shape, strict=True)):
+                raise ValueError(f"{key} has {array.shape}, and {drawn} draws were written")
+            counts = [-(-size // chunk) for size, chunk in zip(shape, array.chunks, strict=True)]
+            for index in itertools.product(*(range(count) for count in counts)):
+                if not (self.path / key / "c" / "/".join(map(str, index))).exists():
+                    raise ValueError(f"{key} lost chunk {'/'.join(map(str, index))}")
+                at = (slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, array.chunks, shape, strict=True))
+                array[tuple(at)]
+
     def close(self) -> list[str]:
         """Cut each group to the draws written, drop what was never written, consolidate; what was dropped is returned.
 
@@ -123,7 +149,7 @@ class PosteriorArrays:
         notes: list[str] = []
         if not self.path.exists():
             return notes
-        root: Any = zarr.open_group(self.path, mode="r+")
+        root: Any = zarr.open_group(self.path, mode="r+", use_consolidated=False)
         for group, parent in sorted(root.groups()):
             arrays = {
                 name: array for name, array in sorted(parent.arrays()) if array.metadata.dimension_names != (name,)
@@ -163,7 +189,8 @@ class PosteriorArrays:
 
         now = datetime.now(UTC).isoformat(timespec="seconds")
         attributes: dict[str, Any] = {"creation_library": "bdlbench", "created_at": now}
-        root = zarr.open_group(self.path, mode="a", attributes=attributes)
+        # An attempt that was killed while it finished has left consolidated metadata, which say nothing of this one.
+        root = zarr.open_group(self.path, mode="a", attributes=attributes, use_consolidated=False)
         return root[group] if group in root else root.create_group(group, attributes=attributes)
 
     def _check(

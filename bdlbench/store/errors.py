@@ -10,6 +10,10 @@ class StoreError(RuntimeError):
     """The store could not do what a sound disk would have done: it is full, or a stored file is damaged."""
 
 
+class NoRoom(StoreError):
+    """The disk, a quota or a limit on file sizes leaves no room: what was complete is intact, and nothing else is."""
+
+
 class LaterSchema(StoreError):
     """A record was written by a later bdlbench. It is sound, so it is never set aside or written over."""
 
@@ -31,7 +35,7 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
 
     Raises
     ------
-    StoreError
+    NoRoom
         In place of an ``OSError`` for want of space (disk, quota or file size limit).
     """
     try:
@@ -39,7 +43,7 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        raise StoreError(
+        raise NoRoom(
             f"store.path: no room left to write '{path}' ({error.strerror}); what was complete is intact, so free some "
             "space or set store.path to another disk and run again."
         ) from error

@@ -11,19 +11,24 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdlbench.errors import ConfigError
 from bdlbench.store import records, table
 from bdlbench.store.errors import LaterSchema, StoreError
-from bdlbench.store.files import FolderLock, checksum
+from bdlbench.store.files import FolderLock, checksum, holder, size_of
 from bdlbench.store.writer import RunWriter
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+VERIFIED_BYTES = 4 * 2**30
+"""What one command reads to verify the runs that it finds finished: a few seconds' worth."""
+FILE_COST = 2**16
+"""Opening a file, in bytes that could be read meanwhile."""
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{0,199}")
 
 
@@ -38,6 +43,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._read = 0
 
     def check_writable(self) -> None:
         """Make the folder and prove that a run can be written to it: a file is made, locked and removed.
@@ -162,14 +168,52 @@ class Store:
         LaterSchema
             If a later bdlbench wrote it: running it again would write over it.
         """
-        path = self._folder(id) / "run.json"
         try:
-            records.decode(path.read_bytes(), path)
+            self.record(id)
         except LaterSchema:
             raise
-        except (FileNotFoundError, NotADirectoryError, StoreError):
+        except (ConfigError, StoreError):
             return False
         return True
+
+    def sound_record(self, id: str, note: Callable[[str], object] | None = None) -> records.Record | None:
+        """The record of run ``id`` if it and the files beside it are whole; None if there is none.
+
+        A damaged run is set aside, which ``note`` is told of. Sizes are compared always, contents by checksum until
+        this object has read ``VERIFIED_BYTES``, so that looking up a large sweep costs seconds; :meth:`verify` reads all.
+        """
+        record, fault = self._look(id)
+        if record is None or fault is None:
+            return record
+        if note is not None:
+            note(f"{id}: set aside, to be run again: {fault}")
+        with suppress(ConfigError):  # another process was faster
+            self._move(id, ".set_aside", note or (lambda message: None), lambda: self._look(id)[1] is not None)
+        return None
+
+    def _look(self, id: str) -> tuple[records.Record | None, str | None]:
+        """The record of a finished run, if there is one, and what is wrong with it, as cheaply as can be."""
+        try:
+            record = self.record(id)
+        except LaterSchema:
+            raise
+        except StoreError as error:
+            return {}, str(error)
+        except ConfigError:
+            return None, None
+        for name, stored in record["files"].items():
+            path = self._folder(id) / name
+            size, number = size_of(path)
+            if number == 0 or size != stored["bytes"]:
+                return record, f"'{path}' has {size} bytes, not {stored['bytes']}."
+            self._read += size + number * FILE_COST
+            if self._read <= VERIFIED_BYTES and checksum(path) != stored:
+                return record, f"'{path}' does not fit its checksum."
+        return record, None
+
+    def has_checkpoint(self, id: str) -> bool:
+        """Whether run ``id`` is unfinished and can go on from a checkpoint."""
+        return [(self._folder(id) / name).exists() for name in ("checkpoint/state.npz", "run.json")] == [True, False]
 
     def finished(self) -> list[str]:
         """Ids of folders with a record, sound or not, sorted."""
@@ -179,24 +223,25 @@ class Store:
         """Ids of folders without a record: runs in progress, or broken off."""
         return sorted(entry.name for entry in self._folders() if not os.path.exists(f"{entry.path}/run.json"))
 
-    def find(self, prefix: str) -> str:
-        """The id of the one finished run that begins with ``prefix`` (or is exactly it).
+    def holder(self, id: str) -> str | None:
+        """The process that writes a run at this moment, ``process 123 on host``; None where none does."""
+        return holder(self._folder(id))
+
+    def find(self, prefix: str, *, unfinished: bool = False) -> str:
+        """The id of the one finished run (or also ``unfinished`` one) that begins with ``prefix`` or is exactly it.
 
         Raises
         ------
         ConfigError
             If none or several do; up to ten candidates are named.
         """
-        finished = self.finished()
-        if prefix in finished:
-            return prefix
-        fits = [name for name in finished if name.startswith(prefix)]
+        known = self.finished() + (self.unfinished() if unfinished else [])
+        fits = [prefix] if prefix in known else [name for name in known if name.startswith(prefix)]
         if len(fits) == 1:
             return fits[0]
         if not fits:
-            raise ConfigError(
-                f"id: no finished run in '{self.path}' begins with '{prefix}'; list the runs to see them."
-            )
+            kind = "run" if unfinished else "finished run"
+            raise ConfigError(f"id: no {kind} in '{self.path}' begins with '{prefix}'; list the runs to see them.")
         named = ", ".join(fits[:10]) + (f" and {len(fits) - 10} more" if len(fits) > 10 else "")
         raise ConfigError(f"id: '{prefix}' is the beginning of {len(fits)} runs; give more of one of {named}.")
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
@@ -17,8 +18,8 @@ import yaml
 
 from bdlbench.store import records
 from bdlbench.store.arrays import PosteriorArrays
-from bdlbench.store.errors import RunExists, StoreError, clear_disk_errors
-from bdlbench.store.files import FolderLock, checksum, replace_file, wipe_folder
+from bdlbench.store.errors import RunExists, clear_disk_errors
+from bdlbench.store.files import FolderLock, Synced, checksum, replace_file, sync_folder, wipe_folder, wipe_leftovers
 
 STORED = ("config.yaml", "curve.jsonl", "posterior.zarr")
 """What lies beside the record and is covered by its checksums."""
@@ -69,6 +70,7 @@ class RunWriter:
         self._on_busy = on_busy
         self._lock = FolderLock(folder)
         self._arrays = PosteriorArrays(folder / "posterior.zarr")
+        self._synced = Synced()
         self._curve: FileIO | None = None
         self._entered = False
 
@@ -87,6 +89,7 @@ class RunWriter:
                     # The record goes first, so that a kill in between leaves no record of half the files.
                     (self.folder / "run.json").unlink(missing_ok=True)
                     wipe_folder(self.folder)
+                wipe_leftovers(self.folder)
                 text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
                 replace_file(self.folder / "config.yaml", lambda file: file.write(text.encode()))
                 self._curve = open(self.folder / "curve.jsonl", "ab", buffering=0)
@@ -198,17 +201,25 @@ class RunWriter:
             if value.dtype.kind not in "fiubcUS":
                 raise TypeError(f"The checkpoint's {name} has dtype {value.dtype}, which npz does not keep.")
         # What was written after the checkpoint is written again by the run that resumes from it.
-        progress = {"written": self._arrays.written, "curve_bytes": curve.tell()}
+        progress = {
+            "written": self._arrays.written,
+            "curve_bytes": curve.tell(),
+            "curve_crc32": zlib.crc32((self.folder / "curve.jsonl").read_bytes()),
+        }
         state["progress"] = np.array(json.dumps(progress))
         with clear_disk_errors(self.folder):
+            # A state that survives a power cut is worth nothing without the draws that came before it.
+            self._synced.sync(self.folder / "posterior.zarr")
+            sync_folder(self.folder / "curve.jsonl")
             self._checkpoint_path.parent.mkdir(exist_ok=True)
             replace_file(self._checkpoint_path, lambda file: np.savez(file, allow_pickle=False, **state))
 
-    def load_checkpoint(self) -> dict[str, np.ndarray] | None:
+    def load_checkpoint(self, note: Callable[[str], object] | None = None) -> dict[str, np.ndarray] | None:
         """The arrays of the last checkpoint, with draws and curve set back to it; None where there is none.
 
-        A checkpoint that is damaged (npz keeps a CRC of each array) is set aside as ``checkpoint/state.damaged`` with
-        a warning, the rest of the attempt is wiped, and None is returned: the run starts over.
+        A checkpoint that is damaged (npz keeps a CRC of each array), or that does not fit the draws and the curve
+        beside it, is set aside as ``checkpoint/state.damaged``, which ``note`` is told of (a warning without it), the
+        rest of the attempt is wiped, and None is returned: the run starts over.
         """
         curve = self._open_curve()
         if not self._checkpoint_path.exists():
@@ -217,20 +228,29 @@ class RunWriter:
             with open(self._checkpoint_path, "rb") as stored, np.load(stored, allow_pickle=False) as file:
                 arrays = {name.removeprefix("array/"): file[name] for name in file.files if name != "progress"}
                 progress = json.loads(str(file["progress"]))
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            warnings.warn(
-                f"The checkpoint of run {self.folder.name} is damaged ({error}); it starts over.", stacklevel=2
-            )
-            self._checkpoint_path.replace(self._checkpoint_path.with_suffix(".damaged"))
-            wipe_folder(self.folder, keep=(".lock", "config.yaml", "curve.jsonl", "checkpoint"))
-            curve.truncate(0)
+            before = (self.folder / "curve.jsonl").read_bytes()[: progress["curve_bytes"]]
+            if len(before) < progress["curve_bytes"] or zlib.crc32(before) != progress["curve_crc32"]:
+                raise ValueError("curve.jsonl has changed")
+            self._arrays.check(progress["written"])
+        except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            message = f"The checkpoint of run {self.folder.name} is damaged ({error}); it starts over."
+            warnings.warn(message, stacklevel=2) if note is None else note(message)
+            self.start_over()
             return None
-        if curve.tell() < progress["curve_bytes"]:
-            raise StoreError(f"curve.jsonl of run {self.folder.name} lost lines; delete the folder and run again.")
         curve.truncate(progress["curve_bytes"])
         curve.seek(progress["curve_bytes"])
         self._arrays.written.update(progress["written"])
         return arrays
+
+    def start_over(self) -> None:
+        """Set the checkpoint aside, as ``checkpoint/state.damaged``, and wipe the draws and the curve before it."""
+        curve = self._open_curve()
+        if self._checkpoint_path.exists():
+            self._checkpoint_path.replace(self._checkpoint_path.with_suffix(".damaged"))
+        wipe_folder(self.folder, keep=(".lock", "config.yaml", "curve.jsonl", "checkpoint"))
+        curve.truncate(0)
+        curve.seek(0)
+        self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
 
     def finish(self, record: Mapping[str, Any]) -> records.Record:
         """Make the run count: cut the arrays to the draws written, take checksums, put the record in place last.

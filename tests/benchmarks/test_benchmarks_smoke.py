@@ -15,14 +15,25 @@ def test_measures_take_turns_and_the_first_round_is_thrown_away():
     assert timing.ratios(found["a"], found["b"]) == [2.0, 2.0]
 
 
-@pytest.mark.parametrize("name", ["sgld", "svi", "linear_regression"])
-def test_rows_are_measured_and_kept(name, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("sgld", 1),
+        ("svi", 1),
+        ("linear_regression", 1),
+        ("checkpoints", 1),
+        ("found", 1),
+        ("store_table", 1),
+        ("deep_ensemble", 2),
+    ],
+)
+def test_rows_are_measured_and_kept(name, limits, tmp_path, capsys):
     assert main(["--only", name, "--repeat", "1", "--quick", "--out", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.json")
     (rows,) = json.loads(file.read_text())["rows"].values()
     assert not isinstance(rows, str), rows
     assert all(row["values"] and row["median"] >= 0 for row in rows)
-    assert sum(row["limit"] is not None for row in rows) == 1
+    assert sum(row["limit"] is not None for row in rows) == limits
     assert rows[0]["what"][:20] in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 
@@ -101,6 +102,82 @@ def test_delete_asks_first(path, capsys, monkeypatch):
     assert Store(path).runs()["id"].tolist() == ["nuts-a1", "sgld-b1"]
 
 
+def look(draws, phase="sample"):
+    """A line of a curve."""
+    return {"phase": phase, "num_draws": draws, "num_grads": 10.0 * draws, "seconds": 0.5, "lppd": -1.25}
+
+
+@pytest.fixture
+def started(path):
+    """A writer of a run in progress that has looked three times, of 2 chains x 50 draws."""
+    config = copy.deepcopy(CONFIG)
+    config["inference"]["schedule"] = {"num_chains": 2, "num_samples": 50}
+    with Store(path).writer("svi-c1", config) as writer:
+        for draws in (1, 2, 5):
+            writer.append_curve(look(draws))
+        yield writer
+
+
+def test_a_running_run_is_listed_and_tailed(started, path, capsys):
+    """Who writes it, its phase, its draws of how many, and the last looks."""
+    assert main(["list", "--running"]) == 0
+    out = capsys.readouterr().out
+    assert "svi-c1" in out and f"running (process {os.getpid()} on " in out and "nuts-a1" not in out
+    assert "sampling, 5 of 100 draws, 50 gradients, 0.5 s" in out
+    assert main(["tail", "svi", "--lines", "2"]) == 0
+    state, *looks = capsys.readouterr().out.splitlines()
+    assert state.startswith(f"svi-c1: running (process {os.getpid()} on ")
+    assert state.endswith("; sampling, 5 of 100 draws, 50 gradients, 0.5 s")
+    assert [line.split()[:3] for line in looks] == [["sample", "2", "draws"], ["sample", "5", "draws"]]
+    assert looks[1].endswith("lppd -1.25")
+    assert main(["list"]) == 0
+    assert "1 unfinished (in progress or broken off): svi-c1" in capsys.readouterr().out
+
+
+def test_a_run_broken_off_says_so(path, capsys):
+    """Nobody holds its folder; and before the first look nothing is known but that."""
+    with Store(path).writer("svi-c1", CONFIG):
+        pass
+    assert main(["tail", "svi-c1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("svi-c1: broken off; the same command goes on with it; not looked at yet")
+    assert main(["list", "--unfinished"]) == 0
+    assert "broken off" in capsys.readouterr().out
+    assert main(["list", "--running"]) == 0
+    assert capsys.readouterr().out == "No running runs in results/store.\n"
+
+
+def test_a_finished_run_has_a_tail_too(path, capsys):
+    """Its status, and why."""
+    assert main(["tail", "sgld-b2"]) == 0
+    assert capsys.readouterr().out == "sgld-b2: failed: out of memory\n"
+
+
+def test_following_ends_with_the_run(started, path, capsys, monkeypatch):
+    """Looks are printed once each as they come; what a resumed run takes back and writes again is printed again."""
+    from bdlbench import cli_tail
+
+    def more(seconds):
+        turn = turns.pop(0)
+        if turn == "look":
+            started.append_curve(look(10))
+        elif turn == "resume":
+            lines = (path / "svi-c1/curve.jsonl").read_bytes().splitlines(keepends=True)
+            (path / "svi-c1/curve.jsonl").write_bytes(b"".join(lines[:3]))
+        else:
+            started.append_curve(look(20))
+            parts = {name: {} for name in ("metrics", "seconds", "num_grads", "versions", "labels")}
+            started.finish({**parts, "status": "complete", "device": "cpu", "warnings": []})
+
+    turns = ["look", "resume", "look", "end"]
+    monkeypatch.setattr(cli_tail.time, "sleep", more)
+    assert main(["tail", "svi", "--follow", "--lines", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in out[1:-1]] == ["5", "10", "10", "20"]
+    assert out[-1] == "svi-c1: complete"
+    assert turns == []
+
+
 def test_sql(path, capsys):
     """A query's answer, missing values as a dash."""
     assert (
@@ -144,11 +221,15 @@ def test_data(capsys):
         (["list", "--filter", "colour=red"], "no run has 'colour'; use a label"),
         (["list", "--filter", "data"], "'data' is not KEY=VALUE"),
         (["sql", "select"], "the query cannot be answered"),
+        (["tail", "x"], "no run in 'results/store' begins with 'x'"),
+        (["tail", "nuts", "--lines", "0"], "--lines: 0 is no number of looks"),
+        (["list", "--running", "--status", "failed"], "are about finished runs"),
+        (["diff", "nuts", "../x"], "begins with '../x'"),
     ],
 )
 def test_errors_are_one_sentence(path, capsys, arguments, message):
-    """On stderr, exit code 1, nothing on stdout."""
-    assert main(arguments) == 1
+    """On stderr, exit code 2, nothing on stdout."""
+    assert main(arguments) == 2
     out, errors = capsys.readouterr()
     assert out == "" and message in errors and errors.count("\n") == 1
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdlbench.store import RunBusy, RunExists, Store
+from bdlbench.store import RunBusy, RunExists, Store, StoreError
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
@@ -251,6 +251,115 @@ def test_a_writer_is_used_inside_its_block(store, config, record_of):
         with pytest.raises(RuntimeError, match="inside its 'with' block"):
             writer.append_curve({})
     with pytest.raises(RuntimeError, match="inside its 'with' block"):
+        writer.finish(record_of())
+
+
+def small_run(store, config, record_of):
+    """A finished run with a file of every kind."""
+    with store.writer("run", config) as writer:
+        writer.allocate("posterior", "w", (2, 4), "float32", ("chain", "draw"))
+        writer.write("posterior", "w", 0, np.random.default_rng(0).normal(size=(2, 4)).astype("float32"))
+        writer.append_curve({"num_draws": 4})
+        return writer.finish(record_of())
+
+
+DAMAGES = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-5]),
+    "flipped": lambda file: file.write_bytes(
+        file.read_bytes()[:-9] + bytes([file.read_bytes()[-9] ^ 1]) + file.read_bytes()[-8:]
+    ),
+    "lost": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["run.json", "config.yaml", "curve.jsonl", "posterior.zarr/zarr.json", "posterior.zarr/posterior/w/c/0/0"]
+)
+def test_a_damaged_run_is_as_if_it_had_never_been(name, damage, store, config, record_of):
+    """Looked up, it is set aside with a reason, once; a run without its record simply does not count."""
+    record = small_run(store, config, record_of)
+    assert store.sound_record("run") == record
+    notes: list[str] = []
+    DAMAGES[damage](store.path / "run" / name)
+    assert store.sound_record("run", notes.append) is None
+    if name == "run.json" and damage == "lost":
+        assert notes == [] and store.unfinished() == ["run"]
+        return
+    assert len(notes) == 1 and notes[0].startswith("run: set aside, to be run again: ")
+    assert store.finished() == store.unfinished() == []
+    assert len(list((store.path / ".set_aside").iterdir())) == 1
+    assert store.sound_record("run", notes.append) is None and len(notes) == 1
+
+
+def test_looking_up_reads_only_so_much(store, config, record_of, monkeypatch):
+    """Beyond the limit sizes alone are compared: a flipped bit is left to ``verify``, a lost byte is not."""
+    small_run(store, config, record_of)
+    monkeypatch.setattr("bdlbench.store.store.VERIFIED_BYTES", 0)
+    file = store.path / "run/posterior.zarr/posterior/w/c/0/0"
+    DAMAGES["flipped"](file)
+    assert store.sound_record("run") is not None
+    assert len(store.verify("run")) == 1
+    DAMAGES["truncated"](file)
+    assert store.sound_record("run") is None
+
+
+def test_a_later_schema_is_never_set_aside(store, config, record_of):
+    """It is sound, and not ours to move."""
+    small_run(store, config, record_of)
+    path = store.path / "run/run.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(StoreError, match="upgrade bdlbench"):
+        store.sound_record("run")
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("posterior.zarr/posterior/w/c/0/0", "flipped"),
+        ("posterior.zarr/posterior/w/c/0/0", "lost"),
+        ("posterior.zarr/posterior/w/zarr.json", "truncated"),
+        ("curve.jsonl", "truncated"),
+        ("curve.jsonl", "flipped"),
+    ],
+)
+def test_a_checkpoint_stands_on_sound_files_or_on_nothing(name, damage, store, config, record_of):
+    """Draws or curve that have changed since: the run starts over rather than be built on them."""
+    with store.writer("run", config) as writer:
+        writer.allocate("posterior", "w", (2, 8), "float32", ("chain", "draw"), chunk_draws=2)
+        writer.write("posterior", "w", 0, np.ones((2, 4), "float32"))
+        writer.append_curve({"num_draws": 4})
+        writer.checkpoint({"t": np.array(4)})
+        writer.write("posterior", "w", 4, np.ones((2, 1), "float32"))  # after it, and of no concern to it
+        writer.append_curve({"num_draws": 5})
+    (store.path / "run/posterior.zarr/posterior/w/c/0/2").unlink()
+    with store.writer("run", config, resume=True) as writer:
+        loaded = writer.load_checkpoint()
+        assert loaded is not None and int(loaded["t"]) == 4
+    DAMAGES[damage](store.path / "run" / name)
+    notes: list[str] = []
+    with store.writer("run", config, resume=True) as writer:
+        assert writer.load_checkpoint(notes.append) is None
+        assert len(notes) == 1 and "starts over" in notes[0]
+        assert not (store.path / "run/posterior.zarr").exists()
+        writer.finish(record_of())
+    assert store.verify("run") == []
+
+
+def test_what_a_kill_left_half_written_is_cleared(store, config, record_of):
+    """Temporary files of a rename that never came are no part of the finished run."""
+    with store.writer("run", config) as writer:
+        writer.allocate("posterior", "w", (2, 8), "float32", ("chain", "draw"))
+        writer.write("posterior", "w", 0, np.ones((2, 4), "float32"))
+        writer.checkpoint({"t": np.array(4)})
+    left = [store.path / "run" / name for name in (".run.json.1.tmp", "checkpoint/.state.npz.1.tmp")]
+    left.append(store.path / "run/posterior.zarr/posterior/w/c/0/0.5e3.partial")
+    for file in left:
+        file.write_bytes(b"half")
+    with store.writer("run", config, resume=True) as writer:
+        assert writer.load_checkpoint() is not None
+        assert not any(file.exists() for file in left)
         writer.finish(record_of())
 
 

@@ -1,0 +1,27 @@
+"""One task after another in this process: all devices work on one batch of lanes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bdlbench.engines.base import Result
+
+
+class Local:
+    """The engine of one process."""
+
+    elsewhere, has_log, slots = False, False, 1
+
+    def execute(
+        self,
+        work: Callable[[Any], list[Any]],
+        tasks: Sequence[Any],
+        *,
+        folder: Path,
+        begin: Callable[[int], object],
+    ) -> Iterator[tuple[int, Result]]:
+        """See :meth:`bdlbench.engines.base.Engine.execute`. An error that is no run's own stops the sweep."""
+        del folder
+        for index, task in enumerate(tasks):
+            begin(index)
+            yield index, work(task)

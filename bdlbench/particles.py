@@ -1,0 +1,35 @@
+"""Populations: the P particles that one lane carries are stored and scored as P chains."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bdlbench.metrics.mixture import PredictiveMixture
+
+PREDICTED = ("log_lik", "mean", "variance", "cdf", "probs")
+"""What a predictive mixture is made of."""
+
+
+def num_particles(draws: np.ndarray) -> int:
+    """P of draws (C, n, P, D); 1 for (C, n, D)."""
+    return draws.shape[2] if draws.ndim == 4 else 1
+
+
+def as_chains(values: np.ndarray, population: int) -> np.ndarray:
+    """Rows (C, n P, ...) of draws of P particles each as (C P, n, ...): a particle is followed through the draws."""
+    if population == 1:
+        return values
+    split = values.reshape(len(values), -1, population, *values.shape[2:])
+    return np.swapaxes(split, 1, 2).reshape(-1, split.shape[1], *values.shape[2:])
+
+
+def pooled(mixture: PredictiveMixture, values: Mapping[str, np.ndarray], good: np.ndarray) -> None:
+    """Add the good draws of (C, n, ...) arrays to a mixture, in the order of the draws, chains side by side."""
+    mask = good.T.reshape(-1)
+    mixture.update(
+        {
+            name: np.swapaxes(values[name], 0, 1).reshape(-1, *values[name].shape[2:])[mask]
+            for name in PREDICTED
+            if name in values
+        }
+    )

@@ -1,0 +1,83 @@
+"""Being told to stop: SIGTERM (a scheduler wants the machine) and SIGINT (Ctrl-C) end a command in good order.
+
+While runs are in the loop a signal only leaves word; the loop writes checkpoints at the end of the block, which lasts
+about a second, and raises :class:`Stopped`. Anywhere else there is nothing to save and it is raised at once. A second
+signal meets the system's own handler and ends the process there and then.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(BaseException):
+    """The command was told to stop. No failure of a run's, so it is no ``Exception``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("stopped; the same command continues")
+        self.exit_code = 128 + number
+
+
+class _Word:
+    """What signals have said so far, in this process."""
+
+    requested: int | None = None
+    deferring = 0
+
+
+class Deferred:
+    """Inside :func:`deferred`."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has asked to stop."""
+        return _Word.requested is not None
+
+    def check(self) -> None:
+        """Raise :class:`Stopped` if one has."""
+        if _Word.requested is not None:
+            raise Stopped(_Word.requested)
+
+
+@contextmanager
+def on_signals() -> Iterator[None]:
+    """Heed SIGTERM and SIGINT inside, as a command does; earlier handlers are put back afterwards.
+
+    Only the main thread can set handlers: in any other nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, _heed)
+    try:
+        yield
+    finally:
+        _Word.requested = None
+        for put_back, handler in before.items():
+            signal.signal(put_back, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def deferred() -> Iterator[Deferred]:
+    """Signals only leave word inside; whoever holds this asks for it and stops where it is good to."""
+    _Word.deferring += 1
+    try:
+        yield Deferred()
+    finally:
+        _Word.deferring -= 1
+    Deferred().check()
+
+
+def _heed(number: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:  # the next one is the system's affair
+        signal.signal(each, signal.SIG_DFL)
+    if not _Word.deferring:
+        raise Stopped(number)
+    _Word.requested = number
