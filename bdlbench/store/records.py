@@ -39,7 +39,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
     nonfinite: dict[str, str] = {}
     plain = {key: _plain(value, f"/{_escape(key)}", nonfinite) for key, value in record.items()}
     plain["nonfinite"] = nonfinite
-    plain["record_sha256"] = _own_checksum(plain)
+    plain["record_sha256"] = own_checksum(plain)
     return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
@@ -58,7 +58,7 @@ def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
         later = record["schema"] > SCHEMA
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"The record '{path}' is damaged ({error}); delete its run and run it again.") from error
-    if check and record.get("record_sha256") != _own_checksum(record):  # before the schema, which may be what broke
+    if check and record.get("record_sha256") != own_checksum(record):  # before the schema, which may be what broke
         raise StoreError(f"The record '{path}' does not fit its checksum; delete its run and run it again.")
     if later:
         raise LaterSchema(
@@ -90,7 +90,8 @@ def decode_line(line: bytes) -> dict[str, Any]:
     return values
 
 
-def _own_checksum(record: Mapping[str, Any]) -> str:
+def own_checksum(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record without its ``record_sha256``, as compact JSON with sorted keys."""
     rest = {key: value for key, value in record.items() if key != "record_sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

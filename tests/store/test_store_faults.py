@@ -1,5 +1,6 @@
 """Kills, busy runs, full disks: the store holds whole runs or none."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from bdlbench.store import RunBusy, RunExists, Store, StoreError
+from bdlbench.store.records import SCHEMA, own_checksum
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
@@ -308,10 +310,15 @@ def test_a_later_schema_is_never_set_aside(store, config, record_of):
     """It is sound, and not ours to move."""
     small_run(store, config, record_of)
     path = store.path / "run/run.json"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    whole = path.read_text()
+    later = json.loads(whole) | {"schema": SCHEMA + 1}
+    path.write_text(json.dumps(later | {"record_sha256": own_checksum(later)}))
     with pytest.raises(StoreError, match="upgrade bdlbench"):
         store.sound_record("run")
     assert path.exists()
+    path.write_text(whole.replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}'))  # a flipped digit is damage
+    assert store.sound_record("run") is None
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import yaml
 
 from bdlbench.store import RunBusy, Store, StoreError
 from bdlbench.store.errors import LaterSchema
-from bdlbench.store.records import SCHEMA
+from bdlbench.store.records import SCHEMA, own_checksum
 from bdlbench.types import ConfigError
 
 
@@ -228,7 +228,8 @@ def test_runs_names_records_it_cannot_read(store, make_run, config):
     make_run("later")
     (store.path / "bad/run.json").write_text("{")
     later = store.path / "later/run.json"
-    later.write_text(later.read_text().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}'))
+    record = json.loads(later.read_text()) | {"schema": SCHEMA + 1}
+    later.write_text(json.dumps(record | {"record_sha256": own_checksum(record)}))
     with pytest.warns(UserWarning, match="2 records .* bad, later"):
         assert store.runs()["id"].tolist() == ["good"]
     with pytest.raises(LaterSchema, match="upgrade bdlbench"):
