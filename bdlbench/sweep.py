@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import gc
 import os
 import sys
@@ -58,6 +57,8 @@ class Plan:
         self.groups: dict[Any, list[tuple[int, Job]]] = {}
         self.stores: dict[str, Store] = {}
         self.same: dict[int, int] = {}
+        self.before: dict[tuple[str, str], Record] = {}
+        """Old records of runs that are to be done again, by path of the store and id."""
         first: dict[tuple[str, str], int] = {}
         found = 0
         for index, (config, labels, overrides) in enumerate(composed):
@@ -75,6 +76,8 @@ class Plan:
                     configuration.check(job)
                     store.check_writable()
                     first[path, job.id] = index
+                    if store.has(job.id):
+                        self.before[path, job.id] = store.record(job.id)
                     self.groups.setdefault((group_key(job), path), []).append((index, job))
             except Exception as error:
                 outcome.errors.append(f"{explain(error)} ({overrides})")
@@ -137,17 +140,15 @@ def run_sweep(
     outcome.report = dict(composed[0][0]["report"])
     plan = Plan(composed, outcome, progress)
     work = plan.batches(engine, max_lanes)
-    began = datetime.datetime.now(datetime.UTC)
     progress.sweep_begin(len(work), plan.num_runs)
     try:
         results = execute(engine, work, plan, progress, max_lanes)
         with contextlib.closing(results):
             for index, result in results:
-                jobs = [job for _, job in work[index].members]
                 if isinstance(result, NoRoom):
                     raise result
                 if isinstance(result, Exception):
-                    result = lost(jobs, plan.stores[work[index].path], result, began)
+                    result = lost(work[index], plan, result)
                 plan.keep(work[index], result)
                 progress.group_end(result)
     finally:
@@ -198,7 +199,7 @@ def run_parcel(parcel: Parcel) -> list[Record]:
     return records
 
 
-def lost(jobs: Sequence[Job], store: Store, error: Exception, began: datetime.datetime) -> list[Record]:
+def lost(batch: Batch, plan: Plan, error: Exception) -> list[Record]:
     """Records of a batch that did not come back: what it had finished, and a failure for each of the rest.
 
     The failure is written to the store where nothing would be lost by it. A run with a checkpoint keeps that, and the
@@ -206,16 +207,16 @@ def lost(jobs: Sequence[Job], store: Store, error: Exception, began: datetime.da
     """
     reason = f"{type(error).__name__}: {sentence(error)}"
     trace = "".join(traceback.format_exception(error))
-    records = []
-    for job in jobs:
+    store, records = plan.stores[batch.path], []
+    for _, job in batch.members:
         old = store.record(job.id) if store.has(job.id) else None
-        if old is not None and old["created"] >= began.isoformat(timespec="seconds"):
+        if old is not None and old != plan.before.get((batch.path, job.id)):  # clocks differ between machines
             records.append(old)
             continue
         failure = {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
         record = (
             {"id": job.id, "config": dict(job.config)}
-            | run.common(job, dict.fromkeys(PHASES, 0.0), len(jobs))
+            | run.common(job, dict.fromkeys(PHASES, 0.0), len(batch.members))
             | failure
         )
         if (old is None or old["status"] == "failed") and not store.has_checkpoint(job.id):

@@ -170,3 +170,13 @@ def test_the_first_bad_step_is_the_first():
     first = np.argmax(~np.isfinite(log_density), 1)
     np.testing.assert_array_equal(reported, first)
     assert len(blocks) == first.max() + 1, "the loop ends when every lane has failed"
+
+
+@pytest.mark.parametrize(("num_warmup", "first"), [(500, 5), (1_000_000, 100)])
+def test_the_first_block_is_short(num_warmup, first):
+    """How long a step takes is not known before it: a hundredth of the steps, and 100 at most, stand in the way of
+    a signal."""
+    one = program((stage("sgld", sgld, Schedule(1, num_warmup, 1, 1), step_size=0.01, decay=0.0, decay_steps=1.0),))
+    blocks = loop.run(one, rows(PROBLEM), lanes_of(2), clock=Clock())
+    assert next(blocks).steps_done == first
+    blocks.close()

@@ -89,7 +89,7 @@ class Ray:
                         result = self._result(ray, reference)
                     yield index, result
         finally:
-            for reference in pending:
+            for reference in pending:  # not by force: the worker's main thread meets its handler of SIGINT
                 ray.cancel(reference, force=False)
             if pending:
                 ray.wait(list(pending), num_returns=len(pending), timeout=GRACE)

@@ -220,7 +220,8 @@ class _StageRun:
             rate = count / max(seconds, 1e-9)
 
         while done < total:
-            aim = max(1, total // 100) if rate == 0 else max(1, int(rate * self.block_seconds))
+            # Of the first block nothing is known; while it lasts nobody can stop the run, or see it.
+            aim = max(1, min(100, total // 100)) if rate == 0 else max(1, int(rate * self.block_seconds))
             count = min(aim, largest, next(m for m in marks if m > done) - done)
             yield done, count, took
             done += count

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -32,7 +33,8 @@ DATA = [
 SCHEDULE = "{num_chains: 2, num_warmup: %d, num_samples: 4, thinning: 1, batch_size: %s}"
 SWEEP = ["inference=sgld,hmc", "data.seed=range(4)", "inference.schedule=" + SCHEDULE % (30, "null")]
 LONG = ["inference=sgld", "seed=1,2", "inference.schedule=" + SCHEDULE % (500_000_000, 8)]
-MEDIUM = ["inference=sgld", "seed=1,2", "inference.schedule=" + SCHEDULE % (1_500_000, 8)]
+MEDIUM = ["inference=sgld", "seed=1,2", "inference.schedule=" + SCHEDULE % (3_000_000, 8)]
+COMPUTES, CONTINUES = " warm-up ", "continues from its checkpoint"
 STARTED: list[subprocess.Popen[str]] = []
 PRESETS = {
     "slurm": ["hydra/launcher=lanes_slurm", "hydra.launcher.slurm.poll_s=1", "hydra.launcher.slurm.cpus_per_task=1",
@@ -66,23 +68,29 @@ def results(store: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-@contextmanager
-def worker(
-    process: subprocess.Popen[str], is_worker: Callable[[str], bool], top: Callable[[], psutil.Process]
-) -> Iterator[psutil.Process]:
-    """The process that computes, once it does: imports alone take less than eight seconds."""
-    for _ in range(900):
-        assert process.poll() is None, process.communicate()[0]
-        for found in top().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if is_worker(" ".join(found.cmdline())) and found.cpu_times().user > 8:
-                    yield found
-                    return
-        time.sleep(0.2)
-    raise AssertionError("no worker began")
+@dataclass(frozen=True)
+class Workers:
+    """Where an engine's workers are found: whose descendants, by what of their command line, and their logs."""
+
+    above: Callable[[subprocess.Popen[str]], psutil.Process]
+    named: Callable[[str], bool]
+    log: Callable[[Path, psutil.Process], str]
+
+    @contextmanager
+    def one(self, process: subprocess.Popen[str], store: Path, says: str) -> Iterator[psutil.Process]:
+        """The process that computes, once its log says so."""
+        for _ in range(1500):
+            assert process.poll() is None, process.communicate()[0]
+            for found in self.above(process).children(recursive=True):
+                with suppress(psutil.NoSuchProcess, FileNotFoundError):
+                    if self.named(" ".join(found.cmdline())) and says in self.log(store, found):
+                        yield found
+                        return
+            time.sleep(0.2)
+        raise AssertionError(f"no worker said {says!r}")
 
 
-def check(name: str, folder: Path, is_worker: Callable[[str], bool], top: Callable[[int], psutil.Process]) -> None:
+def check(name: str, folder: Path, workers: Workers) -> None:
     """The checks that every engine has to pass."""
     preset = PRESETS[name]
     ended(start(folder / name, *SWEEP, *preset), 0)
@@ -92,19 +100,22 @@ def check(name: str, folder: Path, is_worker: Callable[[str], bool], top: Callab
     print(f"{name}: 8 runs, the same bits as in one process", flush=True)
 
     process = start(folder / f"{name}-killed", *LONG, *preset)
-    with worker(process, is_worker, lambda: top(process.pid)) as victim:
+    with workers.one(process, folder / f"{name}-killed", COMPUTES) as victim:
         victim.kill()
     printed = ended(process, 1)
     assert "0 complete, 2 failed" in printed, printed
     print(f"{name}: a killed worker is told of, exit code 1", flush=True)
 
-    process = start(folder / f"{name}-interrupted", *LONG, *preset)
-    with worker(process, is_worker, lambda: top(process.pid)) as victim:
-        process.send_signal(signal.SIGINT)
-        printed = ended(process, 130)
-        victim.wait(60)
-    assert not results(folder / f"{name}-interrupted"), printed
-    print(f"{name}: an interrupt cancels what runs", flush=True)
+    store = Store(folder / f"{name}-interrupted")
+    for says in (COMPUTES, CONTINUES):
+        process = start(store.path, *LONG, *preset)
+        with workers.one(process, store.path, says) as victim:
+            process.send_signal(signal.SIGINT)
+            printed = ended(process, 130)
+            victim.wait(60)
+        assert not store.finished(), printed
+        assert [store.has_checkpoint(one) for one in store.unfinished()] == [True, True], printed
+    print(f"{name}: an interrupt has checkpoints written, from which the same command goes on", flush=True)
 
 
 def check_slurm(folder: Path) -> None:
@@ -114,22 +125,30 @@ def check_slurm(folder: Path) -> None:
         def is_worker(line: str) -> bool:
             return "submitit.core._submit" in line and "srun" not in line and str(folder) in line
 
+        def log(store: Path, _: psutil.Process | None = None) -> str:
+            return "".join(path.read_text() for path in (store / ".slurm").glob("*_log.err"))
+
         # slurmd's steps are children of init, not of slurmd
-        check("slurm", folder, is_worker, lambda pid: psutil.Process(1))
-        process = start(folder / "preempted", *MEDIUM, *PRESETS["slurm"])
-        with worker(process, is_worker, lambda: psutil.Process(1)) as job:
+        workers = Workers(lambda _: psutil.Process(1), is_worker, log)
+        check("slurm", folder, workers)
+        store = folder / "preempted"
+        process = start(store, *MEDIUM, *PRESETS["slurm"])
+        with workers.one(process, store, COMPUTES) as job:
             slurm.ask("scancel", "--signal=USR2", job.environ()["SLURM_JOB_ID"])
             job.wait(60)
         ended(process, 0)
-        logs = "".join(path.read_text() for path in (folder / "preempted" / ".slurm").glob("*_log.err"))
-        assert "continues from its checkpoint" in logs, logs
-        assert [status for status, _ in results(folder / "preempted").values()] == ["complete"] * 2
+        assert CONTINUES in log(store), log(store)
+        assert [status for status, _ in results(store).values()] == ["complete"] * 2
         print("slurm: a preempted job is requeued, goes on from its checkpoint and ends", flush=True)
 
 
 def check_ray(folder: Path) -> None:
     """The checks of every engine."""
-    check("ray", folder, lambda line: line.startswith("ray::call"), psutil.Process)
+
+    def log(_: Path, found: psutil.Process) -> str:
+        return Path(f"/proc/{found.pid}/fd/2").read_text()
+
+    check("ray", folder, Workers(lambda p: psutil.Process(p.pid), lambda line: line.startswith("ray::call"), log))
 
 
 if __name__ == "__main__":

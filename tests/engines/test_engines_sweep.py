@@ -1,11 +1,11 @@
 """Sweeps through other engines: the same bits as in one process, and a record of every run that a worker lost."""
 
-import datetime
 import shutil
 from pathlib import Path
 
 import pytest
 
+from bdlbench import run
 from bdlbench.config import compose, make_job
 from bdlbench.engines import make_engine
 from bdlbench.engines.base import Lost
@@ -130,23 +130,34 @@ def test_a_lost_run_with_a_checkpoint_can_go_on(store_path):
     assert finished(store, job.id) is None and not store.has(job.id)
 
 
-def test_a_lost_repetition_keeps_the_old_record(store_path, monkeypatch):
+def test_a_lost_repetition_keeps_the_old_record(store_path):
     """``rerun=true`` and a worker that never started: the complete record stays, and the exit code says failed."""
     (done,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8)
     path = store_path / done["id"] / "run.json"
     before = path.read_bytes()
-    later = f"{int(done['created'][:4]) + 1}{done['created'][4:]}"
-
-    class Later(datetime.datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime.datetime.fromisoformat(later)
-
-    monkeypatch.setattr("bdlbench.sweep.datetime.datetime", Later)
     outcome = Outcome()
     run_sweep(jobs(store_path, "rerun=true", seeds=(0,)), outcome, max_lanes=8, engine=Elsewhere(Lost("never started")))
     assert outcome.exit_code == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("created", ["1999-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"])
+def test_what_a_lost_repetition_had_finished_is_kept(created, store_path, monkeypatch):
+    """Whatever the clock of its machine says: a record is new if it is another than before."""
+    (done,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8)
+    common = run.common
+    monkeypatch.setattr(run, "common", lambda *of: common(*of) | {"created": created})
+
+    class Dies(Elsewhere):
+        def execute(self, work, tasks, *, folder, begin):
+            work(tasks[0])
+            yield 0, Lost("node down")
+
+    outcome = Outcome()
+    again = jobs(store_path, "rerun=true", seeds=(0,))
+    (record,) = run_sweep(again, outcome, max_lanes=8, engine=Dies())
+    assert outcome.exit_code == 0 and record["status"] == "complete"
+    assert record["created"] == created != done["created"]
 
 
 def test_batches_are_cut_for_the_engine(store_path):

@@ -240,5 +240,5 @@ def test_hydras_own_joblib_launcher_keeps_working(store_path):
 def test_an_engines_option_is_refused_by_the_command(option, store_path):
     done = bdlbench("hydra/launcher=lanes_processes", f"{option}=0", f"store.path={store_path}")
     assert done.returncode == 1
-    assert done.stderr.strip() == f"Error: {option}=0 must be at least 1."
+    assert done.stderr.strip() == f"Error: {option}=0 must be at least 1, and finite."
     assert not store_path.exists()
