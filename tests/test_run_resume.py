@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Sequence
 
@@ -213,6 +214,34 @@ def test_seconds_are_those_of_all_attempts(tmp_path, monkeypatch):
     assert (np.diff(curve) >= 0).all()
     run([*SMALL, *SVI, f"store.path={tmp_path}/whole"])
     same_groups(tmp_path / "whole", path)
+
+
+@pytest.mark.parametrize("preset", ["sgld", "nuts", "svi"])
+def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
+    """It goes on from its checkpoint, not from its parent's draws, and the parent's price is counted once."""
+    parent = run([*SMALL, *shortened("map", warmup=20, samples=1, before=0), f"store.path={tmp_path}/whole"])
+    shutil.copytree(tmp_path / "whole", tmp_path / "pieces")
+    overrides = [*SMALL, *shortened(preset, warmup=8, samples=8, before=6), f"warm_start={parent['id']}"]
+    whole = run([*overrides, f"store.path={tmp_path}/whole"])
+    killer = Killer(monkeypatch, seed=zlib.crc32(preset.encode()))
+    places: list[tuple] = []
+    begin = loop.run
+
+    def noted(*args, resume=None, **options):
+        if resume is not None:
+            places.append(resume.place)
+        return begin(*args, resume=resume, **options)
+
+    monkeypatch.setattr(loop, "run", noted)
+    for _ in range(1000):
+        try:
+            pieces = run([*overrides, f"store.path={tmp_path}/pieces"])
+            break
+        except Killed:
+            continue
+    assert killer.kills and places, "this seed continues nothing"
+    assert pieces["warm_start"] == whole["warm_start"] is not None
+    same_groups(tmp_path / "whole", tmp_path / "pieces")
 
 
 def test_rerun_starts_over(tmp_path, monkeypatch):
