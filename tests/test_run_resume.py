@@ -14,7 +14,7 @@ from presets import PRESETS, assert_same, outcome, shortened
 from bdlbench import config, resume
 from bdlbench.progress import Silent
 from bdlbench.recording import Recorder
-from bdlbench.run import run, run_group
+from bdlbench.run import run, run_config, run_group
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.position import Position
@@ -28,6 +28,10 @@ SMALL = [
     "progress=off",
     "metrics=[lppd,rmse]",
 ]
+
+
+MOST = 5
+"""Kills of one run: each further one costs a second of tracing and tells no more."""
 
 
 class Killed(BaseException):
@@ -45,11 +49,13 @@ class Notes(Silent):
 
 
 class Killer:
-    """Checkpoints after some blocks and kills after others, both at random; keeps count."""
+    """Checkpoints after some blocks and kills after others, both at random, ``most`` times; keeps count."""
 
-    def __init__(self, monkeypatch, seed: int, checkpoint: float = 0.4, kill: float = 0.2, jobs: int = 1) -> None:
+    def __init__(
+        self, monkeypatch, seed: int, checkpoint: float = 0.4, kill: float = 0.2, jobs: int = 1, most: int = 1000
+    ) -> None:
         self.rng = np.random.default_rng(seed)
-        self.kills, self.kill, self.checkpoint, self.jobs = 0, kill, checkpoint, jobs
+        self.kills, self.kill, self.checkpoint, self.jobs, self.most = 0, kill, checkpoint, jobs, most
         self.places: list[tuple] = []
         self.write = resume.Checkpoints.write
         monkeypatch.setattr(resume.Checkpoints, "due", lambda _: True)
@@ -65,9 +71,19 @@ class Killer:
                 checkpoints.recorders = every[: self.rng.integers(1, self.jobs + 1)]
             self.write(checkpoints, position, pending)
             checkpoints.recorders = every
-        if self.rng.random() < self.kill:
+        if self.kills < self.most and self.rng.random() < self.kill:
             self.kills += 1
             raise Killed
+
+
+def in_pieces(overrides: list[str]) -> dict:
+    """The record of a run that is started again whenever it was killed."""
+    composed = config.compose(overrides)
+    while True:
+        try:
+            return run_config(*composed)
+        except Killed:
+            continue
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -75,13 +91,8 @@ def test_every_method_continues_from_the_end_of_any_block(preset, tmp_path, monk
     """Law 7: blocks of single steps, checkpoints and kills after random ones of them, and one run in long blocks."""
     overrides = [*SMALL, *shortened(preset, warmup=16, samples=8, before=6)]
     whole = run([*overrides, f"store.path={tmp_path}/whole"])
-    killer = Killer(monkeypatch, seed=zlib.crc32(preset.encode()))
-    for _ in range(1000):
-        try:
-            pieces = run([*overrides, f"store.path={tmp_path}/pieces"])
-            break
-        except Killed:
-            continue
+    killer = Killer(monkeypatch, seed=zlib.crc32(preset.encode()), kill=0.15, most=MOST)
+    pieces = in_pieces([*overrides, f"store.path={tmp_path}/pieces"])
     assert killer.kills and killer.places, "this seed kills nothing"
     assert_same(outcome(Store(tmp_path / "whole"), whole["id"]), outcome(Store(tmp_path / "pieces"), pieces["id"]))
     assert Store(tmp_path / "pieces").verify(pieces["id"]) == []
@@ -223,7 +234,7 @@ def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "whole", tmp_path / "pieces")
     overrides = [*SMALL, *shortened(preset, warmup=8, samples=8, before=6), f"warm_start={parent['id']}"]
     whole = run([*overrides, f"store.path={tmp_path}/whole"])
-    killer = Killer(monkeypatch, seed=zlib.crc32(preset.encode()))
+    killer = Killer(monkeypatch, seed=zlib.crc32(preset.encode()), kill=0.15, most=MOST)
     places: list[tuple] = []
     begin = loop.run
 
@@ -233,12 +244,7 @@ def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
         return begin(*args, resume=resume, **options)
 
     monkeypatch.setattr(loop, "run", noted)
-    for _ in range(1000):
-        try:
-            pieces = run([*overrides, f"store.path={tmp_path}/pieces"])
-            break
-        except Killed:
-            continue
+    pieces = in_pieces([*overrides, f"store.path={tmp_path}/pieces"])
     assert killer.kills and places, "this seed continues nothing"
     assert pieces["warm_start"] == whole["warm_start"] is not None
     same_groups(tmp_path / "whole", tmp_path / "pieces")
