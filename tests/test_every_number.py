@@ -67,7 +67,8 @@ def may_be_zero(name: str) -> bool:
     owner, key = name.rsplit(".", 1)
     factory = owner.removesuffix(".schedule").rsplit(".", 1)[-1]
     if name.startswith("before ") and owner.endswith(".schedule"):
-        return key != "batch_size"
+        # An ensemble that looks at validation rows must take the steps between two looks.
+        return key != "batch_size" and (factory, key) != ("deep_ensemble", "num_warmup")
     return key in ZERO and factory not in NO_ZERO.get(key, ()) and NO_ZERO.get(key) != ("",)
 
 
