@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from presets import PRESETS, assert_same, outcome, shortened
 from bdlbench import config, resume
 from bdlbench.progress import Silent
 from bdlbench.recording import Recorder
-from bdlbench.run import run, run_group
+from bdlbench.run import run, run_config, run_group
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.position import Position
@@ -27,6 +28,10 @@ SMALL = [
     "progress=off",
     "metrics=[lppd,rmse]",
 ]
+
+
+MOST = 3
+"""Kills of one run: each further one costs a second of tracing and tells no more."""
 
 
 class Killed(BaseException):
@@ -44,11 +49,13 @@ class Notes(Silent):
 
 
 class Killer:
-    """Checkpoints after some blocks and kills after others, both at random; keeps count."""
+    """Checkpoints after some blocks and kills after others, both at random, ``most`` times; keeps count."""
 
-    def __init__(self, monkeypatch, seed: int, checkpoint: float = 0.4, kill: float = 0.2, jobs: int = 1) -> None:
+    def __init__(
+        self, monkeypatch, seed: int, checkpoint: float = 0.4, kill: float = 0.2, jobs: int = 1, most: int = 1000
+    ) -> None:
         self.rng = np.random.default_rng(seed)
-        self.kills, self.kill, self.checkpoint, self.jobs = 0, kill, checkpoint, jobs
+        self.kills, self.kill, self.checkpoint, self.jobs, self.most = 0, kill, checkpoint, jobs, most
         self.places: list[tuple] = []
         self.write = resume.Checkpoints.write
         monkeypatch.setattr(resume.Checkpoints, "due", lambda _: True)
@@ -64,9 +71,19 @@ class Killer:
                 checkpoints.recorders = every[: self.rng.integers(1, self.jobs + 1)]
             self.write(checkpoints, position, pending)
             checkpoints.recorders = every
-        if self.rng.random() < self.kill:
+        if self.kills < self.most and self.rng.random() < self.kill:
             self.kills += 1
             raise Killed
+
+
+def in_pieces(overrides: list[str]) -> dict:
+    """The record of a run that is started again whenever it was killed."""
+    composed = config.compose(overrides)
+    while True:
+        try:
+            return run_config(*composed)
+        except Killed:
+            continue
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -74,13 +91,8 @@ def test_every_method_continues_from_the_end_of_any_block(preset, tmp_path, monk
     """Law 7: blocks of single steps, checkpoints and kills after random ones of them, and one run in long blocks."""
     overrides = [*SMALL, *shortened(preset, warmup=16, samples=8, before=6)]
     whole = run([*overrides, f"store.path={tmp_path}/whole"])
-    killer = Killer(monkeypatch, seed=zlib.crc32(preset.encode()))
-    for _ in range(1000):
-        try:
-            pieces = run([*overrides, f"store.path={tmp_path}/pieces"])
-            break
-        except Killed:
-            continue
+    killer = Killer(monkeypatch, seed=zlib.crc32(preset.encode()), kill=0.12, most=MOST)
+    pieces = in_pieces([*overrides, f"store.path={tmp_path}/pieces"])
     assert killer.kills and killer.places, "this seed kills nothing"
     assert_same(outcome(Store(tmp_path / "whole"), whole["id"]), outcome(Store(tmp_path / "pieces"), pieces["id"]))
     assert Store(tmp_path / "pieces").verify(pieces["id"]) == []
@@ -213,6 +225,29 @@ def test_seconds_are_those_of_all_attempts(tmp_path, monkeypatch):
     assert (np.diff(curve) >= 0).all()
     run([*SMALL, *SVI, f"store.path={tmp_path}/whole"])
     same_groups(tmp_path / "whole", path)
+
+
+@pytest.mark.parametrize("preset", ["sgld", "nuts", "svi"])
+def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
+    """It goes on from its checkpoint, not from its parent's draws, and the parent's price is counted once."""
+    parent = run([*SMALL, *shortened("map", warmup=20, samples=1, before=0), f"store.path={tmp_path}/whole"])
+    shutil.copytree(tmp_path / "whole", tmp_path / "pieces")
+    overrides = [*SMALL, *shortened(preset, warmup=8, samples=8, before=6), f"warm_start={parent['id']}"]
+    whole = run([*overrides, f"store.path={tmp_path}/whole"])
+    killer = Killer(monkeypatch, seed=zlib.crc32(preset.encode()), kill=0.12, most=MOST)
+    places: list[tuple] = []
+    begin = loop.run
+
+    def noted(*args, resume=None, **options):
+        if resume is not None:
+            places.append(resume.place)
+        return begin(*args, resume=resume, **options)
+
+    monkeypatch.setattr(loop, "run", noted)
+    pieces = in_pieces([*overrides, f"store.path={tmp_path}/pieces"])
+    assert killer.kills and places, "this seed continues nothing"
+    assert pieces["warm_start"] == whole["warm_start"] is not None
+    same_groups(tmp_path / "whole", tmp_path / "pieces")
 
 
 def test_rerun_starts_over(tmp_path, monkeypatch):

@@ -101,6 +101,7 @@ class StagePrograms:
         self.stage: Stage = program.stages[index]
         self.schedule: Schedule = self.stage.schedule
         self._compiled: dict[Any, Any] = {}
+        self._shapes: dict[bool, Any] = {}
         found: list[tuple[int, Method]] = []
 
         def look(shared: Shared, lane: Lane) -> tuple[Any, Any, Array]:
@@ -160,14 +161,17 @@ class StagePrograms:
         return _strong(state), jnp.asarray(info.get("num_grads", 0.0), jnp.float32), anchor
 
     def state_shapes(self, shared: Shared, lane: Lane, *, settled: bool) -> Any:
-        """Shapes of one lane's state before or after :meth:`settle`, in the state's own tree."""
+        """Shapes of one lane's state before or after :meth:`settle`, in the state's own tree; traced once."""
+        if settled in self._shapes:
+            return self._shapes[settled]
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
 
         def made(shared: Shared, lane: Lane) -> Any:
             state = self.init(shared, lane, self.start(shared, lane))
             return self.settle(shared, lane, state)[0] if settled else state
 
-        return jax.eval_shape(made, shared, one)
+        self._shapes[settled] = jax.eval_shape(made, shared, one)
+        return self._shapes[settled]
 
     def final(self, shared: Shared, lane: Lane, state: Any) -> Array:
         """Where the next stage starts: one draw (D,), the first particle of a population."""

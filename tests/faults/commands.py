@@ -49,23 +49,30 @@ def checkpoints(store: Path) -> list[Path]:
     return sorted(store.glob("*/checkpoint/state.npz"))
 
 
-def killed_until_done(overrides: list[str], seconds: float, kills: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Start a command, kill -9 it at a moment uniform over ``seconds``, and again; in the end let it finish.
+def killed_until_done(
+    overrides: list[str], store: Path, seconds: float, kills: int, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Start a command, kill -9 it, and again; in the end let it finish.
 
-    Returns the kills that found the process alive, and how often it went on from a checkpoint.
+    The first kill comes as soon as there is a checkpoint, so that the next attempt has one to go on from; each further
+    one at a moment uniform over ``seconds``. Returns the kills that found the process alive, and how often it went on
+    from a checkpoint.
     """
     landed = continued = 0
     for attempt in range(4 * kills + 1):
-        process = start(*overrides)
-        if landed < kills and attempt < 4 * kills:
+        process = start(*overrides, f"store.path={store}")
+        if attempt == 0:
+            wait_for(lambda: bool(checkpoints(store)), process)
+            process.kill()
+        elif landed < kills and attempt < 4 * kills:
             try:
                 process.wait(rng.uniform(0, seconds))
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                landed += 1
+                process.kill()
         code, errors = finish(process)
         continued += "continues from its checkpoint" in errors
         assert code in (0, -signal.SIGKILL), errors
         if code == 0:
             break
+        landed += 1
     return landed, continued

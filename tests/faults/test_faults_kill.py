@@ -36,7 +36,7 @@ def test_every_family_is_killed():
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("preset", BUDGET)
 def test_kills_change_no_bit(preset, tmp_path):
-    """Five kills that found the run alive, at seeded moments uniform over what it takes undisturbed."""
+    """Five kills that found the run alive: at its first checkpoint, and at seeded moments uniform over its length."""
     warmup, samples, before = BUDGET[preset]
     overrides = [*QUICK, *shortened(preset, warmup, samples, before)]
     code, errors = command(*overrides, f"store.path={tmp_path}/cold")  # fills the compilation cache
@@ -53,7 +53,8 @@ def test_kills_change_no_bit(preset, tmp_path):
     kills = continued = 0
     while kills < KILLS:
         shutil.rmtree(tmp_path / "pieces", ignore_errors=True)
-        landed, went_on = killed_until_done([*overrides, f"store.path={tmp_path}/pieces"], seconds, KILLS - kills, rng)
+        landed, went_on = killed_until_done(overrides, tmp_path / "pieces", seconds, KILLS - kills, rng)
+        assert landed and went_on, "the run was over before it could be killed: give it more steps"
         kills, continued = kills + landed, continued + went_on
         pieces = Store(tmp_path / "pieces")
         assert_same(expected, outcome(pieces, run_id))
