@@ -46,6 +46,7 @@ class Parcel:
     progress: Mode
     max_lanes: int
     setup_seconds: float
+    memory_share: float
 
 
 class Plan:
@@ -175,7 +176,7 @@ def execute(
         jobs = [(job.config, job.labels) for _, job in batch.members]
         store = str(plan.stores[batch.path].path.absolute())
         mode: Mode = "lines" if engine.has_log else "off"
-        return Parcel(jobs, store, os.getcwd(), mode, max_lanes, plan.setup_seconds)
+        return Parcel(jobs, store, os.getcwd(), mode, max_lanes, plan.setup_seconds, engine.memory_share)
 
     if work:
         folder = plan.stores[work[0].path].path.absolute() / f".{type(engine).__name__.lower()}"
@@ -194,7 +195,7 @@ def run_parcel(parcel: Parcel) -> list[Record]:
     members = [(i, configuration.make_job(*job)) for i, job in enumerate(parcel.jobs)]
     records: list[Record] = []
     with on_signals():
-        for batch in batches(members, parcel.max_lanes):
+        for batch in batches(members, parcel.max_lanes, parcel.memory_share):
             records += run_together([job for _, job in batch], store, progress, parcel.setup_seconds)
     return records
 
@@ -252,10 +253,12 @@ def group_key(job: Job) -> Any:
     return job.program.key, job.dataset.task, shapes, *rest
 
 
-def batches(members: Sequence[tuple[int, Job]], max_lanes: int) -> list[list[tuple[int, Job]]]:
+def batches(
+    members: Sequence[tuple[int, Job]], max_lanes: int, memory_share: float = 1.0
+) -> list[list[tuple[int, Job]]]:
     """Cut a group into batches of nearly equal size, each of at most ``max_lanes`` lanes (one job at least)."""
-    most = max(1, min(max_lanes // members[0][1].num_chains, memory.jobs_that_fit([job for _, job in members])))
-    return pieces(members, most)
+    fit = memory.jobs_that_fit([job for _, job in members], memory_share)
+    return pieces(members, max(1, min(max_lanes // members[0][1].num_chains, fit)))
 
 
 def pieces(members: Sequence[tuple[int, Job]], most: int) -> list[list[tuple[int, Job]]]:

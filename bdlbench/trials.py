@@ -108,21 +108,24 @@ class OptunaSweeper(Sweeper):
         beside = [list(one) for one in itertools.product(*means)]
         study = self._study()
         optuna = required("optuna", "tuning")
-        ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+        broken_off = unfinished(study, set(space))
         launched = 0
-        while left := max(0, self.n_trials - len(study.get_trials(deepcopy=False, states=ended))):
-            trials = [study.ask(space) for _ in range(min(self.n_jobs, left))]
+        while left := max(0, self.n_trials - len(study.get_trials(deepcopy=False, states=ended()))):
+            trials = broken_off[: min(self.n_jobs, left)]
+            del broken_off[: len(trials)]
+            asked = [study.ask(space) for _ in range(min(self.n_jobs, left) - len(trials))]
+            trials += [(trial.number, trial.params) for trial in asked]
             jobs = [
-                [*fixed, *(f"{name}={value}" for name, value in trial.params.items()), *more]
-                for trial in trials
+                [*fixed, *(f"{name}={value}" for name, value in params.items()), *more]
+                for _, params in trials
                 for more in beside
             ]
             returns = iter(self.launcher.launch(jobs, initial_job_idx=launched))
             launched += len(jobs)
-            for trial in trials:
+            for trial_number, _ in trials:
                 values = self._objective([record_of(next(returns).return_value) for _ in beside])
                 state = optuna.trial.TrialState.FAIL if values is None else None
-                study.tell(trial, values, state=state)
+                study.tell(trial_number, values, state=state)
         self._report(study, optuna)
         return study
 
@@ -135,7 +138,8 @@ class OptunaSweeper(Sweeper):
         study = optuna.create_study(
             storage=self.storage, study_name=self.study_name, directions=self.directions, load_if_exists=True
         )
-        seed = self.seed + len(study.get_trials(deepcopy=False))  # a continued study must not ask the same again
+        # A continued study must not ask the same again.
+        seed = self.seed + len(study.get_trials(deepcopy=False, states=ended()))
         if self.sampler is not None:
             study.sampler = configuration.call({**self.sampler, "seed": seed}, f"{SECTION}.sampler", partial=False)
             return study
@@ -166,6 +170,27 @@ class OptunaSweeper(Sweeper):
             values = "  ".join(f"{name}={value:.6g}" for name, value in zip(self.metrics, trial.values, strict=True))
             options = " ".join(f"{name}={value}" for name, value in trial.params.items())
             print(f"Best of {len(trials)} trials ({failed} without a value): {values}\n  {options}", file=sys.stderr)
+
+
+def ended() -> tuple[Any, ...]:
+    """The states of trials that are over."""
+    state = required("optuna", "tuning").trial.TrialState
+    return state.COMPLETE, state.FAIL
+
+
+def unfinished(study: Any, names: set[str]) -> list[tuple[int, dict[str, Any]]]:
+    """Number and options of the trials that a command broke off: they are done first. One command at a time a study.
+
+    One that was broken off while it was asked, or searched other options, has failed.
+    """
+    state = required("optuna", "tuning").trial.TrialState
+    left = []
+    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        if set(trial.params) == names:
+            left.append((trial.number, dict(trial.params)))
+        else:
+            study.tell(trial.number, state=state.FAIL)
+    return left
 
 
 def distribution(override: Override) -> Any:

@@ -31,11 +31,14 @@ class Engine(Protocol):
         A task's standard error goes to a file of its own, and not to the terminal.
     slots : int
         How many tasks should be made at least, so that nobody idles.
+    memory_share : float
+        Which part of its machine's memory a task may plan with.
     """
 
     elsewhere: bool
     has_log: bool
     slots: int
+    memory_share: float
 
     def execute(
         self,

@@ -10,7 +10,7 @@ from bdlbench.engines.base import Result
 class Local:
     """The engine of one process."""
 
-    elsewhere, has_log, slots = False, False, 1
+    elsewhere, has_log, slots, memory_share = False, False, 1, 1.0
 
     def execute(
         self,

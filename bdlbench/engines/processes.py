@@ -48,7 +48,8 @@ class Processes:
         self.gpus = visible_gpus() if gpus is None else [str(gpu) for gpu in gpus]
         self.cores = available_cores()
         self.cores_per_worker = cores_per_worker
-        self.slots = num_workers or len(self.gpus) or max(1, len(self.cores) // (cores_per_worker or 1))
+        self.slots: int = num_workers or len(self.gpus) or max(1, len(self.cores) // (cores_per_worker or 1))
+        self.memory_share = 1 / self.slots
 
     def execute(
         self,
@@ -93,7 +94,8 @@ class Processes:
 
     def _start(self, loky: Any, worker: int) -> Any:
         cores, env = self.share(worker)
-        return loky.ProcessPoolExecutor(max_workers=1, env=env, initializer=prepare, initargs=(cores,))
+        # Idle for so long, a worker ends: nobody else would end it after a kill of this process.
+        return loky.ProcessPoolExecutor(max_workers=1, timeout=60, env=env, initializer=prepare, initargs=(cores,))
 
     def share(self, worker: int) -> tuple[list[int], dict[str, str]]:
         """Cores of a worker, and its environment: set before anything is imported there."""

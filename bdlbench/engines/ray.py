@@ -31,7 +31,7 @@ class Ray:
         How often a batch is tried again when its worker or machine is gone.
     """
 
-    elsewhere, has_log, slots = True, True, 1
+    elsewhere, has_log, slots, memory_share = True, True, 1, 1.0
 
     def __init__(
         self,

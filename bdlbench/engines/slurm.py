@@ -48,7 +48,7 @@ class Slurm:
         Seconds between two looks at the queue.
     """
 
-    elsewhere, has_log, slots = True, True, 1
+    elsewhere, has_log, slots, memory_share = True, True, 1, 1.0
 
     def __init__(
         self,
@@ -114,8 +114,12 @@ class Slurm:
                 f"{SECTION}.cluster=slurm needs SLURM's srun and sbatch on this machine's path."
             ) from error
         executor.update_parameters(**self.parameters)
-        with executor.batch():
-            jobs = [executor.submit(Task(work, task, self.cpus_per_task)) for task in tasks]
+        try:
+            with executor.batch():
+                jobs = [executor.submit(Task(work, task, self.cpus_per_task)) for task in tasks]
+        except submitit.core.utils.FailedJobError as error:
+            said = str(error).strip().splitlines() or ["it gives no reason"]
+            raise ConfigError(f"{SECTION}: sbatch did not take the jobs: {said[-1].strip()}") from error
         pending = dict(enumerate(jobs))
         begun: set[int] = set()
         ended: dict[int, float] = {}

@@ -47,7 +47,7 @@ class Elsewhere:
     elsewhere, has_log = True, False
 
     def __init__(self, *answers, slots=1):
-        self.answers, self.slots, self.sizes = answers, slots, []
+        self.answers, self.slots, self.sizes, self.memory_share = answers, slots, [], 1.0
 
     def execute(self, work, tasks, *, folder, begin):
         self.folder = folder
