@@ -108,6 +108,27 @@ def test_a_storage_continues_a_study(tmp_path):
         engine.dispose()
 
 
+def test_trials_that_were_broken_off_come_first(tmp_path):
+    """A command that dies in a batch leaves running trials: the next one runs those, and ends with the same study."""
+    options = {"storage": f"sqlite:///{tmp_path}/tuning.db", "n_trials": 6, "n_jobs": 3}
+    whole = sweeper(distance, study_name="whole", **options).sweep(list(SPACE))
+    calls = iter(range(5))  # dies in the second batch
+
+    def dies(job):
+        next(calls)
+        return distance(job)
+
+    with pytest.raises((StopIteration, RuntimeError)):
+        sweeper(dies, study_name="parts", **options).sweep(list(SPACE))
+    parts = sweeper(distance, study_name="parts", **options)
+    study = parts.sweep(list(SPACE))
+    assert [len(batch) for batch in parts.launcher.batches] == [3]
+    assert [trial.params for trial in study.trials] == [trial.params for trial in whole.trials]
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+    for made in study, whole:
+        made._storage._backend.engine.dispose()
+
+
 def test_a_trial_without_a_value_is_told_as_failed():
     """Diverged, refused, or a metric that is null: Optuna learns that there is none, and the others count."""
     scores = iter([math.inf, None, 1.0, 2.0])
