@@ -180,15 +180,22 @@ def test_a_diverging_run_says_so(store_path):
 
 
 def test_a_diverging_job_leaves_its_group_alone(store_path):
-    """The others' records are complete and their metrics those of a run by itself."""
+    """The others' records are complete, and every record, its own too, is that of a run by itself."""
     jobs = [
         config.make_job(*config.compose(options("sgld", store_path, f"inference.step_size={size}")))
         for size in ("1e-4", "1e6", "2e-4")
     ]
     records = run_group(jobs, Store(store_path), Silent())
     assert [record["status"] for record in records] == ["complete", "diverged", "complete"]
-    alone = run(options("sgld", store_path.parent / "alone", "inference.step_size=2e-4"))
-    assert records[2]["metrics"] == alone["metrics"]
+    apart = store_path.parent / "alone"
+    for record, size in zip(records[1:], ("1e6", "2e-4"), strict=True):
+        alone = run(options("sgld", apart, f"inference.step_size={size}"))
+        for name in ("id", "reason", "metrics", "num_grads", "num_draws", "num_nonfinite", "num_diverging", "warnings"):
+            assert record[name] == alone[name], name
+        one, other = (
+            Store(path).curve(alone["id"]).drop(columns="seconds", errors="ignore") for path in (store_path, apart)
+        )
+        assert one.equals(other)
 
 
 def test_one_bad_chain_does_not_spoil_the_others(store_path):
