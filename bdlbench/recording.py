@@ -21,14 +21,12 @@ from bdlbench.verdict import status
 
 OOD = "ood/"
 """Prefix that tells out-of-distribution rows from shifted ones."""
-SITE_STAT = {"log_density": "lp"}
-"""ArviZ's names for statistics where they differ."""
+SITE_STAT = {"log_density": "lp"}  # ArviZ's names for statistics where they differ
 BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
 """Statistics that say that a transition was cut short, and the option that did it."""
 GATHERED = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "population", "capped", "_written")
 """Plain numbers that a checkpoint keeps."""
-SERIES = ("energy", "log_ratios")
-"""Lists of arrays (C, n) that it keeps."""
+SERIES = ("energy", "log_ratios")  # lists of arrays (C, n) that it keeps
 PHASES = ("setup", "compile", "warmup", "sample", "predict")
 STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
 """Metrics that have units and are recorded in standardised ones too."""
