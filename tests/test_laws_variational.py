@@ -243,7 +243,7 @@ def test_svgd_fits_one_dimension_and_collapses_in_fifty():
             "40 deviations",
         ),
         (["inference=svi", "inference.schedule.num_warmup=0"], "schedule.num_warmup=0 must be at least 1"),
-        (["inference=ivon", "inference.schedule.num_warmup=0"], "schedule.num_warmup=0 must be at least 1"),
+        (["inference=ivon", "inference.schedule.num_warmup=0"], "decay_steps=0 must be at least 1"),  # refers to it
         (["inference=svgd", "inference.schedule.num_warmup=0"], "schedule.num_warmup=0 must be at least 1"),
         (["inference=svi_flow", "network.width=100"], "at most 1,000 weights"),
         (["inference=svi_lowrank", "inference.rank=100000"], "give 1 to"),
