@@ -452,7 +452,7 @@ def test_lanes_mapped_and_vmapped_agree(factory, schedule, options):
         ),
         (
             ["inference=mile", "inference.before.0.schedule.batch_size=320"],
-            "batch_size=320 does not fit 300 training rows",
+            "batch_size=320 does not fit 301 training rows",
         ),
         (["inference=deep_ensemble", "inference.validate_every=100000"], "make it smaller"),
         (["inference=mc_dropout", "inference.rate=1.0"], "rate=1.0"),
