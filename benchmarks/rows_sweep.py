@@ -13,7 +13,8 @@ from benchmarks.rows_whole import environment, in_process, need_hydra
 from benchmarks.timing import Options, Row, seconds
 
 _NETWORK = ("data=yacht", "network.width=10", "network.depth=1", "network.activation=tanh")
-_SGLD = (*_NETWORK, "inference=sgld")
+# Settings of its own, whatever is tuned for yacht: steps that its posterior bears from the network's own start.
+_SGLD = (*_NETWORK, "inference=sgld", "inference.step_size=1e-7", "inference.before=[]")
 _COMMAND = "import sys; from bdlbench.cli import main; sys.exit(main())"
 
 NUMPYRO = """
@@ -74,7 +75,7 @@ def sgld_jobs(options: Options) -> list[Row]:
     """20 splits x 3 step sizes of SGLD: as lanes, under Hydra's basic launcher, and in a process each."""
     need_hydra()
     splits, steps = (2, 20) if options.quick else (20, 2000)
-    sizes = (1e-5, 2e-5, 4e-5)
+    sizes = (1e-7, 2e-7, 4e-7)
     jobs = splits * len(sizes)
     schedule = _schedule(steps, max(20, steps // 10))
     swept = (f"data.split=range({splits})", f"inference.step_size={','.join(map(str, sizes))}")
