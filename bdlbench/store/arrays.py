@@ -6,43 +6,21 @@ millisecond or two however small it is, and a run makes some hundred; memory is 
 """
 
 import itertools
-import math
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bdlbench.errors import ConfigError
+from bdlbench.store import layout
+from bdlbench.store.layout import Variable
 
 GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data")
-CHUNK_BYTES = 16 * 2**20
-"""Largest chunk, uncompressed: a wide last axis is split rather than have one chunk outgrow it."""
 BUFFER_BYTES = 4 * 2**20
 """A run's draws that wait in memory: many runs of a sweep are written at a time."""
-
-
-@dataclass
-class _Variable:
-    """One variable: what was asked for, what waits to be written, and its array once it is in the folder."""
-
-    group: str
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    dims: tuple[str, ...]
-    chunks: tuple[int, ...]
-    coords: dict[str, np.ndarray]
-    array: Any = None
-    waiting: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def has_draws(self) -> bool:
-        return "draw" in self.dims
 
 
 class PosteriorArrays:
@@ -58,7 +36,7 @@ class PosteriorArrays:
         self.path = path
         self.written: dict[str, int] = {}
         """Draws handed in so far of each ``group/name``; 0 or 1 for an array without draws."""
-        self._variables: dict[str, _Variable] = {}
+        self._variables: dict[str, Variable] = {}
         self._groups: dict[str, Any] = {}
         self._labelled: set[tuple[str, str]] = set()
         self._waiting_bytes = 0
@@ -83,8 +61,8 @@ class PosteriorArrays:
             for dim in labels.keys() & other.coords.keys() if other.group == group else ():
                 if labels[dim].tolist() != other.coords[dim].tolist():
                     raise ValueError(f"The coordinate {dim} differs between two variables of {group}.")
-        chunks = _chunks(shape, dtype, "draw" in dims, chunk_draws)
-        variable = _Variable(group, name, shape, dtype, dims, chunks, labels)
+        chunks = layout.chunks(shape, dtype, "draw" in dims, chunk_draws)
+        variable = Variable(group, name, shape, dtype, dims, chunks, labels)
         if (self.path / group / name).exists():  # left by an earlier attempt
             self._open(variable)
         self._variables[key] = variable
@@ -126,7 +104,7 @@ class PosteriorArrays:
         """Write what waits, so that the folder has all that was handed in."""
         for key, variable in self._variables.items():
             if variable.waiting:
-                block = np.concatenate(variable.waiting, 1) if variable.has_draws else variable.waiting[0]
+                block = variable.waiting_values()
                 self._put(variable, self.written[key] - block.shape[1] if variable.has_draws else 0, block)
                 self._waiting_bytes -= block.nbytes
                 variable.waiting.clear()
@@ -174,20 +152,17 @@ class PosteriorArrays:
                 array[tuple(at)]
 
     def close(self) -> list[str]:
-        """Cut each group to the draws written, drop what was never written, consolidate; what was dropped is returned.
-
-        Within a group every variable has the same draws (xarray demands it), so a run that broke off between two of
-        them is cut to the shorter.
-        """
+        """Cut each group to the draws written, drop what was never written, consolidate; what was dropped is returned."""
         import zarr
 
         notes: list[str] = []
         for key, variable in self._variables.items():
             if variable.array is None and not self.written[key]:
                 notes.append(f"{key} was not stored: nothing was written to it.")
-        self.flush()
         if not self.path.exists():
-            return notes
+            some = [variable for variable in self._variables.values() if variable.waiting]
+            return notes + (layout.write_whole(self.path, some) if some else [])
+        self.flush()
         root: Any = zarr.open_group(self.path, mode="r+", use_consolidated=False)
         for group, parent in sorted(root.groups()):
             arrays = {
@@ -199,10 +174,8 @@ class PosteriorArrays:
                 shutil.rmtree(self.path / group / name)
                 del arrays[name]
             drawn = [name for name in arrays if _has_draws(arrays[name])]
-            kept = min((written[name] for name in drawn), default=0)
-            cut = [name for name in drawn if written[name] > kept]
-            if cut:
-                notes.append(f"{group}: {', '.join(cut)} cut to the {kept} draws that the others have.")
+            kept, cut = layout.kept_draws(group, {name: written[name] for name in drawn})
+            notes += cut
             for name in drawn:
                 _cut(arrays[name], (arrays[name].shape[0], kept, *arrays[name].shape[2:]))
             if drawn:
@@ -218,12 +191,12 @@ class PosteriorArrays:
             zarr.consolidate_metadata(str(self.path))
         return notes
 
-    def _allocated(self, key: str) -> _Variable:
+    def _allocated(self, key: str) -> Variable:
         if key not in self._variables:
             raise ValueError(f"{key} was not allocated.")
         return self._variables[key]
 
-    def _put(self, variable: _Variable, start: int, block: np.ndarray) -> None:
+    def _put(self, variable: Variable, start: int, block: np.ndarray) -> None:
         """Write into the folder's array, which is made first where it is not there."""
         if variable.array is None:
             self._open(variable)
@@ -232,7 +205,7 @@ class PosteriorArrays:
         else:
             variable.array[...] = block
 
-    def _open(self, variable: _Variable) -> None:
+    def _open(self, variable: Variable) -> None:
         """Make the variable's array in the folder, or find the one that an earlier attempt left."""
         parent, shape, dtype = self._group(variable.group), variable.shape, variable.dtype
         if variable.name in parent:
@@ -243,17 +216,7 @@ class PosteriorArrays:
                 raise ValueError(f"{key} is stored as {array.shape} {array.dtype}, not as {shape} {dtype}.")
             _cut(array, shape)  # a run that ended early was cut
         else:
-            array = parent.create_array(
-                variable.name,
-                shape=shape,
-                dtype=dtype,
-                chunks=variable.chunks,
-                dimension_names=variable.dims,
-                fill_value=math.nan if dtype.kind == "f" else None,
-                compressors=_compressors(),
-                # A chunk that is not there would read as its fill value, whether it was lost or left out.
-                config={"write_empty_chunks": True},
-            )
+            array = parent.create_array(variable.name, **variable.options())
         variable.array = array
         for dim, values in variable.coords.items():
             if (variable.group, dim) not in self._labelled:
@@ -264,12 +227,10 @@ class PosteriorArrays:
         import zarr
 
         if group not in self._groups:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            attributes: dict[str, Any] = {"creation_library": "bdlbench", "created_at": now}
             # An attempt that was killed while it finished has left consolidated metadata, which say nothing of this one.
-            root = zarr.open_group(self.path, mode="a", attributes=attributes, use_consolidated=False)
+            root = zarr.open_group(self.path, mode="a", attributes=layout.attributes(), use_consolidated=False)
             there = group in root
-            self._groups[group] = root[group] if there else root.create_group(group, attributes=attributes)
+            self._groups[group] = root[group] if there else root.create_group(group, attributes=layout.attributes())
         return self._groups[group]
 
     def _check(
@@ -298,7 +259,6 @@ class PosteriorArrays:
 
     @staticmethod
     def _write_coordinate(parent: Any, dim: str, values: np.ndarray) -> None:
-        text = values.dtype.kind in "UOT"
         if dim in parent:
             array = parent[dim]
             if dim == "draw" and array.shape != values.shape:  # resumed after an early end
@@ -307,15 +267,8 @@ class PosteriorArrays:
             if np.asarray(array[:]).tolist() != values.tolist():
                 raise ValueError(f"The coordinate {dim} differs between two variables of {parent.path}.")
             return
-        array = parent.create_array(
-            dim,
-            shape=values.shape,
-            dtype="str" if text else values.dtype,
-            chunks=(max(1, values.size),),
-            dimension_names=(dim,),
-            config={"write_empty_chunks": True},
-        )
-        array[:] = values.astype(object) if text else values
+        options, plain = layout.coordinate(dim, values)
+        parent.create_array(dim, **options)[:] = plain
 
 
 def _cut(array: Any, shape: tuple[int, ...]) -> None:
@@ -325,26 +278,3 @@ def _cut(array: Any, shape: tuple[int, ...]) -> None:
 
 def _has_draws(array: Any) -> bool:
     return "draw" in array.metadata.dimension_names
-
-
-def _compressors() -> list[Any]:
-    from zarr.codecs import ZstdCodec
-
-    # Draws are noise, so a higher level buys nothing; the checksum makes a flipped chunk an error when it is read.
-    return [ZstdCodec(level=1, checksum=True)]
-
-
-def _chunks(shape: tuple[int, ...], dtype: np.dtype, has_draws: bool, chunk_draws: int | None) -> tuple[int, ...]:
-    """All chains and ``chunk_draws`` draws to a chunk, later axes split where a chunk would outgrow ``CHUNK_BYTES``."""
-    chunks = [max(1, size) for size in shape]
-    rest = 0
-    if has_draws:
-        rest = 2
-        if chunk_draws is None:
-            chunk_draws = CHUNK_BYTES // (math.prod(chunks) // chunks[1] * dtype.itemsize)
-        chunks[1] = max(1, min(chunk_draws, chunks[1]))
-    for axis in reversed(range(rest, len(chunks))):  # the last axis first: diagnostics read it by columns
-        size = math.prod(chunks) * dtype.itemsize
-        if size > CHUNK_BYTES:
-            chunks[axis] = max(1, chunks[axis] // math.ceil(size / CHUNK_BYTES))
-    return tuple(chunks)
