@@ -25,8 +25,8 @@ compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, one table
 test: .venv/ready  ## the whole test suite
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 tests
 
-test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m faults tests/faults
+test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes; and what is slow
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m 'faults or slow' tests
 
 test-cluster: .venv/ready  ## sweeps through a SLURM and a Ray that it installs and starts here; needs root
 	$(BIN)/python -m pip install --quiet -e '.[ray]'
