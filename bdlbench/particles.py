@@ -33,3 +33,13 @@ def pooled(mixture: PredictiveMixture, values: Mapping[str, np.ndarray], good: n
             if name in values
         }
     )
+
+
+def finite_predictions(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which draws of (C, n, ...) arrays predict finite numbers, and positive variances, at all rows: (C, n)."""
+    fine = np.ones(values["log_lik"].shape[:2], bool)
+    for name in PREDICTED:
+        if name in values:
+            here = np.isfinite(values[name]) & ((values[name] > 0) if name == "variance" else True)
+            fine &= here.all(tuple(range(2, here.ndim)))
+    return fine

@@ -8,22 +8,20 @@ from typing import Any
 import numpy as np
 
 from bdlbench.config import Job
-from bdlbench.metrics.diagnostics import e_bfmi, function_diagnostics, psis_khat
+from bdlbench.metrics.diagnostics import function_diagnostics, psis_khat
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
-from bdlbench.particles import as_chains, num_particles, pooled
+from bdlbench.particles import as_chains, finite_predictions, num_particles, pooled
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 from bdlbench.store.writer import RunWriter
-from bdlbench.verdict import status
+from bdlbench.verdict import BOUNDS, status, warnings
 
 OOD = "ood/"
 """Prefix that tells out-of-distribution rows from shifted ones."""
 SITE_STAT = {"log_density": "lp"}  # ArviZ's names for statistics where they differ
-BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
-"""Statistics that say that a transition was cut short, and the option that did it."""
 GATHERED = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "population", "capped", "_written")
 """Plain numbers that a checkpoint keeps."""
 SERIES = ("energy", "log_ratios")  # lists of arrays (C, n) that it keeps
@@ -36,7 +34,8 @@ class Recorder:
     """Follows one job through the loop.
 
     The P particles of a population are kept as chains, C P of them.
-    Draws that are not finite are stored as NaN, enter no average and no diagnostic, and are counted in the record.
+    Draws that are not finite, and the predictions of those whose predictions are not, are stored as NaN, enter no
+    average and no diagnostic, and are counted in the record.
 
     Parameters
     ----------
@@ -68,6 +67,7 @@ class Recorder:
         self.num_diverging = self.num_nonfinite = self.num_draws = self._written = 0
         self.population = 1
         self.bad: dict[int, tuple[int, str, int]] = {}
+        self.overflowing: dict[int, int] = {}  # finite draws of a chain or particle whose predictions are not
         self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
@@ -125,18 +125,24 @@ class Recorder:
         good, population = self.finite(block), num_particles(block.draws)
         self.population = population
         start, count = block.first_draw, good.shape[1]
-        self.num_draws += int(good.sum())
-        self.num_nonfinite += int((~good).sum())
+        seen = {
+            place: {name: as_chains(values[self.lanes], population) for name, values in arrays.items()}
+            for place, arrays in ({"": predictions} | dict(elsewhere)).items()
+            if arrays
+        }
+        shown = np.logical_and.reduce([good, *map(finite_predictions, seen.values())])
+        for chain, lost in enumerate((good & ~shown).sum(1).tolist()):
+            if lost:
+                self.overflowing[chain] = self.overflowing.get(chain, 0) + lost
+        self.num_draws += int(shown.sum())
+        self.num_nonfinite += int((~shown).sum())
         for name, values in sites.items():
             self._write("posterior", name, as_chains(values[self.lanes], population), start, good)
         self._keep_stats(block, start, good)
-        if predictions:
-            own = {name: as_chains(values[self.lanes], population) for name, values in predictions.items()}
-            self._store_predictions(own, start, good)
-            pooled(self.mixture, own, good)
-            for name, others in elsewhere.items():
-                theirs = {key: as_chains(a[self.lanes], population) for key, a in others.items()}
-                pooled(self.apart[name], theirs, good)
+        for place, predicted in seen.items():
+            if place == "":
+                self._store_predictions(predicted, start, shown)
+            pooled(self.apart[place] if place else self.mixture, predicted, shown)
         self._written = start + count
 
     def _keep_stats(self, block: Block, start: int, good: np.ndarray) -> None:
@@ -193,7 +199,8 @@ class Recorder:
     def state(self) -> dict[str, np.ndarray]:
         """Everything gathered so far beside what the store has, as arrays by name, for :meth:`restore`."""
         facts: dict[str, Any] = {name: getattr(self, name) for name in GATHERED}
-        facts |= {"bad": list(self.bad.items()), "allocated": [[*key, *a] for key, a in self._allocated.items()]}
+        facts |= {"bad": list(self.bad.items()), "overflowing": list(self.overflowing.items())}
+        facts |= {"allocated": [[*key, *a] for key, a in self._allocated.items()]}
         out = {"facts": np.array(json.dumps(facts))}
         out |= {f"series/{name}": np.concatenate(getattr(self, name), 1) for name in SERIES if getattr(self, name)}
         for name, mixture in self._mixtures().items():
@@ -206,6 +213,7 @@ class Recorder:
         for name in GATHERED:
             setattr(self, name, facts[name])
         self.bad = {chain: (step, phase, stage) for chain, (step, phase, stage) in facts["bad"]}
+        self.overflowing = {chain: lost for chain, lost in facts["overflowing"]}
         for group, name, like, dtype in facts["allocated"]:
             self._allocate(group, name, tuple(like), dtype)
         for name in SERIES:
@@ -291,8 +299,12 @@ class Recorder:
         """
         names = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
         population = self.population
-        chains = [c for c in range(self.schedule.num_chains * population) if c // population not in self.bad]
-        if not self.markov or not chains or (self.num_nonfinite and len(chains) == 0):
+        chains = [
+            c
+            for c in range(self.schedule.num_chains * population)
+            if c // population not in self.bad and c not in self.overflowing
+        ]
+        if not self.markov or not chains:
             return dict.fromkeys(names)
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
         if self.job.dataset.test is None:
@@ -317,33 +329,9 @@ class Recorder:
 
     def status(self) -> tuple[str, str | None]:
         """``complete``, or ``diverged`` with the reason."""
-        return status(self.job, self.bad, self.num_nonfinite)
+        return status(self.job, self.bad, self.num_nonfinite, sum(self.overflowing.values()))
 
     def warnings(self, diagnostics: Mapping[str, Any]) -> list[str]:
         """What a reader of the table must know."""
-        out = []
-        steps = self.schedule.num_chains * self.schedule.num_samples * max(1, self.schedule.thinning)
-        share = self.num_diverging / steps
-        if share > 0.05:
-            out.append(f"{share:.1%} of the transitions diverged (over 5 %): not to be ranked")
-        elif share > 0.01:
-            out.append(f"{share:.1%} of the transitions diverged (over 1 %)")
-        for name, count in self.capped.items():
-            if (capped := count / (self.schedule.num_chains * self.schedule.num_samples)) > 0.01:
-                out.append(f"{capped:.0%} of the draws reached {BOUNDS[name]}")
-        rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
-        if rhat is not None and rhat > 1.01:
-            out.append(f"R-hat {rhat:.4g} > 1.01: the chains disagree")
-        if ess is not None and ess < 100 * self.schedule.num_chains:
-            out.append(f"bulk ESS {ess:.0f} < {100 * self.schedule.num_chains} (100 a chain)")
-        khat = diagnostics.get("psis_khat")
-        if khat is not None and khat >= 0.7:
-            out.append(f"Pareto k-hat {khat:.2f} >= 0.7: not to be trusted as a posterior")
-        if self.energy:
-            fraction = float(np.min(e_bfmi(np.concatenate(self.energy, 1))))
-            if fraction < 0.3:
-                out.append(f"E-BFMI {fraction:.2f} < 0.3")
-        out += [self.job.parent.warning()] if self.job.parent else []
-        if self.job.numbers["temperature"] != 1:
-            out.append(f"tempered: T = {self.job.numbers['temperature']:g}, not the Bayesian posterior")
-        return out
+        energy = np.concatenate(self.energy, 1) if self.energy else None
+        return warnings(self.job, self.num_diverging, self.capped, energy, diagnostics)

@@ -16,7 +16,7 @@ from bdlbench import config as configuration
 from bdlbench import memory, resume, stopping, warm_start
 from bdlbench.config import Job
 from bdlbench.looks import curve_marks, looks, num_steps
-from bdlbench.particles import as_chains, num_particles, pooled
+from bdlbench.particles import as_chains, finite_predictions, num_particles, pooled
 from bdlbench.predict import Predictor, is_gaussian
 from bdlbench.progress import Progress, make_progress
 from bdlbench.provenance import device, git_commit, peak_memory, versions
@@ -281,7 +281,9 @@ def _score_provisional(recorders: Sequence[Recorder], predictor: Predictor, bloc
         population = num_particles(own)
         good = as_chains(np.isfinite(own).all(-1).reshape(len(own), -1), population)
         mixture = PredictiveMixture(gaussian=recorder.gaussian)
-        pooled(mixture, {name: as_chains(a[recorder.lanes], population) for name, a in seen.items()}, good)
+        predicted = {name: as_chains(a[recorder.lanes], population) for name, a in seen.items()}
+        good &= finite_predictions(predicted)
+        pooled(mixture, predicted, good)
         seconds = recorder.curve_seconds + clock.sampling()
         recorder.curve("warmup", int(good.sum()), seconds, mixture)
 

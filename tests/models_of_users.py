@@ -1,10 +1,13 @@
-"""What a user might bring: a Linen module, a network that ignores the likelihood, NumPyro models; named by _target_."""
+"""What a user might bring: a Linen module, a network that ignores the likelihood, NumPyro models, a data set; named by _target_."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from flax import linen
+
+from bdlbench.data.dataset import Dataset, make_dataset
 
 
 class LinenMLP(linen.Module):
@@ -53,6 +56,21 @@ def two_wells(x: jax.Array, y: jax.Array | None = None, *, depth: float) -> None
     numpyro.factor("wells", jnp.where(theta > 4, jnp.nan, wells))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.Normal(0.0 * theta, 1.0), obs=y)
+
+
+def steep(x: jax.Array, y: jax.Array | None = None) -> None:
+    """exp(80 u) x, u uniform on (0, 1): where x is 0 nothing is learned, and where it is 1 the likelihood overflows."""
+    u = numpyro.sample("u", dist.Uniform(0.0, 1.0))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(jnp.exp(80.0 * u) * x[:, 0], 1.0), obs=y)
+
+
+def far_test() -> Dataset:
+    """Ten training rows at 0 and three test rows at 1."""
+    train, test = (np.zeros((10, 1)), np.linspace(-1.0, 1.0, 10)), (np.ones((3, 1)), np.zeros(3))
+    return make_dataset(
+        name="far_test", task="regression", train=train, test=test, scale_x=None, scale_y=None, feature_names=("x",)
+    )
 
 
 def discrete(x: jax.Array, y: jax.Array | None = None) -> None:

@@ -70,7 +70,7 @@ ALLOWED = {
     "config": LEAVES | {"model", "sampling", "predict", "warm_start"},
     "particles": {"metrics"},
     "looks": {"sampling"},
-    "verdict": {"config"},
+    "verdict": {"config", "metrics"},
     "recording": LEAVES | {"config", "sampling", "predict", "particles", "verdict"},
     "resume": LEAVES | {"config", "sampling", "recording"},
     "memory": LEAVES | {"config", "model", "sampling", "predict"},

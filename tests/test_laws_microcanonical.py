@@ -231,7 +231,7 @@ def test_refreshment_forgets_the_momentum_at_the_rate_asked_for():
     [
         ("jnp.expm1(2 * state.step_size", "jnp.expm1(state.step_size"),
         ("/ state.decoherence) / noise.size)", "/ state.decoherence))"),
-        ("turned = moved.momentum + nu * noise", "turned = moved.momentum"),
+        ("moved.momentum + nu * noise", "moved.momentum"),
     ],
 )
 def test_mutants_of_the_refreshment_are_noticed(old, new):

@@ -97,3 +97,22 @@ def test_energy(tmp_path: Path) -> None:
     assert one.warnings({}) == []
     one.energy[0][2] = np.arange(SAMPLES)  # one chain suffices: steps of 1, variance n^2 / 12, ratio 0.001
     assert one.warnings({}) == ["E-BFMI 0.00 < 0.3"]
+
+
+@pytest.mark.parametrize(
+    ("energy", "warnings"),
+    [
+        (np.zeros((CHAINS, 3)), []),  # too few to say anything of
+        (np.full((CHAINS, SAMPLES), np.inf), []),
+        (np.ones((1, SAMPLES)), ["the energy of 1 chains never changes: they stand still"]),
+        (
+            np.stack([np.arange(SAMPLES), np.ones(SAMPLES), np.full(SAMPLES, np.nan)]),
+            ["the energy of 1 chains never changes: they stand still", "E-BFMI 0.00 < 0.3"],
+        ),
+    ],
+)
+def test_energies_without_a_fraction(tmp_path: Path, energy: np.ndarray, warnings: list[str]) -> None:
+    """Chains that are short, lost or stuck have no E-BFMI; the others' counts."""
+    one = recorder(tmp_path)
+    one.energy = [energy]
+    assert one.warnings({}) == warnings

@@ -216,12 +216,12 @@ def move(target: Target, key: Array, state: State, data: Data) -> tuple[Any, Arr
     moved, kinetic_change = integrate(chain, state.step_size)
     noise = jax.lax.optimization_barrier(jax.random.normal(key, moved.momentum.shape, moved.momentum.dtype))
     nu = jnp.sqrt(jnp.expm1(2 * state.step_size / state.decoherence) / noise.size)
-    turned = moved.momentum + nu * noise
-    moved = moved._replace(momentum=turned / jnp.linalg.norm(turned))
     energy_change = kinetic_change - moved.logdensity + chain.logdensity
     finite = (
         jnp.isfinite(energy_change) & jnp.isfinite(moved.position).all() & jnp.isfinite(moved.logdensity_grad).all()
     )
-    back = chain._replace(momentum=noise / jnp.linalg.norm(noise))
-    chain = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, back)
+    # Chosen before it is normalised, and once: each norm is a pass of its own.
+    turned = jax.lax.optimization_barrier(jnp.where(finite, moved.momentum + nu * noise, noise))
+    direction = turned / jnp.linalg.norm(turned)
+    chain = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, chain)._replace(momentum=direction)
     return chain, jnp.where(finite, energy_change, 0.0), finite
