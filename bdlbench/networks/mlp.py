@@ -24,7 +24,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 NARROW = 32
 """Layers of fewer units are computed with the rows as the last axis: XLA's CPU backend multiplies thin matrices by
-blocks of some 24 rows, so that a gradient of 4 layers of 16 units on 1,000 rows takes 0.62 of the time."""
+blocks of some 24 rows, so that a gradient of 4 layers of 16 units on 1,000 rows takes 0.62 of the time, and one of a
+layer of 10 units on 300 to 900 rows 0.8."""
 
 
 class MLP(nnx.Module):
@@ -63,7 +64,7 @@ class MLP(nnx.Module):
         """Network outputs (rows, out_features) at inputs (rows, ...)."""
         h = x.reshape(x.shape[0], -1)
         act = ACTIVATIONS[self.activation]
-        if len(self.hidden) < 2 or self.hidden[0].out_features >= NARROW:
+        if not self.hidden or self.hidden[0].out_features >= NARROW:
             for layer in self.hidden:
                 h = act(layer(h))
             return self.output(h)
