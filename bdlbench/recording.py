@@ -71,6 +71,7 @@ class Recorder:
         self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
+        self._scored: tuple[int, dict[str, Any]] | None = None
         self._allocated: dict[tuple[str, str], tuple[tuple[int, ...], str]] = {}
 
     @property
@@ -243,19 +244,29 @@ class Recorder:
 
     def scores(self, mixture: PredictiveMixture | None = None, y: np.ndarray | None = None) -> dict[str, Any]:
         """Metrics of the draws so far: original units, and standardised ones beside them where they differ."""
-        mixture = self.mixture if mixture is None else mixture
-        test = self.job.dataset.test
+        out = self.plain_scores(mixture, y)
+        scaler, test = self.job.dataset.y_scaler, self.job.dataset.test
+        if not out or scaler is None or test is None:
+            return out
+        standard = {name: self.job.metrics[name] for name in STANDARDISED if name in self.job.metrics}
+        here = (self.mixture if mixture is None else mixture).ingredients()
+        return out | {"standardized": evaluate(standard, test.y if y is None else y, here)}
+
+    def plain_scores(self, mixture: PredictiveMixture | None = None, y: np.ndarray | None = None) -> dict[str, Any]:
+        """Metrics in original units; of the run's own draws at its test rows they are computed once a look."""
+        own, mixture = mixture is None and y is None, self.mixture if mixture is None else mixture
+        test, scaler = self.job.dataset.test, self.job.dataset.y_scaler
         y = test.y if y is None and test is not None else y
         if y is None or mixture.num_draws == 0:
             return {}
-        scaler = self.job.dataset.y_scaler
-        if scaler is None:
-            return dict(evaluate(self.job.metrics, y, mixture.ingredients()))
-        out: dict[str, Any] = dict(
-            evaluate(self.job.metrics, self.original(y), mixture.to_original(float(scaler.loc), float(scaler.scale)))
-        )
-        standard = {name: self.job.metrics[name] for name in STANDARDISED if name in self.job.metrics}
-        out["standardized"] = evaluate(standard, y, mixture.ingredients())
+        if own and self._scored is not None and self._scored[0] == mixture.num_draws:
+            return dict(self._scored[1])
+        here = mixture.ingredients()
+        if scaler is not None:
+            here = mixture.to_original(float(scaler.loc), float(scaler.scale))
+        out: dict[str, Any] = dict(evaluate(self.job.metrics, self.original(y), here))
+        if own:
+            self._scored = mixture.num_draws, dict(out)
         return out
 
     def detection(self, mixture: PredictiveMixture) -> dict[str, float]:
@@ -270,9 +281,9 @@ class Recorder:
         scores = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
         return {key: float(score(inside, outside)) for key, score in scores.items()}
 
-    def curve(self, phase: str, num_draws: int, seconds: float, scores: Mapping[str, Any]) -> None:
+    def curve(self, phase: str, num_draws: int, seconds: float, mixture: PredictiveMixture | None = None) -> None:
         """Append the running posterior's scores at its price so far."""
-        flat = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
+        flat = self.plain_scores(mixture)
         price = {"num_grads": sum(self.num_grads.values()), "seconds": seconds}
         self.writer.append_curve({"phase": phase, "num_draws": num_draws, **price, **flat})
 
@@ -307,10 +318,7 @@ class Recorder:
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
         if self.job.dataset.test is None:
             wanted = [key for key in self._allocated if key[0] == "posterior"]
-        found: list[dict[str, Any]] = []
-        for group, name in wanted:
-            if (group, name) in self._allocated:
-                found.append(self._diagnose(group, name, chains))
+        found = [self._diagnose(*key, chains) for key in wanted if key in self._allocated]
         reduce: dict[str, Any] = {"ess_bulk_median": np.median, "rhat_max": max}
         values = {name: [d[name] for d in found if d[name] is not None] for name in names}
         return {name: float(reduce.get(name, min)(some)) if some else None for name, some in values.items()}

@@ -1,10 +1,12 @@
 """Every inference preset, shortened to what a test has time for, and what of a run must not depend on interruptions."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 
 from bdlbench.config import conf_dir
@@ -23,6 +25,13 @@ _OWN = {
     "swag": ["collect_after=6", "collect_every=2", "rank=4"],
     "multiswag": ["collect_after=6", "collect_every=2", "rank=4"],
 }
+
+
+def mostly(names: Iterable[str], *always: str) -> list[Any]:
+    """Parameters of a test that takes seconds each: ``always`` in every run, the others where slow tests run too."""
+    names = list(names)
+    assert set(always) <= set(names)
+    return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]
 
 
 def shortened(preset: str, warmup: int, samples: int, before: int, chains: int = 2) -> list[str]:

@@ -28,6 +28,7 @@ from linear_recursions import (
     sghmc,
 )
 from mutation import mutate
+from presets import PRESETS
 from test_laws_momentum import check_thermostat
 from test_laws_point import dropout_gradient_z
 from test_laws_sgmcmc import check_frozen_preconditioner
@@ -39,7 +40,6 @@ from bdlbench.sampling import loop
 from bdlbench.sampling.programs import NEVER, Shared
 from bdlbench.types import Schedule
 
-PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))
 POISONED = 2
 """Lanes, one a device, whose data have a NaN."""
 

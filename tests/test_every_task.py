@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from presets import PRESETS, mostly
 
 from bdlbench import config
 from bdlbench.config import conf_dir
 from bdlbench.run import run_config
 from bdlbench.types import ConfigError
 
-PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))
 REGRESSION = {"lppd", "lppd_gaussian", "rmse", "crps", "coverage_90", "interval_width_90"}
 CLASSES = {"lppd", "accuracy", "brier"}
 ROWS = 40
@@ -30,6 +30,7 @@ TASKS = {
 Counts are none of them: targets of regression are standardised, which leaves nothing for a Poisson model."""
 MODELS = {"robust regression": "student"}
 USERS = ("eight schools", "robust regression")
+FAST = ("deep_ensemble", "hmc", "ivon", "laplace_lastlayer", "mclmc", "psgld", "sghmc", "swag", "svi")
 MINIBATCHES = [p for p in PRESETS if "batch_size: 32" in (conf_dir() / "inference" / f"{p}.yaml").read_text()]
 REFUSED = {
     **{(name, task): "no deterministic site 'f'" for name in ("laplace_lastlayer", "mc_dropout") for task in USERS},
@@ -113,7 +114,7 @@ def test_every_task_has_a_preset_of_each_kind():
     assert {turn(preset) for preset in MINIBATCHES} == set(TASKS) - {"eight schools"}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", mostly(PRESETS, *FAST))
 def test_a_preset_runs_to_its_record(preset, archives, store_path):
     """Complete, with the task's metrics, all finite; nothing diverged in so few steps of the shipped sizes."""
     task = turn(preset)

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from presets import mostly
 
 from bdlbench import config, memory, predict, run, sweep
 from bdlbench.outcome import Outcome
@@ -39,7 +40,7 @@ def job(*more):
     return config.make_job(*config.compose([*SMALL, *more]))
 
 
-@pytest.mark.parametrize("method", SHORT)
+@pytest.mark.parametrize("method", mostly(SHORT, "sgld", "svgd"))
 def test_the_estimate_is_of_the_size_that_xla_allots(method, store_path, monkeypatch):
     """Arguments, results and temporaries of every program of a run: the largest is within the estimate, or nearly.
 

@@ -19,6 +19,7 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_executes(path, tmp_path, monkeypatch):
     """Its own code, in a folder and a store of its own: what it writes is written there."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr
+from scipy.special import erf
 
 from bdlbench.metrics.checks import Floats, components, labels, per_point, probabilities
 
@@ -77,8 +77,9 @@ def crps(y: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
     for start in range(0, y.size, points):
         mu, sd = loc[:, start : start + points], scale[:, start : start + points]
         spread = 2 / np.sqrt(np.pi) * sd.sum(axis=0)  # the pairs i = j: A(0, 2 s^2) = 2 s / sqrt(pi)
+        variance = sd**2
         for i in range(num - 1):
-            pairs = _expected_distance(mu[i] - mu[i + 1 :], np.sqrt(sd[i] ** 2 + sd[i + 1 :] ** 2))
+            pairs = _expected_distance(mu[i] - mu[i + 1 :], np.sqrt(variance[i] + variance[i + 1 :]))
             spread += 2 * pairs.sum(axis=0)
         error = _expected_distance(y[start : start + points] - mu, sd).mean(axis=0)
         total += float((error - spread / (2 * num**2)).sum())
@@ -116,5 +117,5 @@ def brier(y: ArrayLike, probs: ArrayLike) -> float:
 
 def _expected_distance(m: Floats, s: Floats) -> Floats:
     """Return A(m, s^2) = E|Z| for Z ~ N(m, s^2)."""
-    z = m / s
-    return 2 * s * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) + m * (2 * ndtr(z) - 1)
+    z = m / s * np.sqrt(0.5)
+    return m * erf(z) + s * (np.sqrt(2 / np.pi) * np.exp(-(z**2)))

@@ -1,25 +1,26 @@
 """The draws of a run: an ArviZ-schema DataTree in Zarr 3, written block of draws by block of draws.
 
 Arrays are allocated for the planned number of draws and cut to the number written when the run ends, so no draw that
-was never made is ever read as a zero. Memory is bounded by the block that is handed in.
+was never made is ever read as a zero. Blocks are gathered up to ``BUFFER_BYTES``, since a Zarr write costs a
+millisecond or two however small it is, and a run makes some hundred; memory is bounded by that and the block handed in.
 """
 
 import itertools
-import math
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bdlbench.errors import ConfigError
+from bdlbench.store import layout
+from bdlbench.store.layout import Variable
 
 GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data")
-CHUNK_BYTES = 16 * 2**20
-"""Largest chunk, uncompressed: a wide last axis is split rather than have one chunk outgrow it."""
+BUFFER_BYTES = 4 * 2**20
+"""A run's draws that wait in memory: many runs of a sweep are written at a time."""
 
 
 class PosteriorArrays:
@@ -34,8 +35,11 @@ class PosteriorArrays:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.written: dict[str, int] = {}
-        """Draws written so far to each ``group/name``; 0 or 1 for an array without draws."""
-        self._arrays: dict[str, Any] = {}
+        """Draws handed in so far of each ``group/name``; 0 or 1 for an array without draws."""
+        self._variables: dict[str, Variable] = {}
+        self._groups: dict[str, Any] = {}
+        self._labelled: set[tuple[str, str]] = set()
+        self._waiting_bytes = 0
 
     def allocate(
         self,
@@ -50,68 +54,77 @@ class PosteriorArrays:
         """Make room for one variable; see :meth:`bdlbench.store.RunWriter.allocate`."""
         shape, dims, dtype = tuple(int(size) for size in shape), tuple(dims), np.dtype(dtype)
         self._check(group, name, shape, dtype, dims, coords or {})
-        parent = self._group(group)
         key = f"{group}/{name}"
-        if name in parent:
-            array = parent[name]
-            kept = (*array.shape[:1], *shape[1:2], *array.shape[2:]) if "draw" in dims else array.shape
-            if kept != shape or array.dtype != dtype:
-                raise ValueError(f"{key} is stored as {array.shape} {array.dtype}, not as {shape} {dtype}.")
-            array.resize(shape)  # a run that ended early was cut
-        else:
-            array = parent.create_array(
-                name,
-                shape=shape,
-                dtype=dtype,
-                chunks=_chunks(shape, dtype, "draw" in dims, chunk_draws),
-                dimension_names=dims,
-                fill_value=math.nan if dtype.kind == "f" else None,
-                compressors=_compressors(),
-                # A chunk that is not there would read as its fill value, whether it was lost or left out.
-                config={"write_empty_chunks": True},
-            )
-        self._arrays[key] = array
-        self.written.setdefault(key, 0)
         index = {dim: np.arange(size) for dim, size in zip(dims, shape, strict=True) if dim in ("chain", "draw")}
-        for dim, values in {**index, **(coords or {})}.items():
-            self._write_coordinate(parent, dim, np.asarray(values))
+        labels = {dim: np.asarray(values) for dim, values in {**index, **(coords or {})}.items()}
+        for other in self._variables.values():
+            for dim in labels.keys() & other.coords.keys() if other.group == group else ():
+                if labels[dim].tolist() != other.coords[dim].tolist():
+                    raise ValueError(f"The coordinate {dim} differs between two variables of {group}.")
+        chunks = layout.chunks(shape, dtype, "draw" in dims, chunk_draws)
+        variable = Variable(group, name, shape, dtype, dims, chunks, labels)
+        if (self.path / group / name).exists():  # left by an earlier attempt
+            self._open(variable)
+        self._variables[key] = variable
+        self.written.setdefault(key, 0)
 
     def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
-        """Write the draws from ``start_draw`` on; see :meth:`bdlbench.store.RunWriter.write`."""
+        """Take the draws from ``start_draw`` on; see :meth:`bdlbench.store.RunWriter.write`."""
         key = f"{group}/{name}"
         target = self._allocated(key)
-        block = np.asarray(array)
+        block = np.array(array)  # its own memory: a block is a view of the draws of many runs
         if block.dtype != target.dtype:
             raise TypeError(f"{key} holds {target.dtype}, not {block.dtype}.")
-        if not _has_draws(target):
+        stop = 1
+        if not target.has_draws:
             if start_draw != 0 or block.shape != target.shape:
                 raise ValueError(f"{key} has no draws: write it whole, {target.shape}, at 0.")
-            target[...] = block
-            self.written[key] = 1
+        else:
+            stop = start_draw + (block.shape[1] if block.ndim > 1 else 0)
+            if block.shape[:1] + block.shape[2:] != target.shape[:1] + target.shape[2:]:
+                raise ValueError(f"A block of {key} has shape {block.shape}; the array has {target.shape}.")
+            if not 0 <= start_draw <= self.written[key] or stop > target.shape[1]:
+                raise ValueError(
+                    f"Draws {start_draw} to {stop} of {key} do not follow the {self.written[key]} written"
+                    f" of {target.shape[1]}."
+                )
+        again = start_draw < self.written[key] or (not target.has_draws and self.written[key] > 0)
+        if again:
+            self.flush()
+            self._put(target, start_draw, block)
+            self.written[key] = max(self.written[key], stop)
             return
-        stop = start_draw + (block.shape[1] if block.ndim > 1 else 0)
-        if block.shape[:1] + block.shape[2:] != target.shape[:1] + target.shape[2:] or block.ndim != target.ndim:
-            raise ValueError(f"A block of {key} has shape {block.shape}; the array has {target.shape}.")
-        if not 0 <= start_draw <= self.written[key] or stop > target.shape[1]:
-            raise ValueError(
-                f"Draws {start_draw} to {stop} of {key} do not follow the {self.written[key]} written"
-                f" of {target.shape[1]}."
-            )
-        target[:, start_draw:stop] = block
-        self.written[key] = max(self.written[key], stop)
+        target.waiting.append(block)
+        self._waiting_bytes += block.nbytes
+        self.written[key] = stop
+        if self._waiting_bytes > BUFFER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, so that the folder has all that was handed in."""
+        for key, variable in self._variables.items():
+            if variable.waiting:
+                block = variable.waiting_values()
+                self._put(variable, self.written[key] - block.shape[1] if variable.has_draws else 0, block)
+                self._waiting_bytes -= block.nbytes
+                variable.waiting.clear()
 
     def read_columns(self, group: str, name: str, start: int, stop: int) -> np.ndarray:
         """Columns of the last axis of the written draws; see :meth:`bdlbench.store.RunWriter.read_columns`."""
         key = f"{group}/{name}"
-        array = self._allocated(key)
-        if not _has_draws(array):
-            raise ValueError(
-                f"{key} has dims {array.metadata.dimension_names}; columns are cut from (chain, draw, ...)."
-            )
-        drawn = self.written[key]
-        if array.ndim == 2:  # a scalar site is its own only column
-            return np.asarray(array[:, :drawn])[..., None][..., start:stop]
-        return np.asarray(array[:, :drawn, ..., start:stop])
+        variable = self._allocated(key)
+        if not variable.has_draws:
+            raise ValueError(f"{key} has dims {variable.dims}; columns are cut from (chain, draw, ...).")
+        stored = self.written[key] - sum(block.shape[1] for block in variable.waiting)
+        parts: list[np.ndarray] = []
+        flat = len(variable.shape) == 2  # a scalar site is its own only column
+        if stored:
+            parts.append(variable.array[:, :stored] if flat else variable.array[:, :stored, ..., start:stop])
+        parts += [block if flat else block[..., start:stop] for block in variable.waiting]
+        if not parts:
+            parts = [np.zeros((variable.shape[0], 0, *variable.shape[2:]), variable.dtype)[..., start:stop]]
+        columns = np.concatenate(parts, 1)
+        return columns[..., None][..., start:stop] if flat else columns
 
     def check(self, written: Mapping[str, int]) -> None:
         """Read the first ``written`` draws of each array, chunk by chunk.
@@ -139,16 +152,17 @@ class PosteriorArrays:
                 array[tuple(at)]
 
     def close(self) -> list[str]:
-        """Cut each group to the draws written, drop what was never written, consolidate; what was dropped is returned.
-
-        Within a group every variable has the same draws (xarray demands it), so a run that broke off between two of
-        them is cut to the shorter.
-        """
+        """Cut each group to the draws written, drop what was never written, consolidate; what was dropped is returned."""
         import zarr
 
         notes: list[str] = []
+        for key, variable in self._variables.items():
+            if variable.array is None and not self.written[key]:
+                notes.append(f"{key} was not stored: nothing was written to it.")
         if not self.path.exists():
-            return notes
+            some = [variable for variable in self._variables.values() if variable.waiting]
+            return notes + (layout.write_whole(self.path, some) if some else [])
+        self.flush()
         root: Any = zarr.open_group(self.path, mode="r+", use_consolidated=False)
         for group, parent in sorted(root.groups()):
             arrays = {
@@ -160,14 +174,12 @@ class PosteriorArrays:
                 shutil.rmtree(self.path / group / name)
                 del arrays[name]
             drawn = [name for name in arrays if _has_draws(arrays[name])]
-            kept = min((written[name] for name in drawn), default=0)
-            cut = [name for name in drawn if written[name] > kept]
-            if cut:
-                notes.append(f"{group}: {', '.join(cut)} cut to the {kept} draws that the others have.")
+            kept, cut = layout.kept_draws(group, {name: written[name] for name in drawn})
+            notes += cut
             for name in drawn:
-                arrays[name].resize((arrays[name].shape[0], kept, *arrays[name].shape[2:]))
+                _cut(arrays[name], (arrays[name].shape[0], kept, *arrays[name].shape[2:]))
             if drawn:
-                parent["draw"].resize((kept,))
+                _cut(parent["draw"], (kept,))
             elif not arrays:
                 shutil.rmtree(self.path / group)
         if not any(root.group_keys()):
@@ -179,19 +191,47 @@ class PosteriorArrays:
             zarr.consolidate_metadata(str(self.path))
         return notes
 
-    def _allocated(self, key: str) -> Any:
-        if key not in self._arrays:
+    def _allocated(self, key: str) -> Variable:
+        if key not in self._variables:
             raise ValueError(f"{key} was not allocated.")
-        return self._arrays[key]
+        return self._variables[key]
+
+    def _put(self, variable: Variable, start: int, block: np.ndarray) -> None:
+        """Write into the folder's array, which is made first where it is not there."""
+        if variable.array is None:
+            self._open(variable)
+        if variable.has_draws:
+            variable.array[:, start : start + block.shape[1]] = block
+        else:
+            variable.array[...] = block
+
+    def _open(self, variable: Variable) -> None:
+        """Make the variable's array in the folder, or find the one that an earlier attempt left."""
+        parent, shape, dtype = self._group(variable.group), variable.shape, variable.dtype
+        if variable.name in parent:
+            array = parent[variable.name]
+            kept = (*array.shape[:1], *shape[1:2], *array.shape[2:]) if variable.has_draws else array.shape
+            if kept != shape or array.dtype != dtype:
+                key = f"{variable.group}/{variable.name}"
+                raise ValueError(f"{key} is stored as {array.shape} {array.dtype}, not as {shape} {dtype}.")
+            _cut(array, shape)  # a run that ended early was cut
+        else:
+            array = parent.create_array(variable.name, **variable.options())
+        variable.array = array
+        for dim, values in variable.coords.items():
+            if (variable.group, dim) not in self._labelled:
+                self._write_coordinate(parent, dim, values)
+                self._labelled.add((variable.group, dim))
 
     def _group(self, group: str) -> Any:
         import zarr
 
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        attributes: dict[str, Any] = {"creation_library": "bdlbench", "created_at": now}
-        # An attempt that was killed while it finished has left consolidated metadata, which say nothing of this one.
-        root = zarr.open_group(self.path, mode="a", attributes=attributes, use_consolidated=False)
-        return root[group] if group in root else root.create_group(group, attributes=attributes)
+        if group not in self._groups:
+            # An attempt that was killed while it finished has left consolidated metadata, which say nothing of this one.
+            root = zarr.open_group(self.path, mode="a", attributes=layout.attributes(), use_consolidated=False)
+            there = group in root
+            self._groups[group] = root[group] if there else root.create_group(group, attributes=layout.attributes())
+        return self._groups[group]
 
     def _check(
         self, group: str, name: str, shape: tuple[int, ...], dtype: np.dtype, dims: tuple[str, ...], coords: Mapping
@@ -208,10 +248,9 @@ class PosteriorArrays:
         if {"chain", "draw"} & set(dims) and dims[:2] != ("chain", "draw"):
             raise ValueError(f"{key} has dims {dims}; draws come as (chain, draw, ...).")
         sizes = dict(zip(dims, shape, strict=True))
-        for other in self._arrays:
-            if other.startswith(f"{group}/") and other != key:
-                array = self._arrays[other]
-                for dim, size in zip(array.metadata.dimension_names, array.shape, strict=True):
+        for other, variable in self._variables.items():
+            if variable.group == group and other != key:
+                for dim, size in zip(variable.dims, variable.shape, strict=True):
                     if sizes.get(dim, size) != size:
                         raise ValueError(f"Dim {dim} has {size} entries in {other}, but {sizes[dim]} in {key}.")
         for dim, values in coords.items():
@@ -220,7 +259,6 @@ class PosteriorArrays:
 
     @staticmethod
     def _write_coordinate(parent: Any, dim: str, values: np.ndarray) -> None:
-        text = values.dtype.kind in "UOT"
         if dim in parent:
             array = parent[dim]
             if dim == "draw" and array.shape != values.shape:  # resumed after an early end
@@ -229,39 +267,14 @@ class PosteriorArrays:
             if np.asarray(array[:]).tolist() != values.tolist():
                 raise ValueError(f"The coordinate {dim} differs between two variables of {parent.path}.")
             return
-        array = parent.create_array(
-            dim,
-            shape=values.shape,
-            dtype="str" if text else values.dtype,
-            chunks=(max(1, values.size),),
-            dimension_names=(dim,),
-            config={"write_empty_chunks": True},
-        )
-        array[:] = values.astype(object) if text else values
+        options, plain = layout.coordinate(dim, values)
+        parent.create_array(dim, **options)[:] = plain
+
+
+def _cut(array: Any, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        array.resize(shape)
 
 
 def _has_draws(array: Any) -> bool:
     return "draw" in array.metadata.dimension_names
-
-
-def _compressors() -> list[Any]:
-    from zarr.codecs import ZstdCodec
-
-    # Draws are noise, so a higher level buys nothing; the checksum makes a flipped chunk an error when it is read.
-    return [ZstdCodec(level=1, checksum=True)]
-
-
-def _chunks(shape: tuple[int, ...], dtype: np.dtype, has_draws: bool, chunk_draws: int | None) -> tuple[int, ...]:
-    """All chains and ``chunk_draws`` draws to a chunk, later axes split where a chunk would outgrow ``CHUNK_BYTES``."""
-    chunks = [max(1, size) for size in shape]
-    rest = 0
-    if has_draws:
-        rest = 2
-        if chunk_draws is None:
-            chunk_draws = CHUNK_BYTES // (math.prod(chunks) // chunks[1] * dtype.itemsize)
-        chunks[1] = max(1, min(chunk_draws, chunks[1]))
-    for axis in reversed(range(rest, len(chunks))):  # the last axis first: diagnostics read it by columns
-        size = math.prod(chunks) * dtype.itemsize
-        if size > CHUNK_BYTES:
-            chunks[axis] = max(1, chunks[axis] // math.ceil(size / CHUNK_BYTES))
-    return tuple(chunks)

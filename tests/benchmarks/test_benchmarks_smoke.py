@@ -28,7 +28,7 @@ LIMITS = {
 FAST = {
     "sgld", "svi", "hmc", "svgd", "sghmc", "linear_regression", "checkpoints", "found", "store_table", "deep_ensemble",
 }  # fmt: skip
-"""What takes a few seconds; ``make test-bench`` walks through the rest."""
+"""What takes a few seconds; ``make test-faults`` walks through the rest."""
 
 
 @pytest.mark.parametrize("name", CASES)

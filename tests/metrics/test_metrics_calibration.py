@@ -53,6 +53,22 @@ def test_mixture_quantile_inverts_the_cdf(prob, chunk, monkeypatch):
     assert_allclose(norm.cdf(quantile, LOC, SCALE).mean(axis=0), prob, atol=4e-11)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_mixture_quantile_of_components_far_apart_and_of_any_width(seed):
+    """Modes without density between them, widths over six orders: Newton's steps go astray and must be caught.
+
+    Off by 1e-10 of the smallest sd, F is off by that times the density, at most 0.4 / sd, and by rounding; in a gap
+    any point between the modes has the wanted F.
+    """
+    rng = np.random.default_rng(seed)
+    loc = rng.normal(size=(6, 40)) * 10.0 ** rng.integers(-3, 4, size=(6, 40))
+    scale = 10.0 ** rng.uniform(-3, 3, size=(6, 40))
+    for prob in (0.01, 0.5, 2 / 3, 0.975):
+        quantile = calibration.mixture_quantile(loc, scale, prob)
+        np.testing.assert_allclose(norm.cdf((quantile - loc) / scale).mean(axis=0), prob, atol=1e-9)
+    assert -1000 <= calibration.mixture_quantile([[-1000.0], [1000.0]], [[1e-3], [1e-3]], 0.5)[0] <= 1000
+
+
 def test_mixture_quantile_far_from_zero_ends():
     """At 1e8 neighbouring floats are 1.5e-8 apart: more than 1e-10 sd, so the search ends at a few of these."""
     quantile = calibration.mixture_quantile([[1e8], [1e8 + 1]], [[1.0], [1.0]], 0.5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bdlbench.store import arrays
+from bdlbench.store import layout
 from bdlbench.types import ConfigError
 
 CHAINS, DRAWS, WIDTH = 2, 23, 3
@@ -122,15 +122,15 @@ def test_a_scalar_site_is_one_column(store, config):
 def test_a_chunk_is_bounded():
     """A chunk stays under its limit by splitting the last axis, or the draws where no block is asked for."""
     f32 = np.dtype("float32")
-    assert arrays._chunks((4, 1000, 600), f32, True, 100) == (4, 100, 600)
+    assert layout.chunks((4, 1000, 600), f32, True, 100) == (4, 100, 600)
     for shape, has_draws, draws in [
         ((4, 1000, 10**6), True, 100),
         ((4, 10**6, 50), True, None),
         ((10**8,), False, None),
     ]:
-        chunks = arrays._chunks(shape, f32, has_draws, draws)
-        assert np.prod(chunks) * 4 <= arrays.CHUNK_BYTES
-        assert np.prod(chunks) * 4 > arrays.CHUNK_BYTES / 4
+        chunks = layout.chunks(shape, f32, has_draws, draws)
+        assert np.prod(chunks) * 4 <= layout.CHUNK_BYTES
+        assert np.prod(chunks) * 4 > layout.CHUNK_BYTES / 4
 
 
 @pytest.mark.parametrize(
