@@ -34,7 +34,9 @@ class Case(NamedTuple):
 
 
 FULL = {
-    "hmc": Case(hmc.hmc, {"target_accept_prob": 0.9, "trajectory_length": 1.5}, 300, NUTS_LIMIT),
+    "hmc": Case(
+        hmc.hmc, {"target_accept_prob": 0.9, "trajectory_length": 1.5, "max_leapfrog_steps": 2000}, 300, NUTS_LIMIT
+    ),
     "mclmc": Case(
         mclmc.mclmc,
         {

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from benchmarks import timing
+from bdlbench.types import Method, Schedule
+from benchmarks import problems, rows_methods, timing
 from benchmarks.__main__ import ROWS, main
+
+CASES = rows_methods.FULL | rows_methods.BATCHES
 
 
 def test_measures_take_turns_and_the_first_round_is_thrown_away():
@@ -15,25 +18,38 @@ def test_measures_take_turns_and_the_first_round_is_thrown_away():
     assert timing.ratios(found["a"], found["b"]) == [2.0, 2.0]
 
 
-@pytest.mark.parametrize(
-    ("name", "limits"),
-    [
-        ("sgld", 1),
-        ("svi", 1),
-        ("linear_regression", 1),
-        ("checkpoints", 1),
-        ("found", 1),
-        ("store_table", 1),
-        ("deep_ensemble", 2),
-    ],
-)
-def test_rows_are_measured_and_kept(name, limits, tmp_path, capsys):
-    assert main(["--only", name, "--repeat", "1", "--quick", "--out", str(tmp_path)]) == 0
+LIMITS = {
+    "nuts": 1, "nuts_chains": 1, "recompile": 1, "sgld": 1, "svi": 1, "linear_regression": 1, "new_process": 1,
+    "memory": 0, "checkpoints": 1, "found": 1, "lanes": 0, "deep_ensemble": 2, "sweep_nuts": 1, "sweep_sgld": 2,
+    "sweep_growth": 0, "sweep_overhead": 1, "sweep_repeat": 1, "store_table": 1,
+    **{name: int(case.limit is not None) for name, case in CASES.items()},
+}  # fmt: skip
+"""How many rows of each name have a limit; of ``mile`` it depends on whether the other package is here."""
+FAST = {
+    "sgld", "svi", "hmc", "svgd", "sghmc", "linear_regression", "checkpoints", "found", "store_table", "deep_ensemble",
+}  # fmt: skip
+"""What takes a few seconds; ``make test-faults`` walks through the rest."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_has_the_settings_of_its_method(name):
+    """Factories have no defaults, and a setting that came later would leave its row failed."""
+    case, problem = CASES[name], problems.many_rows(200, 9, 3)
+    target = problem.target(problem.x, problem.y)
+    schedule = Schedule(1, max(case.num_warmup, 1), 1, case.thinning, 100 if name in rows_methods.BATCHES else None)
+    assert isinstance(case.factory(target, schedule, **case.options), Method)
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in ROWS])
+def test_rows_are_measured_and_kept(name, tmp_path, capsys):
+    """Every row of the table, on tiny problems."""
+    assert main(["--only", name, "--repeat", "1", "--quick", "--lanes", "--out", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.json")
     (rows,) = json.loads(file.read_text())["rows"].values()
     assert not isinstance(rows, str), rows
     assert all(row["values"] and row["median"] >= 0 for row in rows)
-    assert sum(row["limit"] is not None for row in rows) == limits
+    if name in LIMITS:
+        assert sum(row["limit"] is not None for row in rows) == LIMITS[name]
     assert rows[0]["what"][:20] in capsys.readouterr().out
 
 
