@@ -233,7 +233,9 @@ class Recorder:
         scaler = self.job.dataset.y_scaler
         return y if scaler is None else np.asarray(scaler.original(y), np.float64)
 
-    def scores(self, mixture: PredictiveMixture | None = None, y: np.ndarray | None = None) -> dict[str, Any]:
+    def scores(
+        self, mixture: PredictiveMixture | None = None, y: np.ndarray | None = None, *, standardized: bool = True
+    ) -> dict[str, Any]:
         """Metrics of the draws so far: original units, and standardised ones beside them where they differ."""
         mixture = self.mixture if mixture is None else mixture
         test = self.job.dataset.test
@@ -243,11 +245,11 @@ class Recorder:
         scaler = self.job.dataset.y_scaler
         if scaler is None:
             return dict(evaluate(self.job.metrics, y, mixture.ingredients()))
-        out: dict[str, Any] = dict(
-            evaluate(self.job.metrics, self.original(y), mixture.to_original(float(scaler.loc), float(scaler.scale)))
-        )
-        standard = {name: self.job.metrics[name] for name in STANDARDISED if name in self.job.metrics}
-        out["standardized"] = evaluate(standard, y, mixture.ingredients())
+        here = mixture.to_original(float(scaler.loc), float(scaler.scale))
+        out: dict[str, Any] = dict(evaluate(self.job.metrics, self.original(y), here))
+        if standardized:
+            standard = {name: self.job.metrics[name] for name in STANDARDISED if name in self.job.metrics}
+            out["standardized"] = evaluate(standard, y, mixture.ingredients())
         return out
 
     def detection(self, mixture: PredictiveMixture) -> dict[str, float]:
@@ -262,9 +264,9 @@ class Recorder:
         scores = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
         return {key: float(score(inside, outside)) for key, score in scores.items()}
 
-    def curve(self, phase: str, num_draws: int, seconds: float, scores: Mapping[str, Any]) -> None:
+    def curve(self, phase: str, num_draws: int, seconds: float, mixture: PredictiveMixture | None = None) -> None:
         """Append the running posterior's scores at its price so far."""
-        flat = {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
+        flat = self.scores(mixture, standardized=False)
         price = {"num_grads": sum(self.num_grads.values()), "seconds": seconds}
         self.writer.append_curve({"phase": phase, "num_draws": num_draws, **price, **flat})
 
@@ -295,10 +297,7 @@ class Recorder:
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
         if self.job.dataset.test is None:
             wanted = [key for key in self._allocated if key[0] == "posterior"]
-        found: list[dict[str, Any]] = []
-        for group, name in wanted:
-            if (group, name) in self._allocated:
-                found.append(self._diagnose(group, name, chains))
+        found = [self._diagnose(*key, chains) for key in wanted if key in self._allocated]
         reduce: dict[str, Any] = {"ess_bulk_median": np.median, "rhat_max": max}
         values = {name: [d[name] for d in found if d[name] is not None] for name in names}
         return {name: float(reduce.get(name, min)(some)) if some else None for name, some in values.items()}

@@ -262,7 +262,7 @@ def _score(recorder: Recorder, block: loop.Block, clock: Clock) -> None:
     assert block.draws is not None
     done, total = block.first_draw + block.draws.shape[1], recorder.schedule.num_samples
     if done == total or done in curve_marks(recorder.job.program)(block.stage, "sample"):
-        recorder.curve("sample", recorder.num_draws, recorder.curve_seconds + clock.sampling(), recorder.scores())
+        recorder.curve("sample", recorder.num_draws, recorder.curve_seconds + clock.sampling())
 
 
 def _score_provisional(recorders: Sequence[Recorder], predictor: Predictor, block: loop.Block, clock: Clock) -> None:
@@ -283,7 +283,7 @@ def _score_provisional(recorders: Sequence[Recorder], predictor: Predictor, bloc
         mixture = PredictiveMixture(gaussian=recorder.gaussian)
         pooled(mixture, {name: as_chains(a[recorder.lanes], population) for name, a in seen.items()}, good)
         seconds = recorder.curve_seconds + clock.sampling()
-        recorder.curve("warmup", int(good.sum()), seconds, recorder.scores(mixture))
+        recorder.curve("warmup", int(good.sum()), seconds, mixture)
 
 
 def common(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:

@@ -12,7 +12,7 @@ from mutation import mutate
 from bdlbench import config
 from bdlbench.inference.ivon import ivon
 from bdlbench.inference.svgd import State, svgd
-from bdlbench.inference.svi import svi
+from bdlbench.inference.svi import _Cholesky, svi
 from bdlbench.metrics.diagnostics import psis_khat
 from bdlbench.model.target import make_target
 from bdlbench.run import run_config
@@ -129,6 +129,21 @@ def test_log_q_is_the_density_of_the_draw(guide):
 
 
 @pytest.mark.usefixtures("x64")
+def test_log_q_of_an_ill_conditioned_factor_keeps_its_digits():
+    """L = 1e-3 I + the ones below the diagonal: its inverse has entries near 1e3^40, past all digits of a float32.
+
+    The density needs none of it: a sum of 40 squares and 40 logarithms, each right to half an ulp of a sum of at most
+    1,000, so 80 x 1,000 x 6e-8 = 5e-3 bounds the error; solving for the noise misses by more than 1.
+    """
+    factor = 1e-3 * np.eye(40) + np.tril(np.ones((40, 40)), -1)
+    q = _Cholesky(jnp.zeros(40), scale_tril=jnp.asarray(factor, jnp.float32))
+    theta, (noise,) = q.sample_with_intermediates(jax.random.key(0))
+    exact = scipy.stats.norm.logpdf(np.asarray(noise, np.float64)).sum() - 40 * np.log(np.float64(np.float32(1e-3)))
+    assert abs(q.log_prob(theta, [noise]) - exact) <= 5e-3
+    assert not abs(q.log_prob(theta) - exact) <= 1
+    np.testing.assert_array_equal(theta, q.sample(jax.random.key(0)))
+
+
 def test_ivon_log_q_is_the_density_of_the_draw():
     method, state, _, _ = state_of(ivon, jax.random.key(3), **ivon_options(30))
     sd = 1 / np.sqrt(state.size * state.hessian)

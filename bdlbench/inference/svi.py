@@ -100,7 +100,7 @@ def svi(
         family = {
             "mean_field": _MeanField,
             "low_rank": autoguide.AutoLowRankMultivariateNormal,
-            "full_rank": autoguide.AutoMultivariateNormal,
+            "full_rank": _FullRank,
             "iaf": AutoScaledIAF,
         }[guide]
         if guide == "low_rank":
@@ -138,13 +138,10 @@ def svi(
         return state._replace(optim_state=optim_state), {"num_grads": jnp.float32(num_particles), "loss": value}
 
     def draw_with_log_q(key: Array, state: Any) -> tuple[Array, Array]:
-        # With the intermediates of the flow, whose inverse would cost D passes.
+        # With the intermediates: the inverse of a flow would cost D passes, that of a Cholesky factor precision.
         q = family.get_posterior(engine.get_params(state))
-        if isinstance(q, dist.TransformedDistribution):
-            theta, intermediates = q.sample_with_intermediates(key)
-            return theta, q.log_prob(theta, intermediates)
-        theta = q.sample(key)
-        return theta, q.log_prob(theta).sum()
+        theta, noise = q.sample_with_intermediates(key)
+        return theta, (q.log_prob(theta, noise) if noise else q.log_prob(theta)).sum()
 
     return Method(
         init,
@@ -179,6 +176,34 @@ class _MeanField(autoguide.AutoDiagonalNormal):
     def get_posterior(self, params: Any) -> dist.Distribution:
         q = super().get_posterior(params)
         return _Normal(q.loc, jax.lax.optimization_barrier(q.scale))
+
+
+class _Cholesky(dist.MultivariateNormal):
+    """A multivariate normal that remembers its noise.
+
+    log q(theta) = -|noise|^2 / 2 - sum log(diag L) + const. Solving L noise = theta - loc for it instead loses all
+    digits where L is ill-conditioned, and an optimiser finds the L whose rounding errors pass for a large ELBO.
+    """
+
+    def sample_with_intermediates(self, key: Any, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Array]]:
+        shape = sample_shape + self.batch_shape + self.event_shape
+        noise = jax.random.normal(key, shape, jnp.result_type(self.loc, self.scale_tril))
+        return self.loc + (self.scale_tril @ noise[..., None])[..., 0], [noise]
+
+    def log_prob(self, value: Array, intermediates: list[Array] | None = None) -> Array:
+        if not intermediates:
+            return super().log_prob(value)
+        log_det = jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1)).sum(-1)
+        dim = self.event_shape[0]
+        return -0.5 * ((intermediates[0] ** 2).sum(-1) + dim * math.log(2 * math.pi)) - log_det
+
+
+class _FullRank(autoguide.AutoMultivariateNormal):
+    """NumPyro's full-rank guide over :class:`_Cholesky`."""
+
+    def get_posterior(self, params: Any) -> dist.Distribution:
+        q = super().get_posterior(params)
+        return _Cholesky(q.loc, scale_tril=q.scale_tril)
 
 
 def _computed_once() -> optax.GradientTransformation:

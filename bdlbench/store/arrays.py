@@ -1,7 +1,8 @@
 """The draws of a run: an ArviZ-schema DataTree in Zarr 3, written block of draws by block of draws.
 
 Arrays are allocated for the planned number of draws and cut to the number written when the run ends, so no draw that
-was never made is ever read as a zero. Memory is bounded by the block that is handed in.
+was never made is ever read as a zero. Blocks are gathered up to ``BUFFER_BYTES``, since a Zarr write costs a
+millisecond or two however small it is, and a run makes some hundred; memory is bounded by that and the block handed in.
 """
 
 import itertools
@@ -9,6 +10,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,27 @@ from bdlbench.errors import ConfigError
 GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data")
 CHUNK_BYTES = 16 * 2**20
 """Largest chunk, uncompressed: a wide last axis is split rather than have one chunk outgrow it."""
+BUFFER_BYTES = 4 * 2**20
+"""A run's draws that wait in memory: many runs of a sweep are written at a time."""
+
+
+@dataclass
+class _Variable:
+    """One variable: what was asked for, what waits to be written, and its array once it is in the folder."""
+
+    group: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    dims: tuple[str, ...]
+    chunks: tuple[int, ...]
+    coords: dict[str, np.ndarray]
+    array: Any = None
+    waiting: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def has_draws(self) -> bool:
+        return "draw" in self.dims
 
 
 class PosteriorArrays:
@@ -34,8 +57,11 @@ class PosteriorArrays:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.written: dict[str, int] = {}
-        """Draws written so far to each ``group/name``; 0 or 1 for an array without draws."""
-        self._arrays: dict[str, Any] = {}
+        """Draws handed in so far of each ``group/name``; 0 or 1 for an array without draws."""
+        self._variables: dict[str, _Variable] = {}
+        self._groups: dict[str, Any] = {}
+        self._labelled: set[tuple[str, str]] = set()
+        self._waiting_bytes = 0
 
     def allocate(
         self,
@@ -50,68 +76,77 @@ class PosteriorArrays:
         """Make room for one variable; see :meth:`bdlbench.store.RunWriter.allocate`."""
         shape, dims, dtype = tuple(int(size) for size in shape), tuple(dims), np.dtype(dtype)
         self._check(group, name, shape, dtype, dims, coords or {})
-        parent = self._group(group)
         key = f"{group}/{name}"
-        if name in parent:
-            array = parent[name]
-            kept = (*array.shape[:1], *shape[1:2], *array.shape[2:]) if "draw" in dims else array.shape
-            if kept != shape or array.dtype != dtype:
-                raise ValueError(f"{key} is stored as {array.shape} {array.dtype}, not as {shape} {dtype}.")
-            array.resize(shape)  # a run that ended early was cut
-        else:
-            array = parent.create_array(
-                name,
-                shape=shape,
-                dtype=dtype,
-                chunks=_chunks(shape, dtype, "draw" in dims, chunk_draws),
-                dimension_names=dims,
-                fill_value=math.nan if dtype.kind == "f" else None,
-                compressors=_compressors(),
-                # A chunk that is not there would read as its fill value, whether it was lost or left out.
-                config={"write_empty_chunks": True},
-            )
-        self._arrays[key] = array
-        self.written.setdefault(key, 0)
         index = {dim: np.arange(size) for dim, size in zip(dims, shape, strict=True) if dim in ("chain", "draw")}
-        for dim, values in {**index, **(coords or {})}.items():
-            self._write_coordinate(parent, dim, np.asarray(values))
+        labels = {dim: np.asarray(values) for dim, values in {**index, **(coords or {})}.items()}
+        for other in self._variables.values():
+            for dim in labels.keys() & other.coords.keys() if other.group == group else ():
+                if labels[dim].tolist() != other.coords[dim].tolist():
+                    raise ValueError(f"The coordinate {dim} differs between two variables of {group}.")
+        chunks = _chunks(shape, dtype, "draw" in dims, chunk_draws)
+        variable = _Variable(group, name, shape, dtype, dims, chunks, labels)
+        if (self.path / group / name).exists():  # left by an earlier attempt
+            self._open(variable)
+        self._variables[key] = variable
+        self.written.setdefault(key, 0)
 
     def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
-        """Write the draws from ``start_draw`` on; see :meth:`bdlbench.store.RunWriter.write`."""
+        """Take the draws from ``start_draw`` on; see :meth:`bdlbench.store.RunWriter.write`."""
         key = f"{group}/{name}"
         target = self._allocated(key)
-        block = np.asarray(array)
+        block = np.array(array)  # its own memory: a block is a view of the draws of many runs
         if block.dtype != target.dtype:
             raise TypeError(f"{key} holds {target.dtype}, not {block.dtype}.")
-        if not _has_draws(target):
+        stop = 1
+        if not target.has_draws:
             if start_draw != 0 or block.shape != target.shape:
                 raise ValueError(f"{key} has no draws: write it whole, {target.shape}, at 0.")
-            target[...] = block
-            self.written[key] = 1
+        else:
+            stop = start_draw + (block.shape[1] if block.ndim > 1 else 0)
+            if block.shape[:1] + block.shape[2:] != target.shape[:1] + target.shape[2:]:
+                raise ValueError(f"A block of {key} has shape {block.shape}; the array has {target.shape}.")
+            if not 0 <= start_draw <= self.written[key] or stop > target.shape[1]:
+                raise ValueError(
+                    f"Draws {start_draw} to {stop} of {key} do not follow the {self.written[key]} written"
+                    f" of {target.shape[1]}."
+                )
+        again = start_draw < self.written[key] or (not target.has_draws and self.written[key] > 0)
+        if again:
+            self.flush()
+            self._put(target, start_draw, block)
+            self.written[key] = max(self.written[key], stop)
             return
-        stop = start_draw + (block.shape[1] if block.ndim > 1 else 0)
-        if block.shape[:1] + block.shape[2:] != target.shape[:1] + target.shape[2:] or block.ndim != target.ndim:
-            raise ValueError(f"A block of {key} has shape {block.shape}; the array has {target.shape}.")
-        if not 0 <= start_draw <= self.written[key] or stop > target.shape[1]:
-            raise ValueError(
-                f"Draws {start_draw} to {stop} of {key} do not follow the {self.written[key]} written"
-                f" of {target.shape[1]}."
-            )
-        target[:, start_draw:stop] = block
-        self.written[key] = max(self.written[key], stop)
+        target.waiting.append(block)
+        self._waiting_bytes += block.nbytes
+        self.written[key] = stop
+        if self._waiting_bytes > BUFFER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, so that the folder has all that was handed in."""
+        for key, variable in self._variables.items():
+            if variable.waiting:
+                block = np.concatenate(variable.waiting, 1) if variable.has_draws else variable.waiting[0]
+                self._put(variable, self.written[key] - block.shape[1] if variable.has_draws else 0, block)
+                self._waiting_bytes -= block.nbytes
+                variable.waiting.clear()
 
     def read_columns(self, group: str, name: str, start: int, stop: int) -> np.ndarray:
         """Columns of the last axis of the written draws; see :meth:`bdlbench.store.RunWriter.read_columns`."""
         key = f"{group}/{name}"
-        array = self._allocated(key)
-        if not _has_draws(array):
-            raise ValueError(
-                f"{key} has dims {array.metadata.dimension_names}; columns are cut from (chain, draw, ...)."
-            )
-        drawn = self.written[key]
-        if array.ndim == 2:  # a scalar site is its own only column
-            return np.asarray(array[:, :drawn])[..., None][..., start:stop]
-        return np.asarray(array[:, :drawn, ..., start:stop])
+        variable = self._allocated(key)
+        if not variable.has_draws:
+            raise ValueError(f"{key} has dims {variable.dims}; columns are cut from (chain, draw, ...).")
+        stored = self.written[key] - sum(block.shape[1] for block in variable.waiting)
+        parts: list[np.ndarray] = []
+        flat = len(variable.shape) == 2  # a scalar site is its own only column
+        if stored:
+            parts.append(variable.array[:, :stored] if flat else variable.array[:, :stored, ..., start:stop])
+        parts += [block if flat else block[..., start:stop] for block in variable.waiting]
+        if not parts:
+            parts = [np.zeros((variable.shape[0], 0, *variable.shape[2:]), variable.dtype)[..., start:stop]]
+        columns = np.concatenate(parts, 1)
+        return columns[..., None][..., start:stop] if flat else columns
 
     def check(self, written: Mapping[str, int]) -> None:
         """Read the first ``written`` draws of each array, chunk by chunk.
@@ -147,6 +182,10 @@ class PosteriorArrays:
         import zarr
 
         notes: list[str] = []
+        for key, variable in self._variables.items():
+            if variable.array is None and not self.written[key]:
+                notes.append(f"{key} was not stored: nothing was written to it.")
+        self.flush()
         if not self.path.exists():
             return notes
         root: Any = zarr.open_group(self.path, mode="r+", use_consolidated=False)
@@ -165,9 +204,9 @@ class PosteriorArrays:
             if cut:
                 notes.append(f"{group}: {', '.join(cut)} cut to the {kept} draws that the others have.")
             for name in drawn:
-                arrays[name].resize((arrays[name].shape[0], kept, *arrays[name].shape[2:]))
+                _cut(arrays[name], (arrays[name].shape[0], kept, *arrays[name].shape[2:]))
             if drawn:
-                parent["draw"].resize((kept,))
+                _cut(parent["draw"], (kept,))
             elif not arrays:
                 shutil.rmtree(self.path / group)
         if not any(root.group_keys()):
@@ -179,19 +218,59 @@ class PosteriorArrays:
             zarr.consolidate_metadata(str(self.path))
         return notes
 
-    def _allocated(self, key: str) -> Any:
-        if key not in self._arrays:
+    def _allocated(self, key: str) -> _Variable:
+        if key not in self._variables:
             raise ValueError(f"{key} was not allocated.")
-        return self._arrays[key]
+        return self._variables[key]
+
+    def _put(self, variable: _Variable, start: int, block: np.ndarray) -> None:
+        """Write into the folder's array, which is made first where it is not there."""
+        if variable.array is None:
+            self._open(variable)
+        if variable.has_draws:
+            variable.array[:, start : start + block.shape[1]] = block
+        else:
+            variable.array[...] = block
+
+    def _open(self, variable: _Variable) -> None:
+        """Make the variable's array in the folder, or find the one that an earlier attempt left."""
+        parent, shape, dtype = self._group(variable.group), variable.shape, variable.dtype
+        if variable.name in parent:
+            array = parent[variable.name]
+            kept = (*array.shape[:1], *shape[1:2], *array.shape[2:]) if variable.has_draws else array.shape
+            if kept != shape or array.dtype != dtype:
+                key = f"{variable.group}/{variable.name}"
+                raise ValueError(f"{key} is stored as {array.shape} {array.dtype}, not as {shape} {dtype}.")
+            _cut(array, shape)  # a run that ended early was cut
+        else:
+            array = parent.create_array(
+                variable.name,
+                shape=shape,
+                dtype=dtype,
+                chunks=variable.chunks,
+                dimension_names=variable.dims,
+                fill_value=math.nan if dtype.kind == "f" else None,
+                compressors=_compressors(),
+                # A chunk that is not there would read as its fill value, whether it was lost or left out.
+                config={"write_empty_chunks": True},
+            )
+        variable.array = array
+        for dim, values in variable.coords.items():
+            if (variable.group, dim) not in self._labelled:
+                self._write_coordinate(parent, dim, values)
+                self._labelled.add((variable.group, dim))
 
     def _group(self, group: str) -> Any:
         import zarr
 
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        attributes: dict[str, Any] = {"creation_library": "bdlbench", "created_at": now}
-        # An attempt that was killed while it finished has left consolidated metadata, which say nothing of this one.
-        root = zarr.open_group(self.path, mode="a", attributes=attributes, use_consolidated=False)
-        return root[group] if group in root else root.create_group(group, attributes=attributes)
+        if group not in self._groups:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            attributes: dict[str, Any] = {"creation_library": "bdlbench", "created_at": now}
+            # An attempt that was killed while it finished has left consolidated metadata, which say nothing of this one.
+            root = zarr.open_group(self.path, mode="a", attributes=attributes, use_consolidated=False)
+            there = group in root
+            self._groups[group] = root[group] if there else root.create_group(group, attributes=attributes)
+        return self._groups[group]
 
     def _check(
         self, group: str, name: str, shape: tuple[int, ...], dtype: np.dtype, dims: tuple[str, ...], coords: Mapping
@@ -208,10 +287,9 @@ class PosteriorArrays:
         if {"chain", "draw"} & set(dims) and dims[:2] != ("chain", "draw"):
             raise ValueError(f"{key} has dims {dims}; draws come as (chain, draw, ...).")
         sizes = dict(zip(dims, shape, strict=True))
-        for other in self._arrays:
-            if other.startswith(f"{group}/") and other != key:
-                array = self._arrays[other]
-                for dim, size in zip(array.metadata.dimension_names, array.shape, strict=True):
+        for other, variable in self._variables.items():
+            if variable.group == group and other != key:
+                for dim, size in zip(variable.dims, variable.shape, strict=True):
                     if sizes.get(dim, size) != size:
                         raise ValueError(f"Dim {dim} has {size} entries in {other}, but {sizes[dim]} in {key}.")
         for dim, values in coords.items():
@@ -238,6 +316,11 @@ class PosteriorArrays:
             config={"write_empty_chunks": True},
         )
         array[:] = values.astype(object) if text else values
+
+
+def _cut(array: Any, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        array.resize(shape)
 
 
 def _has_draws(array: Any) -> bool:

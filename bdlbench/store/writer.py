@@ -158,6 +158,8 @@ class RunWriter:
     def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
         """Write ``array`` (chains, k, ...) as draws ``start_draw`` to ``start_draw + k``, or a whole array at 0.
 
+        A few MB wait in memory until the next checkpoint or the end.
+
         Raises
         ------
         ValueError
@@ -198,6 +200,8 @@ class RunWriter:
             Numpy arrays of native dtypes (JAX keys by ``key_data``, bfloat16 by a view).
         """
         curve = self._open_curve()
+        with clear_disk_errors(self.folder):
+            self._arrays.flush()
         state = {f"array/{name}": np.asarray(value) for name, value in arrays.items()}
         for name, value in state.items():
             if value.dtype.kind not in "fiubcUS":

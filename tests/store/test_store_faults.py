@@ -340,7 +340,7 @@ def test_a_checkpoint_stands_on_sound_files_or_on_nothing(name, damage, store, c
         writer.checkpoint({"t": np.array(4)})
         writer.write("posterior", "w", 4, np.ones((2, 1), "float32"))  # after it, and of no concern to it
         writer.append_curve({"num_draws": 5})
-    (store.path / "run/posterior.zarr/posterior/w/c/0/2").unlink()
+    (store.path / "run/posterior.zarr/posterior/w/c/0/2").unlink(missing_ok=True)
     with store.writer("run", config, resume=True) as writer:
         loaded = writer.load_checkpoint()
         assert loaded is not None and int(loaded["t"]) == 4
@@ -375,6 +375,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
     """With the kernel refusing larger files, each kind of write fails with a clear error and what was there stays."""
     script = """
         import resource
+        from bdlbench.store import arrays
         def limit(size):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         def fails(call, *arguments):
@@ -396,6 +397,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
             writer.write("posterior", "v", 0, np.ones((1, 10)))
             writer.checkpoint(state)
             writer.append_curve({"draws": 10})
+            arrays.BUFFER_BYTES = 1000  # more than this is not kept waiting
             fails(writer.write, "posterior", "v", 10, big)
             fails(writer.append_curve, {"text": "x" * 4000})
             fails(writer.checkpoint, {"theta": np.arange(1000.0)})
