@@ -1,18 +1,16 @@
-"""Are the draws of a Markov chain good for anything? ArviZ's array functions, applied in bounded memory.
-
-``arviz_stats`` takes seconds to import, hence inside the functions.
-"""
+"""Are the draws of a Markov chain good for anything? ArviZ's diagnostics, in bounded memory."""
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bdlbench.metrics import mixing
 from bdlbench.metrics.checks import Floats
 
 MIN_DRAWS = 4  # fewer draws in a chain cannot be split and give no variance
 _TAIL = (0.05, 0.95)
-_CHUNK = 2**19  # values of one chunk of columns, 4 MiB; ArviZ makes some ten arrays of that size
+_CHUNK = 2**19  # values of one chunk of columns, 4 MiB; some ten arrays of that size are made
 
 
 def function_diagnostics(
@@ -52,8 +50,6 @@ def function_diagnostics(
     )
     if num_draws < MIN_DRAWS or num_columns == 0:
         return out
-    from arviz_stats.base import array_stats
-
     width = max(1, _CHUNK // (num_chains * num_draws))
     bulk: list[Floats] = []
     tail: list[Floats] = []
@@ -67,8 +63,8 @@ def function_diagnostics(
         block = block[..., varies]
         if block.shape[-1] == 0:
             continue
-        bulk.append(array_stats.ess(block, chain_axis=0, draw_axis=1, method="bulk"))
-        tail.append(array_stats.ess(block, chain_axis=0, draw_axis=1, method="tail", prob=_TAIL))
+        bulk.append(mixing.ess_bulk(block))
+        tail.append(mixing.ess_tail(block, _TAIL))
         if num_chains > 1:
             rhat.append(_rhat(block))
     out["num_constant"] = num_constant
@@ -85,7 +81,7 @@ def function_diagnostics(
 def e_bfmi(energy: ArrayLike) -> Floats:
     """Energy Bayesian fraction of missing information of each chain, sum_t (E_t - E_{t-1})^2 / sum_t (E_t - mean E)^2.
 
-    Below about 0.2 to 0.3 momentum resampling cannot cross the energy levels. Source: Betancourt (2016); ArviZ.
+    Below about 0.2 to 0.3 momentum resampling cannot cross the energy levels. Source: Betancourt (2016).
 
     Parameters
     ----------
@@ -96,8 +92,6 @@ def e_bfmi(energy: ArrayLike) -> Floats:
     -------
     array (C,)
     """
-    from arviz_stats.base import array_stats
-
     energy = np.asarray(energy, np.float64)
     if energy.ndim != 2 or energy.shape[1] < MIN_DRAWS:
         raise ValueError(f"energy must be (C, S) with S of at least {MIN_DRAWS}, got {energy.shape}")
@@ -105,7 +99,8 @@ def e_bfmi(energy: ArrayLike) -> Floats:
         raise FloatingPointError("energy must be finite")
     if (np.ptp(energy, axis=1) == 0).any():
         raise ValueError("energy does not vary in a chain, which has no E-BFMI")
-    return np.asarray(array_stats.bfmi(energy, chain_axis=0, draw_axis=1), np.float64)
+    steps = np.diff(energy, axis=1) ** 2
+    return steps.sum(axis=1) / ((energy - energy.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
 
 
 def psis_khat(log_ratios: ArrayLike) -> float:
@@ -154,17 +149,13 @@ def _read(read_columns: Callable[[int, int], ArrayLike], start: int, stop: int, 
 
 def _rhat(block: Floats) -> Floats:
     """Return rank-normalised split R-hat (k,) of varying columns (C, S, k)."""
-    from arviz_stats.base import array_stats
-
     half = block.shape[1] // 2
     halves = np.concatenate([block[:, :half], block[:, -half:]])
     still = (np.ptp(halves, axis=1) == 0).all(axis=0)
     out = np.full(block.shape[2], np.inf)
     if not still.all():
-        # Only columns with variance within: else ArviZ divides by the rounding of a mean and finds 1e16, or by zero.
-        # Folded halves may still be constant, 0 / 0, which its max(bulk, folded) passes over.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            out[~still] = array_stats.rhat(block[..., ~still], chain_axis=0, draw_axis=1, method="rank")
+        # Only columns with variance within: else one would divide by the rounding of a mean and find 1e16.
+        out[~still] = mixing.rhat(block[..., ~still])
     return out
 
 
