@@ -86,7 +86,7 @@ def score(store: Store, record: Record | None, reference: tuple[np.ndarray, np.n
 def value(rule: str, scores: Sequence[Score]) -> list[float]:
     """The trials' worth, larger is better; minus infinity for those that cannot be chosen.
 
-    ``mixing``: ESS a gradient among trials with R-hat of at most 1.05; where there is none, minus the R-hat.
+    ``mixing``: ESS a gradient among trials with R-hat of at most 1.05; where there is none, minus R-hat's excess over 1.
     """
     if rule == "mixing":
         mixes = [s.rhat is not None and s.rhat <= GOOD_RHAT for s in scores]
@@ -94,7 +94,7 @@ def value(rule: str, scores: Sequence[Score]) -> list[float]:
             return [
                 s.ess / s.grads if ok and s.ess and s.grads else -math.inf for s, ok in zip(scores, mixes, strict=True)
             ]
-        return [-math.inf if s.rhat is None else -s.rhat for s in scores]
+        return [-math.inf if s.rhat is None else 1 - s.rhat for s in scores]
     if rule == "distance":
         return [-math.inf if s.distance is None else -s.distance for s in scores]
     return [-math.inf if v is None or not math.isfinite(v) else v for v in (getattr(s, rule) for s in scores)]
