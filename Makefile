@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-faults test-cluster bench notebooks data lint format types requirements clean python
+.PHONY: help compare test test-faults test-bench test-cluster bench notebooks data lint format types requirements clean python
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ test: .venv/ready  ## the whole test suite
 
 test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes; and what is slow
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m 'faults or slow' tests
+
+test-bench: .venv/ready  ## walk through the benchmarks that take long even in small
+	$(BIN)/python -m pytest -q --durations=10 -m long tests/benchmarks
 
 test-cluster: .venv/ready  ## sweeps through a SLURM and a Ray that it installs and starts here; needs root
 	$(BIN)/python -m pip install --quiet -e '.[ray]'

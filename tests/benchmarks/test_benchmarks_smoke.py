@@ -28,7 +28,16 @@ LIMITS = {
 FAST = {
     "sgld", "svi", "hmc", "svgd", "sghmc", "linear_regression", "checkpoints", "found", "store_table", "deep_ensemble",
 }  # fmt: skip
-"""What takes a few seconds; ``make test-faults`` walks through the rest."""
+"""What takes a few seconds; ``make test-faults`` walks through the rest, but for what takes half a minute or more."""
+LONG = {"sweep_nuts", "sweep_growth", "sweep_sgld", "memory", "mile", "new_process", "recompile"}
+"""``make test-bench``."""
+
+
+def speed(name):
+    """The mark of a row."""
+    if name in FAST:
+        return name
+    return pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -40,7 +49,7 @@ def test_every_case_has_the_settings_of_its_method(name):
     assert isinstance(case.factory(target, schedule, **case.options), Method)
 
 
-@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in ROWS])
+@pytest.mark.parametrize("name", [speed(name) for name in ROWS])
 def test_rows_are_measured_and_kept(name, tmp_path, capsys):
     """Every row of the table, on tiny problems."""
     assert main(["--only", name, "--repeat", "1", "--quick", "--lanes", "--out", str(tmp_path)]) == 0
