@@ -14,7 +14,7 @@ from bdlbench import config as configuration
 from bdlbench import finishing, resume, stopping, warm_start
 from bdlbench.config import Job
 from bdlbench.looks import curve_marks, looks, num_steps
-from bdlbench.particles import as_chains, finite_predictions, num_particles, pooled
+from bdlbench.particles import as_chains, finite_predictions, moments_kept, num_particles, pooled
 from bdlbench.predict import Predictor, is_gaussian
 from bdlbench.progress import Progress, make_progress
 from bdlbench.recording import OOD, PHASES, Recorder
@@ -262,6 +262,7 @@ def _score_provisional(recorders: Sequence[Recorder], predictor: Predictor, bloc
         good = as_chains(np.isfinite(own).all(-1).reshape(len(own), -1), population)
         mixture = PredictiveMixture(gaussian=recorder.gaussian)
         predicted = {name: as_chains(a[recorder.lanes], population) for name, a in seen.items()}
+        predicted = moments_kept(predicted, good)
         good &= finite_predictions(predicted)
         pooled(mixture, predicted, good)
         seconds = recorder.curve_seconds + clock.sampling()

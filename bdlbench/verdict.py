@@ -8,6 +8,7 @@ import numpy as np
 from bdlbench.config import Job
 from bdlbench.metrics.diagnostics import MIN_DRAWS, e_bfmi
 
+NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs moments are left out"
 BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
 """Statistics that say that a transition was cut short, and the option that did it."""
 
