@@ -343,4 +343,4 @@ class Recorder:
     def warnings(self, diagnostics: Mapping[str, Any]) -> list[str]:
         """What a reader of the table must know."""
         energy = np.concatenate(self.energy, 1) if self.energy else None
-        return warnings(self.job, self.num_diverging, self.capped, energy, diagnostics)
+        return warnings(self.job, self.num_diverging, self.population, self.capped, energy, diagnostics)
