@@ -85,10 +85,12 @@ ALLOWED = {
     "verdict": {"config", "metrics"},
     "recording": LEAVES | {"config", "sampling", "predict", "particles", "verdict"},
     "resume": LEAVES | {"config", "sampling", "recording"},
-    "memory": LEAVES | {"config", "model", "sampling", "predict"},
+    "memory": LEAVES | {"config", "model", "sampling", "predict", "store"},
+    "finishing": {"config", "memory", "recording", "sampling", "store"},
     "run": LEAVES
     | {
         "config",
+        "finishing",
         "looks",
         "memory",
         "model",
