@@ -345,5 +345,5 @@ class Recorder:
     def warnings(self, diagnostics: Mapping[str, Any]) -> list[str]:
         """What a reader of the table must know."""
         energy = np.concatenate(self.energy, 1) if self.energy else None
-        out = warnings(self.job, self.num_diverging, self.capped, energy, diagnostics)
+        out = warnings(self.job, self.num_diverging, self.population, self.capped, energy, diagnostics)
         return out if self.moments is not False else [*out, NO_MOMENTS]

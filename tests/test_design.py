@@ -44,7 +44,18 @@ def part_of(module):
 
 
 # Which other parts each part may import. A part that is not listed is no part of the plan.
-FREE = {"bdlbench", "checks", "cycles", "errors", "libraries", "provenance", "signatures", "stopping", "types"}
+FREE = {
+    "bdlbench",
+    "checks",
+    "cycles",
+    "errors",
+    "libraries",
+    "provenance",
+    "signatures",
+    "step_sizes",
+    "stopping",
+    "types",
+}
 LEAVES = {"data", "networks", "metrics", "store"}
 ALLOWED = {
     "bdlbench": set(),
@@ -54,6 +65,7 @@ ALLOWED = {
     "libraries": set(),
     "provenance": set(),
     "signatures": set(),
+    "step_sizes": set(),
     "stopping": set(),
     "types": set(),
     "data": set(),
