@@ -29,7 +29,7 @@ def check(schedule: Schedule, step_size: float | optax.Schedule) -> float | None
         Unless a number is positive and finite, and a schedule finite, never negative and somewhere positive.
     """
     if not callable(step_size):
-        if isinstance(step_size, dict) or hasattr(step_size, "update"):
+        if isinstance(step_size, dict | tuple):
             raise ConfigError("inference.step_size must be a number or a schedule, as optax.exponential_decay is one.")
         positive("inference", step_size=step_size)
         return step_size if isinstance(step_size, int | float) else None
