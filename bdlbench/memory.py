@@ -17,6 +17,7 @@ from bdlbench import predict
 from bdlbench.config import Job
 from bdlbench.sampling import lanes
 from bdlbench.sampling.programs import Lane, Shared, StagePrograms, size_of
+from bdlbench.store.arrays import BUFFER_BYTES
 from bdlbench.types import Data, no_settle
 
 SAFETY = 0.6
@@ -44,7 +45,7 @@ class Footprint(NamedTuple):
     dataset : int
         One data set's rows. Each device has a copy of each data set that its lanes use.
     host : int
-        What the host holds of a lane between two looks: draws, named sites, predictions.
+        What the host holds of a lane: draws, named sites and predictions between two looks, and what waits to be written.
     chains : int
         Lanes a job.
     num_datasets : int
@@ -136,12 +137,15 @@ def footprint(jobs: Sequence[Job]) -> Footprint:
     look = min(LOOK, job.program.stages[-1].schedule.num_samples) * particles
     sites = 2 * draw // particles
     mixture = sum(8 * COMPONENTS * len(rows.y) for rows in sets) // job.num_chains
+    # What waits to be written: up to a buffer a run, of all its chains.
+    every = job.program.stages[-1].schedule.num_samples * particles * (draw // particles + sites + predicted)
+    waiting = min(every, BUFFER_BYTES // job.num_chains)
     return Footprint(
         lane=resident + predict.TOGETHER * predicted,
         working=max(working, predict.TOGETHER * largest),
         dataset=size_of(shared) + sum(rows.x.nbytes + rows.y.nbytes for rows in sets),
         # Draws, sites and predictions are there twice while the parts of a look are joined.
-        host=2 * look * (draw // particles + sites + predicted) + mixture,
+        host=2 * look * (draw // particles + sites + predicted) + mixture + waiting,
         chains=job.num_chains,
         num_datasets=len({job.dataset.checksum for job in jobs}),
         dim=stage.dim,

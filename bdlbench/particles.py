@@ -8,6 +8,7 @@ from bdlbench.metrics.mixture import PredictiveMixture
 
 PREDICTED = ("log_lik", "mean", "variance", "cdf", "probs")
 """What a predictive mixture is made of."""
+MOMENTS = ("mean", "variance")
 
 
 def num_particles(draws: np.ndarray) -> int:
@@ -33,6 +34,19 @@ def pooled(mixture: PredictiveMixture, values: Mapping[str, np.ndarray], good: n
             if name in values
         }
     )
+
+
+def moments_kept(values: Mapping[str, np.ndarray], good: np.ndarray) -> dict[str, np.ndarray]:
+    """The predictions without mean and variance where no good draw of (C, n, ...) has a finite variance at all rows.
+
+    Such is Student's t of two degrees of freedom. Its likelihood is a score as good as any, and no draw is at fault.
+    """
+    variance = values.get("variance")
+    if variance is None or not good.any() or np.isfinite(variance[good]).all(-1).any():
+        return dict(values)
+    if not np.isfinite(values["log_lik"][good]).all(-1).any():
+        return dict(values)  # draws that predict nothing: not the model's nature
+    return {name: array for name, array in values.items() if name not in MOMENTS}
 
 
 def finite_predictions(values: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What a waiting user sees: bars on a terminal, plain lines elsewhere; of a sweep, how far it is and when it will end."""
 
 import atexit
+import contextlib
 import datetime
 import math
 import sys
@@ -178,7 +179,7 @@ class Lines:
             self.note(message)
 
     def note(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        _say(message)
 
     def sweep_begin(self, num_groups: int, num_runs: int) -> None:
         self.tally = None
@@ -197,6 +198,12 @@ class Lines:
 
     def sweep_end(self) -> None:
         self.tally = None
+
+
+def _say(message: str) -> None:
+    """A line on standard error. That nobody reads it any more, as behind ``head``, is no reason to stop a sweep."""
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def group_line(tally: Tally, records: Sequence[Mapping[str, Any]]) -> str:
@@ -262,7 +269,7 @@ class Bars:
         if self.live is not None:
             self.live.console.print(message, highlight=False, markup=False)
         else:
-            print(message, file=sys.stderr, flush=True)
+            _say(message)
 
     def sweep_begin(self, num_groups: int, num_runs: int) -> None:
         self.tally = None

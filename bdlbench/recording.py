@@ -12,17 +12,17 @@ from bdlbench.metrics.diagnostics import function_diagnostics, psis_khat
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
-from bdlbench.particles import as_chains, finite_predictions, num_particles, pooled
+from bdlbench.particles import MOMENTS, as_chains, finite_predictions, moments_kept, num_particles, pooled
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 from bdlbench.store.writer import RunWriter
-from bdlbench.verdict import BOUNDS, status, warnings
+from bdlbench.verdict import BOUNDS, NO_MOMENTS, status, warnings
 
 OOD = "ood/"
 """Prefix that tells out-of-distribution rows from shifted ones."""
 SITE_STAT = {"log_density": "lp"}  # ArviZ's names for statistics where they differ
-GATHERED = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "population", "capped", "_written")
+GATHERED = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "population", "moments", "capped", "_written")
 """Plain numbers that a checkpoint keeps."""
 SERIES = ("energy", "log_ratios")  # lists of arrays (C, n) that it keeps
 PHASES = ("setup", "compile", "warmup", "sample", "predict")
@@ -66,6 +66,7 @@ class Recorder:
         self.seconds, self.curve_seconds = dict.fromkeys(PHASES, 0.0), 0.0
         self.num_diverging = self.num_nonfinite = self.num_draws = self._written = 0
         self.population = 1
+        self.moments: bool | None = None  # whether y given theta has a variance, once draws have been seen
         self.bad: dict[int, tuple[int, str, int]] = {}
         self.overflowing: dict[int, int] = {}  # finite draws of a chain or particle whose predictions are not
         self.capped: dict[str, int] = {}
@@ -131,6 +132,10 @@ class Recorder:
             for place, arrays in ({"": predictions} | dict(elsewhere)).items()
             if arrays
         }
+        if self.moments is None and "" in seen:
+            self.moments = len(moments_kept(seen[""], good)) == len(seen[""])
+        if self.moments is False:
+            seen = {p: {n: a for n, a in some.items() if n not in MOMENTS} for p, some in seen.items()}
         shown = np.logical_and.reduce([good, *map(finite_predictions, seen.values())])
         for chain, lost in enumerate((good & ~shown).sum(1).tolist()):
             if lost:
@@ -170,7 +175,7 @@ class Recorder:
             self._write("posterior_predictive", "probs", own["probs"][:, :, top], start, good)
             self._write("posterior_predictive", "y", own["sample"][:, :, top], start, np.ones_like(good))
         else:
-            for name, key in (("mean", "mean"), ("y", "sample")):
+            for name, key in [("mean", "mean")] * ("mean" in own) + [("y", "sample")]:
                 values = (own[key][:, :, top] * scale + loc).astype(np.float32)
                 self._write("posterior_predictive", name, values, start, good)
 
@@ -308,11 +313,8 @@ class Recorder:
         """
         names = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
         population = self.population
-        chains = [
-            c
-            for c in range(self.schedule.num_chains * population)
-            if c // population not in self.bad and c not in self.overflowing
-        ]
+        lost = {c for c in range(self.schedule.num_chains * population) if c // population in self.bad}
+        chains = sorted({*range(self.schedule.num_chains * population)} - lost - {*self.overflowing})
         if not self.markov or not chains:
             return dict.fromkeys(names)
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
@@ -343,4 +345,5 @@ class Recorder:
     def warnings(self, diagnostics: Mapping[str, Any]) -> list[str]:
         """What a reader of the table must know."""
         energy = np.concatenate(self.energy, 1) if self.energy else None
-        return warnings(self.job, self.num_diverging, self.capped, energy, diagnostics)
+        out = warnings(self.job, self.num_diverging, self.population, self.capped, energy, diagnostics)
+        return out if self.moments is not False else [*out, NO_MOMENTS]

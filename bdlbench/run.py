@@ -1,11 +1,9 @@
 """The whole flow on one page: a configuration becomes a record in the store."""
 
 import contextlib
-import datetime
 import functools
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +11,12 @@ import jax
 import numpy as np
 
 from bdlbench import config as configuration
-from bdlbench import memory, resume, stopping, warm_start
+from bdlbench import finishing, resume, stopping, warm_start
 from bdlbench.config import Job
 from bdlbench.looks import curve_marks, looks, num_steps
-from bdlbench.particles import as_chains, finite_predictions, num_particles, pooled
+from bdlbench.particles import as_chains, finite_predictions, moments_kept, num_particles, pooled
 from bdlbench.predict import Predictor, is_gaussian
 from bdlbench.progress import Progress, make_progress
-from bdlbench.provenance import device, git_commit, peak_memory, versions
 from bdlbench.recording import OOD, PHASES, Recorder
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
@@ -98,10 +95,10 @@ def run_group(
             except (OSError, StoreError) as error:  # its folder cannot be used: no reason to stop the others
                 if not alone or isinstance(error, NoRoom):
                     raise
-                failed = {"status": "failed", "reason": f"{type(error).__name__}: {error}", "metrics": {}}
-                failed |= {"id": job.id, "config": dict(job.config), "traceback": traceback.format_exc()}
-                records[job.id] = common(job, dict.fromkeys(PHASES, 0.0), 1) | failed
-                progress.note(f"{job.id}: failed: {failed['reason']}")
+                unstored = {"id": job.id, "config": dict(job.config)}
+                blank = finishing.common(job, dict.fromkeys(PHASES, 0.0), 1)
+                records[job.id] = blank | finishing.failure(error) | unstored
+                progress.note(f"{job.id}: failed: {records[job.id]['reason']}")
         mine = [job for job in jobs if job.id in writers]
         clock = Clock()
         try:
@@ -119,15 +116,12 @@ def run_group(
             if not alone:
                 progress.finish(f"{len(mine)} runs: {type(error).__name__}")
                 raise
-            lines = str(error).strip().splitlines()
-            reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-            if memory.is_out_of_memory(error):
-                reason = memory.reason(error, mine)
-            progress.finish(f"{mine[0].id}: failed: {reason}")
-            failed = {"status": "failed", "reason": reason, "traceback": traceback.format_exc(), "metrics": {}}
+            failed = finishing.failure(error, mine)
+            progress.finish(f"{mine[0].id}: failed: {failed['reason']}")
             for job in mine:
                 seconds = {phase: clock.seconds.get(phase, 0.0) / len(mine) for phase in PHASES}
-                records[job.id] = writers[job.id].finish(common(job, seconds, len(mine)) | failed)
+                common = finishing.common(job, seconds, len(mine))
+                records[job.id] = finishing.put(writers[job.id], common | failed)
     return [records[job.id] for job in jobs]
 
 
@@ -171,6 +165,7 @@ def _run_lanes(part: resume.Part, progress: Progress, clock: Clock) -> list[Reco
     every = min((seconds for seconds in wanted if seconds is not None), default=None)
     checkpoints = resume.Checkpoints(recorders, clock, every)
     theta = warm_start.thetas(jobs)
+    latest = None
     with stopping.deferred() as stop:
         for block in loop.run(program, shared, lane, clock=clock, marks=looks(program), resume=where, theta=theta):
             stage = block.stage
@@ -187,34 +182,19 @@ def _run_lanes(part: resume.Part, progress: Progress, clock: Clock) -> list[Reco
                         pending.clear()
                 elif last and block.provisional is not None and test is not None:
                     _score_provisional(recorders, predictor, block, clock)
+                latest = block.position
                 if stop.requested or checkpoints.due():
-                    assert block.position is not None
-                    checkpoints.write(block.position, pending)
+                    assert latest is not None
+                    checkpoints.write(latest, pending)
             stop.check()
-
-    records = []
-    with clock.measure("predict"):
-        results = [(recorder.scores(), recorder.diagnostics()) for recorder in recorders]
-    for job, recorder, (scores, diagnostics) in zip(jobs, recorders, results, strict=True):
-        with clock.measure("predict"):
-            for other, mixture in recorder.apart.items():
-                if other.startswith(OOD):
-                    scores.setdefault("ood", {})[other.removeprefix(OOD)] = recorder.detection(mixture)
-                else:
-                    found = recorder.scores(mixture, job.dataset.shifted[other].y)
-                    scores.setdefault("shifted", {})[other] = found
-        status, reason = recorder.status()
-        record = common(job, recorder.share(clock, len(jobs)), len(jobs)) | {
-            "status": status,
-            "reason": reason,
-            "metrics": {**scores, **diagnostics},
-            "num_grads": dict(recorder.num_grads),
-            "num_draws": recorder.num_draws,
-            "num_diverging": recorder.num_diverging,
-            "num_nonfinite": recorder.num_nonfinite,
-            "warnings": recorder.warnings(diagnostics),
-        }
-        records.append(recorder.writer.finish(record))
+        # Still deferred: what is not finished yet goes on from the loop's end.
+        records: list[Record] = []
+        for index, recorder in enumerate(recorders):
+            if stop.requested and latest is not None:
+                checkpoints.recorders = recorders[index:]
+                checkpoints.write(latest, pending)
+            stop.check()
+            records.append(finishing.finished(recorder, clock, len(jobs)))
     progress.finish(f"{name}: {', '.join(sorted({r['status'] for r in records}))}")
     return records
 
@@ -282,31 +262,11 @@ def _score_provisional(recorders: Sequence[Recorder], predictor: Predictor, bloc
         good = as_chains(np.isfinite(own).all(-1).reshape(len(own), -1), population)
         mixture = PredictiveMixture(gaussian=recorder.gaussian)
         predicted = {name: as_chains(a[recorder.lanes], population) for name, a in seen.items()}
+        predicted = moments_kept(predicted, good)
         good &= finite_predictions(predicted)
         pooled(mixture, predicted, good)
         seconds = recorder.curve_seconds + clock.sampling()
         recorder.curve("warmup", int(good.sum()), seconds, mixture)
-
-
-def common(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
-    """What every record says, a failed one too."""
-    return {
-        "labels": dict(job.labels),
-        "seed": job.seed,
-        "program_hash": configuration.short_hash(job.program.key),
-        "seconds": dict(seconds),
-        "num_grads": {"warmup": 0.0, "sample": 0.0},
-        "lanes": num_jobs * job.num_chains,
-        "peak_memory_bytes": peak_memory(),
-        "device": device(),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "data_checksum": job.dataset.checksum,
-        "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
-        "warm_start": job.parent and job.parent.record(),
-        "warnings": [],
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
 
 
 @functools.cache

@@ -39,8 +39,20 @@ def static(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return mark
 
 
+BRANCHING = {
+    "cosine_onecycle_schedule": ("pct_start", "div_factor", "final_div_factor"),
+    "exponential_decay": ("decay_rate",),
+    "linear_onecycle_schedule": ("pct_start", "pct_final", "div_factor", "final_div_factor"),
+    "warmup_cosine_decay_schedule": ("peak_value",),
+    "warmup_exponential_decay_schedule": ("decay_rate",),
+}
+"""Float parameters on which optax's schedules branch in Python."""
+
+
 def static_names(factory: Callable[..., Any]) -> tuple[str, ...]:
-    """The float parameters of a factory that :func:`static` declares."""
+    """The float parameters of a factory that :func:`static` declares, or on which one of optax's schedules branches."""
+    if getattr(factory, "__module__", "").startswith("optax."):
+        return BRANCHING.get(getattr(factory, "__name__", ""), ())
     return getattr(factory, "static", ())
 
 

@@ -1,4 +1,5 @@
-"""Being told to stop: SIGTERM (a scheduler wants the machine) and SIGINT (Ctrl-C) end a command in good order.
+"""Being told to stop: SIGTERM (a scheduler wants the machine), SIGINT (Ctrl-C) and SIGHUP (a lost terminal) end a
+command in good order.
 
 While runs are in the loop a signal only leaves word; the loop writes checkpoints at the end of the block, which lasts
 about a second, and raises :class:`Stopped`. Anywhere else there is nothing to save and it is raised at once. A second
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -46,15 +47,18 @@ class Deferred:
 
 @contextmanager
 def on_signals() -> Iterator[None]:
-    """Heed SIGTERM and SIGINT inside, as a command does; earlier handlers are put back afterwards.
+    """Heed ``SIGNALS`` inside, as a command does; earlier handlers are put back afterwards.
 
-    Only the main thread can set handlers: in any other nothing changes.
+    A SIGHUP that is ignored stays so, which is what ``nohup`` asks for. Only the main thread can set handlers: in any
+    other nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    for number in before:
         signal.signal(number, _heed)
     try:
         yield
@@ -77,7 +81,8 @@ def deferred() -> Iterator[Deferred]:
 
 def _heed(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:  # the next one is the system's affair
-        signal.signal(each, signal.SIG_DFL)
+        if signal.getsignal(each) != signal.SIG_IGN:
+            signal.signal(each, signal.SIG_DFL)
     if not _Word.deferring:
         raise Stopped(number)
     _Word.requested = number

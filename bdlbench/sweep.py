@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from bdlbench import config as configuration
-from bdlbench import memory, run
+from bdlbench import finishing, memory, run
 from bdlbench.config import Job
 from bdlbench.engines.base import Engine
 from bdlbench.engines.local import Local
@@ -217,7 +217,7 @@ def lost(batch: Batch, plan: Plan, error: Exception) -> list[Record]:
         failure = {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
         record = (
             {"id": job.id, "config": dict(job.config)}
-            | run.common(job, dict.fromkeys(PHASES, 0.0), len(batch.members))
+            | finishing.common(job, dict.fromkeys(PHASES, 0.0), len(batch.members))
             | failure
         )
         if (old is None or old["status"] == "failed") and not store.has_checkpoint(job.id):

@@ -20,8 +20,9 @@ Task = Literal["regression", "classification"]
 Info = Mapping[str, Array]
 """What a step reports: scalars by name. ``num_grads`` is required: gradient evaluations on the data it was handed.
 ``log_density`` (of the tempered target, at the data it was handed), or ``loss`` where a method moves on one, lets the
-loop find the first non-finite step; ``diverging`` (bool) is counted; after ``stopped`` (bool) no later
-step of the phase changes anything, so that the loop may leave it; the rest become ``sample_stats``."""
+loop find the first non-finite step; ``diverging`` (bool) is counted, or in its place ``num_diverging`` (int), of how many
+of a population's particles the step diverged; after ``stopped`` (bool) no later step of the phase changes anything, so
+that the loop may leave it; the rest become ``sample_stats``."""
 
 
 class Data(NamedTuple):

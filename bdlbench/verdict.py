@@ -8,6 +8,7 @@ import numpy as np
 from bdlbench.config import Job
 from bdlbench.metrics.diagnostics import MIN_DRAWS, e_bfmi
 
+NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs moments are left out"
 BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
 """Statistics that say that a transition was cut short, and the option that did it."""
 
@@ -35,7 +36,7 @@ def status(
         if step == 0 and phase == "warmup" and stage == 0:
             return "diverged", (
                 f"the log density is non-finite in {len(bad)} of {chains} chains, first at step 0 ({phase} of {method}, "
-                f"chain {chain}), where nothing has moved: check that model, data and prior fit"
+                f"chain {chain}), the very first step of the run: check that model, data and prior fit"
             )
         return "diverged", (
             f"the log density became non-finite in {len(bad)} of {chains} chains, first at step {step} ({word} of "
@@ -54,6 +55,7 @@ def status(
 def warnings(
     job: Job,
     num_diverging: int,
+    population: int,
     capped_draws: Mapping[str, int],
     energy: np.ndarray | None,
     diagnostics: Mapping[str, Any],
@@ -64,7 +66,9 @@ def warnings(
     ----------
     job : Job
     num_diverging : int
-        Transitions that diverged after warm-up.
+        Transitions that diverged after warm-up; of a population, summed over its particles.
+    population : int
+        Particles that a chain carries, each with its own transition a step; 1 without a population.
     capped_draws : mapping
         Draws at which each of the statistics of ``BOUNDS`` was reached.
     energy : array (C, S) or None
@@ -74,7 +78,7 @@ def warnings(
     """
     schedule = job.program.stages[-1].schedule
     out = []
-    steps = schedule.num_chains * schedule.num_samples * max(1, schedule.thinning)
+    steps = population * schedule.num_chains * schedule.num_samples * max(1, schedule.thinning)
     share = num_diverging / steps
     if share > 0.05:
         out.append(f"{share:.1%} of the transitions diverged (over 5 %): not to be ranked")

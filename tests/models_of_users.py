@@ -42,6 +42,13 @@ def poisson(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
         numpyro.sample("y", dist.Poisson(jnp.exp(x @ w)), obs=y)
 
 
+def heavy(x: jax.Array, y: jax.Array | None = None, *, df: float) -> None:
+    """Linear regression with Student's t of so many degrees of freedom."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.StudentT(df, x @ w, 1.0), obs=y)
+
+
 def student(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
     """Robust linear regression without intercept."""
     w = numpyro.sample("w", dist.Normal(0.0, scale).expand([x.shape[1]]).to_event(1))

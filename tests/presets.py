@@ -27,7 +27,7 @@ _OWN = {
 }
 
 
-def mostly(names: Iterable[str], *always: str) -> list[Any]:
+def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
     """Parameters of a test that takes seconds each: ``always`` in every run, the others where slow tests run too."""
     names = list(names)
     assert set(always) <= set(names)

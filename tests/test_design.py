@@ -44,7 +44,18 @@ def part_of(module):
 
 
 # Which other parts each part may import. A part that is not listed is no part of the plan.
-FREE = {"bdlbench", "checks", "cycles", "errors", "libraries", "provenance", "signatures", "stopping", "types"}
+FREE = {
+    "bdlbench",
+    "checks",
+    "cycles",
+    "errors",
+    "libraries",
+    "provenance",
+    "signatures",
+    "step_sizes",
+    "stopping",
+    "types",
+}
 LEAVES = {"data", "networks", "metrics", "store"}
 ALLOWED = {
     "bdlbench": set(),
@@ -54,6 +65,7 @@ ALLOWED = {
     "libraries": set(),
     "provenance": set(),
     "signatures": set(),
+    "step_sizes": set(),
     "stopping": set(),
     "types": set(),
     "data": set(),
@@ -73,10 +85,12 @@ ALLOWED = {
     "verdict": {"config", "metrics"},
     "recording": LEAVES | {"config", "sampling", "predict", "particles", "verdict"},
     "resume": LEAVES | {"config", "sampling", "recording"},
-    "memory": LEAVES | {"config", "model", "sampling", "predict"},
+    "memory": LEAVES | {"config", "model", "sampling", "predict", "store"},
+    "finishing": {"config", "memory", "recording", "sampling", "store"},
     "run": LEAVES
     | {
         "config",
+        "finishing",
         "looks",
         "memory",
         "model",

@@ -216,6 +216,8 @@ def test_what_laplace_refuses():
     target, data = problem("fixed")
     with pytest.raises(ConfigError, match="num_warmup"):
         laplace(target, Schedule(1, 10, 10, 0), structure="full", evidence=False)
+    with pytest.raises(ConfigError, match="batch_size=32 does not fit laplace"):
+        laplace(target, READ._replace(batch_size=32), structure="full", evidence=False)
     with pytest.raises(ConfigError, match="temperature=1"):
         laplace(target._replace(temperature=0.5), READ, structure="full", evidence=True)
 

@@ -422,12 +422,38 @@ def test_a_non_finite_step_goes_back_and_shortens():
         (mclmc_module.mclmc, TUNER | {"frac_tune1": 0.7}, {}, "are more than the whole warm-up"),
         (mclmc_module.mclmc, TUNER, {"batch_size": 2}, "batch_size=2 does not fit mclmc"),
         (adjusted_module.adjusted_mclmc, MAMS | {"max_num_steps": 0}, {}, "max_num_steps=0 must be at least 1"),
+        (adjusted_module.adjusted_mclmc, MAMS | {"frac_tune2": 0.7}, {}, "leave nothing of the warm-up"),
     ],
 )
 def test_bad_settings_are_refused(factory, options, schedule, message):
     target, _ = target_of(gaussian(2, 1))
     with pytest.raises(ConfigError, match=message):
         factory(target, Schedule(1, 100, 10, 1)._replace(**schedule), **options)
+
+
+@pytest.mark.parametrize(
+    ("num_warmup", "shares"), [(1, (0.3, 0.4)), (2, (0.3, 0.4)), (1, (0.2, 0.2)), (3, (0.3, 0.6)), (10, (0.1, 0.88))]
+)
+def test_a_warm_up_without_a_last_phase_keeps_its_step_size(num_warmup, shares):
+    """The step size that sampling gets is one that warm-up found, not dual averaging's blank 1; and the chain moves.
+
+    In the last two the second phase measures at the very last step, after which nothing is averaged any more.
+    """
+    target, data = target_of(gaussian(4, 1))
+    options = MAMS | dict(zip(("frac_tune1", "frac_tune2"), shares, strict=True))
+    method = adjusted_module.adjusted_mclmc(target, Schedule(1, num_warmup, 20, 1), **options)
+    warm, step = jax.jit(method.warm), jax.jit(method.step)
+    state = method.init(jax.random.key(0), jnp.zeros(4), data)
+    for t in range(num_warmup):
+        state, _ = warm(jax.random.key(t), jnp.int32(t), state, data)
+    last, (state, _) = state, method.settle(jax.random.key(0), state, data)
+    assert state.step_size != 1
+    if num_warmup >= 3:
+        assert state.step_size == last.state.step_size
+    begun = state.theta
+    for t in range(20):
+        state, _ = step(jax.random.key(100 + t), jnp.int32(num_warmup + t), state, data)
+    assert (jnp.abs(state.theta - begun) > 1e-3).any()
 
 
 @pytest.mark.parametrize(("factory", "options"), [(mclmc_module.mclmc, TUNER), (adjusted_module.adjusted_mclmc, MAMS)])

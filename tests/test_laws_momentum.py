@@ -127,9 +127,9 @@ def test_the_thermostat_keeps_equipartition_and_the_virial_theorem():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("state.thermostat + step_size * (jnp.mean", "state.thermostat + 0 * (jnp.mean"),  # stuck
+        ("state.thermostat + h * (jnp.mean", "state.thermostat + 0 * (jnp.mean"),  # stuck
         ("(jnp.mean(momentum**2) - 1)", "(jnp.mean(momentum**2) - 1.1)"),
-        ("momentum + step_size * grad", "momentum + 1.1 * step_size * grad"),
+        ("momentum + h * grad", "momentum + 1.1 * h * grad"),
     ],
 )
 def test_mutants_of_the_thermostat_are_noticed(old, new):

@@ -440,6 +440,8 @@ def test_lanes_mapped_and_vmapped_agree(factory, schedule, options):
     ("options", "sentence"),
     [
         (["inference=deep_ensemble", "inference.validate_every=10"], "data.validation_fraction"),
+        (["inference=map", "inference.schedule.num_samples=5"], "num_samples=5 does not fit map"),
+        (["inference=deep_ensemble", "inference.schedule.num_samples=2"], "num_samples=2 does not fit deep_ensemble"),
         (["inference=deep_ensemble", "inference.patience=3"], "give inference.validate_every"),
         (["inference=deep_ensemble", "inference.validation_fraction=0.1"], "give inference.validate_every"),
         (

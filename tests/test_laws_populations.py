@@ -164,6 +164,30 @@ def test_chees_agrees_with_blackjaxs_driver():
     assert error < 0.1, "lengths are known to a tenth"
 
 
+# ---- divergences
+
+
+def test_smc_counts_every_particle_that_diverges():
+    """At a step far beyond stability all P diverge at each of the 3 x 2 steps, and the loop says so; else none does."""
+    for size, share in ((1e9, 1), (0.2, 0)):
+        options = SMC | {"initial_step_size": size}
+        _, drawn = draws_of("smc", smc_module.smc, options, Schedule(1, 0, 3, 2), 3, 10)
+        counted = np.sum([block.num_diverging for block in drawn.blocks if block.phase == "sample"], 0)
+        np.testing.assert_array_equal(counted, share * SMC["num_particles"] * 6)
+
+
+def test_chees_counts_every_particle_that_diverges():
+    """All P at a step far beyond stability, none at a small one."""
+    target, data = target_of(gaussian(3, 10))
+    method = chees_module.chees(target, Schedule(1, 1, 1, 1), **CHEES)
+    chains = method.init(jax.random.key(0), jnp.zeros(3), data).chains
+    for size, count in ((1e9, CHEES["num_particles"]), (0.01, 0)):
+        state = chees_module.State(chains, jnp.float32(size), jnp.float32(size))
+        _, info = method.step(jax.random.key(1), jnp.int32(0), state, data)
+        assert info["num_diverging"] == count
+        assert bool(info["diverging"]) == (count > 0)
+
+
 # ---- a run of a population
 
 

@@ -253,16 +253,16 @@ def test_bad_settings_are_refused(problem, factory, options, message):
 # ---- law 5: mutants
 
 EULER = ("_gradient_and_noise(target, key, theta, data)", "_gradient_and_noise(target, key, state.theta, data)")
-DRIFT = "momentum + step_size * grad + jnp.sqrt(2 * friction * step_size) * noise"
+DRIFT = "momentum + h * grad + jnp.sqrt(2 * friction * h) * noise"
 MUTANTS = {
     "gradient at the old theta": ("sghmc", *EULER),
     "sghmc loses the sqrt 2": ("sghmc", DRIFT, DRIFT.replace("2 * ", "")),
-    "sghmc doubles the drift": ("sghmc", DRIFT, DRIFT.replace("step_size * grad", "2 * step_size * grad")),
-    "sghmc keeps all momentum": ("sghmc", "step_size, 1 - step_size * friction)", "step_size, 1)"),
+    "sghmc doubles the drift": ("sghmc", DRIFT, DRIFT.replace("h * grad", "2 * h * grad")),
+    "sghmc keeps all momentum": ("sghmc", "h, 1 - h * friction)", "h, 1)"),
     "baoa kicks half": (
         "baoa",
-        "momentum = state.momentum + step_size * grad",
-        "momentum = state.momentum + step_size / 2 * grad",
+        "momentum = state.momentum + h * grad",
+        "momentum = state.momentum + h / 2 * grad",
     ),
     "baoa's noise": ("baoa", "jnp.sqrt(1 - kept**2)", "jnp.sqrt(1 - kept)"),
 }
@@ -281,5 +281,5 @@ def test_mutants_of_langevin_fail():
     """The anchor's gradient forgotten; the preconditioner not under the noise's root."""
     forgotten = mutate("bdlbench.inference.sgld", "state.anchor_grad + grad -", "grad -")
     assert not check_control_variates(forgotten.sgld_cv).passes
-    unscaled = mutate("bdlbench.inference.sgld", "jnp.sqrt(2 * step_size * scale)", "jnp.sqrt(2 * step_size)")
+    unscaled = mutate("bdlbench.inference.sgld", "jnp.sqrt(2 * eps * scale)", "jnp.sqrt(2 * eps)")
     assert not check_frozen_preconditioner(unscaled.psgld).passes

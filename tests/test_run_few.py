@@ -61,3 +61,18 @@ def test_predictions_that_overflow_are_a_divergence(method, store_path):
     assert np.isfinite(record["metrics"]["lppd"])
     np.testing.assert_array_equal(np.isnan(posterior["log_likelihood"]["y"].values).all(-1), over)
     assert record["metrics"]["rhat_max"] is None
+
+
+@pytest.mark.parametrize("df", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("method", WIDE)
+def test_a_model_without_a_variance_is_scored_by_its_likelihood(method, df, store_path):
+    """Student's t has a variance from df = 2 on: below, what needs one is left out with a warning, and no draw is lost."""
+    options = [option for option in SMALL if not option.startswith(("network", "metrics"))]
+    wanted = ["metrics=[lppd,rmse,crps,coverage_90]", "model=eight_schools", f"store.path={store_path}"]
+    composed, labels = config.compose([*options, f"inference={method}", *WIDE[method], *wanted])
+    composed["model"] = {"_target_": "models_of_users.heavy", "df": df}
+    record = run_config(composed, labels)
+    assert record["status"] == "complete", record["reason"]
+    assert record["num_nonfinite"] == 0 and np.isfinite(record["metrics"]["lppd"])
+    assert ("rmse" in record["metrics"]) == (df > 2)
+    assert any("no finite variance" in warning for warning in record["warnings"]) == (df <= 2)

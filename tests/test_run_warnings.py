@@ -57,6 +57,22 @@ def test_divergences(tmp_path: Path, thinning: int, diverging: list[int], warnin
     assert one.warnings({}) == warnings
 
 
+@pytest.mark.parametrize(
+    ("diverging", "warnings"),
+    [
+        ([8, 8, 8, 8], []),  # 32 of 3,200
+        ([33, 0, 0, 0], ["1.0% of the transitions diverged (over 1 %)"]),
+        ([161, 0, 0, 0], ["5.0% of the transitions diverged (over 5 %): not to be ranked"]),
+    ],
+)
+def test_divergences_of_a_population(tmp_path: Path, diverging: list[int], warnings: list[str]) -> None:
+    """Each of 8 particles has a transition of its own at every step."""
+    one = recorder(tmp_path)
+    one.population = 8
+    one.count(block(diverging, stage=len(one.job.program.stages) - 1))
+    assert one.warnings({}) == warnings
+
+
 @pytest.mark.parametrize(("capped", "warnings"), [(4, []), (8, ["2% of the draws reached max_tree_depth"])])
 def test_depth_cap(tmp_path: Path, capped: int, warnings: list[str]) -> None:
     """Over 1 % of the draws whose tree was cut off at its greatest depth."""

@@ -62,7 +62,8 @@ def adjusted_mclmc(
     target_accept_prob : float
         0.65 for the random number of steps used here.
     frac_tune1, frac_tune2 : float
-        Shares of ``num_warmup`` for the first two phases; in the rest the step size is found again.
+        Shares of ``num_warmup`` for the first two phases; in the rest the step size is found again. Of a warm-up so
+        short that the rest has no step, the last step size stays; a second phase of one step measures nothing.
     l_factor : float
         L in units of sqrt(sum of variances), about 1.3: a quarter of the circle on an isotropic Gaussian is pi / 2.
     diagonal_preconditioning : bool
@@ -77,8 +78,11 @@ def adjusted_mclmc(
     dim = target.dim
     if dim < 2:
         raise ConfigError("inference: adjusted_mclmc moves on a sphere and needs at least 2 parameters: use nuts.")
-    if frac_tune1 + frac_tune2 > 1:
-        raise ConfigError(f"inference.frac_tune1={frac_tune1} and frac_tune2={frac_tune2} exceed the whole warm-up.")
+    if frac_tune1 + frac_tune2 >= 1:
+        raise ConfigError(
+            f"inference.frac_tune1={frac_tune1} and frac_tune2={frac_tune2} leave nothing of the warm-up in which to find "
+            "the step size again: their sum must be below 1."
+        )
     begin, end = (round(schedule.num_warmup * share) for share in (frac_tune1, frac_tune1 + frac_tune2))
     integrators, util = blackjax("mcmc.integrators"), blackjax("util")
     dual_averaging = blackjax("adaptation.step_size").dual_averaging_adaptation
@@ -148,12 +152,15 @@ def adjusted_mclmc(
                 fresh = state._replace(trajectory_length=l_factor * jnp.sqrt(variance.sum()))
             return fresh, averaging_init(fresh.step_size)
 
-        state, averaging = jax.lax.cond(t == end - 1, measured, lambda: (state, averaging))
+        if end - begin > 1:  # one position has no variance
+            state, averaging = jax.lax.cond(t == end - 1, measured, lambda: (state, averaging))
         return Tuning(state, averaging, count, mean, square), info
 
     def settle(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
         state = tuning.state
-        if schedule.num_warmup > 0:
+        measured_last = end == schedule.num_warmup and end - begin > 1
+        # Averaging that has just begun again has averaged nothing: its final value would be exp(0).
+        if schedule.num_warmup > 0 and not measured_last:
             found = jnp.minimum(averaging_final(tuning.averaging), state.trajectory_length)
             state = state._replace(step_size=found)
         return state, {}

@@ -111,6 +111,7 @@ def chees(
                 "trajectory_length": length,
                 "n_steps": num_steps,
                 "diverging": info.is_divergent.any(),
+                "num_diverging": info.is_divergent.sum(),
             },
         )
 

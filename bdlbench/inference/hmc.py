@@ -79,9 +79,10 @@ def hmc(
     target_accept_prob : float
         Acceptance probability that dual averaging aims at; 0.9 for networks.
     trajectory_length : float
-        tau. For networks (pi / 2) sigma sqrt(T), with sigma the prior's scale and T the temperature: a quarter of the
-        prior's period (Izmailov, Vikram, Hoffman & Wilson 2021). On a Gaussian, half a period in one direction (tau =
-        pi sigma_i) never mixes it.
+        tau. For networks (pi / 2) sigma sqrt(T), with sigma the prior's standard deviation, of several the largest, and
+        T the temperature: a quarter of the prior's period (Izmailov, Vikram, Hoffman & Wilson 2021). The number does
+        not follow the prior or T by itself: pi / 2 is for sigma = T = 1. On a Gaussian, half a period in one direction
+        (tau = pi sigma_i) never mixes it.
     max_leapfrog_steps : int
         At most so many leapfrog steps a transition: a step size that has collapsed must not cost a million gradients.
     """

@@ -61,14 +61,19 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
     Raises
     ------
     ConfigError
-        A matrix too large for memory, named with its size; a likelihood whose curvature is not known; a model that
-        cannot be evaluated on one row; a network without a last dense layer.
+        Steps or batches, for which there is no use; a matrix too large for memory, named with its size; a likelihood
+        whose curvature is not known; a model that cannot be evaluated on one row; a network without a last dense layer.
     """
     if structure not in ("full", "diagonal", "last_layer"):
         raise ConfigError(f"inference.structure={structure!r} is unknown: use full, diagonal or last_layer.")
     if schedule.num_warmup or schedule.thinning:
         raise ConfigError(
             "inference.schedule.num_warmup and thinning must be 0 for laplace: the stage before it trains."
+        )
+    if schedule.batch_size is not None:
+        raise ConfigError(
+            f"inference.schedule.batch_size={schedule.batch_size} does not fit laplace, whose curvature is that of all "
+            "rows: use null."
         )
     if evidence and isinstance(target.temperature, int | float) and target.temperature != 1:
         raise ConfigError(

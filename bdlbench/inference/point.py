@@ -44,6 +44,14 @@ class Member(NamedTuple):
         return self.theta if self.best is None else self.best.theta
 
 
+def _one_draw(method: str, schedule: Schedule) -> None:
+    if schedule.num_samples > 1:
+        raise ConfigError(
+            f"inference.schedule.num_samples={schedule.num_samples} does not fit {method}, of which a chain has one draw: "
+            "use 1, and more chains for more estimates."
+        )
+
+
 def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax.GradientTransformation) -> Method:
     """Maximise the log density over unconstrained theta; each chain is one estimate, ``num_samples`` is 1.
 
@@ -53,7 +61,13 @@ def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax
     Parameters
     ----------
     optimizer : optax.GradientTransformation
+
+    Raises
+    ------
+    ConfigError
+        For more draws than one, which would all be the same.
     """
+    _one_draw("map", schedule)
 
     def init(key: Array, theta: Array, data: Data) -> State:
         return State(theta, optimizer.init(theta))
@@ -104,8 +118,9 @@ def deep_ensemble(
     Raises
     ------
     ConfigError
-        Early stopping is asked for and there are no validation rows.
+        Early stopping is asked for and there are no validation rows; more draws than one.
     """
+    _one_draw("deep_ensemble", schedule)
     if objective not in ("posterior", "likelihood"):
         raise ConfigError(f"inference.objective={objective!r} is unknown: use posterior or likelihood.")
 

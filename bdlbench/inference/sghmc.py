@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from bdlbench import cycles
+from bdlbench import cycles, step_sizes
 from bdlbench.checks import positive
 from bdlbench.errors import ConfigError
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
@@ -38,16 +39,17 @@ def _gradient_and_noise(target: Target, key: Array, theta: Array, data: Data) ->
     return log_density, grad, noise
 
 
-def _check(step_size: float, friction: float) -> None:
-    positive("inference", step_size=step_size, friction=friction)
-    if isinstance(step_size, int | float) and isinstance(friction, int | float) and step_size * friction >= 1:
+def _check(schedule: Schedule, step_size: float | optax.Schedule, friction: float) -> None:
+    largest = step_sizes.check(schedule, step_size)
+    positive("inference", friction=friction)
+    if largest is not None and isinstance(friction, int | float) and largest * friction >= 1:
         raise ConfigError(
-            f"inference.friction={friction} times step_size={step_size} must be below 1, for 1 - step_size friction is "
+            f"inference.friction={friction} times step_size={largest:.6g} must be below 1, for 1 - step_size friction is "
             "what is kept of the momentum: 0.1 is usual."
         )
 
 
-def sghmc(target: Target, schedule: Schedule, *, step_size: float, friction: float) -> Method:
+def sghmc(target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, friction: float) -> Method:
     r"""Stochastic-gradient HMC (Chen, Fox & Guestrin 2014), semi-implicit as they write it.
 
     .. math:: \theta' = \theta + h m, \quad m' = (1 - h \alpha) m + h g(\theta') + \sqrt{2 \alpha h}\, \xi
@@ -58,23 +60,25 @@ def sghmc(target: Target, schedule: Schedule, *, step_size: float, friction: flo
 
     Parameters
     ----------
-    step_size : float
-        h; the learning rate of the same dynamics as an optimiser is h^2, on the whole log density.
+    step_size : float or schedule
+        h; the learning rate of the same dynamics as an optimiser is h^2, on the whole log density. Or an optax schedule
+        of the stage's step, which the damping h alpha follows, so that momentum is standard normal at every h.
     friction : float
         alpha; mu = 1 - h alpha is the optimiser's momentum, 0.9 as a rule.
     """
-    _check(step_size, friction)
+    _check(schedule, step_size, friction)
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
-        theta, momentum = _drift(state, step_size, 1 - step_size * friction)
+        h = step_sizes.at(step_size, t)
+        theta, momentum = _drift(state, h, 1 - h * friction)
         log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
-        momentum = momentum + step_size * grad + jnp.sqrt(2 * friction * step_size) * noise
+        momentum = momentum + h * grad + jnp.sqrt(2 * friction * h) * noise
         return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density}
 
     return Method(_start, step, draw=lambda key, state: state.theta)
 
 
-def baoa(target: Target, schedule: Schedule, *, step_size: float, friction: float) -> Method:
+def baoa(target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, friction: float) -> Method:
     r"""Underdamped Langevin dynamics by the splitting BAOA (Leimkuhler & Matthews 2013), on minibatch gradients.
 
     .. math:: m \leftarrow m + h g(\theta), \quad \theta \leftarrow \theta + \tfrac h2 m, \quad
@@ -86,20 +90,22 @@ def baoa(target: Target, schedule: Schedule, *, step_size: float, friction: floa
 
     Parameters
     ----------
-    step_size : float
-        h.
+    step_size : float or schedule
+        h, or an optax schedule of the stage's step.
     friction : float
         gamma; exp(-h gamma) is what is kept of the momentum.
     """
-    positive("inference", step_size=step_size, friction=friction)
+    step_sizes.check(schedule, step_size)
+    positive("inference", friction=friction)
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         log_density, grad, noise = _gradient_and_noise(target, key, state.theta, data)
-        momentum = state.momentum + step_size * grad
-        middle = state.theta + step_size / 2 * momentum
-        kept = jnp.exp(-step_size * friction)
+        h = step_sizes.at(step_size, t)
+        momentum = state.momentum + h * grad
+        middle = state.theta + h / 2 * momentum
+        kept = jnp.exp(-h * friction)
         momentum = kept * momentum + jnp.sqrt(1 - kept**2) * noise
-        theta = middle + step_size / 2 * momentum
+        theta = middle + h / 2 * momentum
         return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density}
 
     return Method(_start, step, draw=lambda key, state: state.theta)
@@ -113,7 +119,7 @@ class ThermostatState(NamedTuple):
     thermostat: Array
 
 
-def sgnht(target: Target, schedule: Schedule, *, step_size: float, friction: float) -> Method:
+def sgnht(target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, friction: float) -> Method:
     r"""The stochastic-gradient Nose-Hoover thermostat (Ding et al. 2014): SGHMC whose friction finds itself.
 
     .. math:: \theta' = \theta + h m, \quad m' = (1 - h \chi) m + h g(\theta') + \sqrt{2 \alpha h}\, \xi, \quad
@@ -124,22 +130,23 @@ def sgnht(target: Target, schedule: Schedule, *, step_size: float, friction: flo
 
     Parameters
     ----------
-    step_size : float
-        h.
+    step_size : float or schedule
+        h, or an optax schedule of the stage's step.
     friction : float
         alpha, and chi at the start.
     """
-    _check(step_size, friction)
+    _check(schedule, step_size, friction)
 
     def init(key: Array, theta: Array, data: Data) -> ThermostatState:
         return ThermostatState(*_start(key, theta, data), jnp.asarray(friction, theta.dtype))
 
     def step(key: Array, t: Array, state: ThermostatState, data: Data) -> tuple[ThermostatState, Info]:
-        theta, momentum = _drift(state, step_size, 1 - step_size * state.thermostat)
+        h = step_sizes.at(step_size, t)
+        theta, momentum = _drift(state, h, 1 - h * state.thermostat)
         log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
-        momentum = momentum + step_size * grad + jnp.sqrt(2 * friction * step_size) * noise
+        momentum = momentum + h * grad + jnp.sqrt(2 * friction * h) * noise
         momentum = jax.lax.optimization_barrier(momentum)
-        thermostat = state.thermostat + step_size * (jnp.mean(momentum**2) - 1)
+        thermostat = state.thermostat + h * (jnp.mean(momentum**2) - 1)
         info = {"num_grads": jnp.float32(1), "log_density": log_density, "thermostat": thermostat}
         return ThermostatState(theta, momentum, thermostat), info
 
@@ -162,7 +169,7 @@ def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, fric
     num_cycles : int
         M. ``num_warmup / (num_warmup + num_samples thinning)`` is the explored share, 0.8 in the paper.
     """
-    _check(step_size, friction)
+    _check(schedule, step_size, friction)
     factor = cycles.cosine(schedule, num_cycles)
     damping = step_size * friction
 

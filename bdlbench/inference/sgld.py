@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from bdlbench import cycles
+from bdlbench import cycles, step_sizes
 from bdlbench.checks import at_least, fraction, non_negative, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -16,7 +17,9 @@ class State(NamedTuple):
     theta: Array
 
 
-def sgld(target: Target, schedule: Schedule, *, step_size: float, decay: float, decay_steps: float) -> Method:
+def sgld(
+    target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, decay: float, decay_steps: float
+) -> Method:
     r"""Langevin dynamics on minibatch gradients, without a Metropolis test (Welling & Teh 2011).
 
     .. math:: \theta' = \theta + \epsilon_t g(\theta) + \sqrt{2 \epsilon_t}\, \xi, \quad \xi \sim N(0, I), \quad
@@ -28,18 +31,19 @@ def sgld(target: Target, schedule: Schedule, *, step_size: float, decay: float, 
 
     Parameters
     ----------
-    step_size : float
-        eps_0, of the order of 0.04 / N for networks.
+    step_size : float or schedule
+        eps_0, of the order of 0.04 / N for networks, or an optax schedule of the stage's step t in its place.
     decay : float
-        gamma in (0.5, 1], or 0 for a constant step.
+        gamma in (0.5, 1], or 0 for a constant step or one that a schedule alone gives.
     decay_steps : float
         b, steps until the decay is felt.
     """
-    positive("inference", step_size=step_size, decay_steps=decay_steps)
+    step_sizes.check(schedule, step_size)
+    positive("inference", decay_steps=decay_steps)
     non_negative("inference", decay=decay)
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
-        eps = step_size * (1 + t / decay_steps) ** -decay
+        eps = step_sizes.at(step_size, t) * (1 + t / decay_steps) ** -decay
         log_density, grad = target.value_and_grad(state.theta, data)
         grad, noise = _apart(grad, key)
         theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
@@ -65,7 +69,9 @@ class PreconditionedState(NamedTuple):
     second_moment: Array
 
 
-def psgld(target: Target, schedule: Schedule, *, step_size: float, averaging: float, damping: float) -> Method:
+def psgld(
+    target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, averaging: float, damping: float
+) -> Method:
     r"""Langevin dynamics preconditioned by RMSprop's diagonal (Li, Chen, Carlson & Carin 2016).
 
     .. math:: V' = a V + (1 - a) (g / N)^2, \quad G = (\lambda + \sqrt V)^{-1}, \quad
@@ -77,33 +83,35 @@ def psgld(target: Target, schedule: Schedule, *, step_size: float, averaging: fl
 
     Parameters
     ----------
-    step_size : float
-        eps; a step is about eps N in every direction where gradients are mostly noise.
+    step_size : float or schedule
+        eps; a step is about eps N in every direction where gradients are mostly noise. Or an optax schedule of the
+        stage's step.
     averaging : float
         a, 0.99: V remembers 1 / (1 - a) steps.
     damping : float
         lambda, in units of the mean gradient; bounds G.
     """
-    positive("inference", step_size=step_size, damping=damping)
+    step_sizes.check(schedule, step_size)
+    positive("inference", damping=damping)
     fraction("inference", averaging=averaging)
     at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
 
     def move(
-        key: Array, state: PreconditionedState, second_moment: Array, log_density: Array, grad: Array
+        key: Array, t: Array, state: PreconditionedState, second_moment: Array, log_density: Array, grad: Array
     ) -> tuple[PreconditionedState, Info]:
         grad, noise = _apart(grad, key)
-        scale = 1 / (damping + jnp.sqrt(second_moment))
-        theta = state.theta + step_size * scale * grad + jnp.sqrt(2 * step_size * scale) * noise
+        eps, scale = step_sizes.at(step_size, t), 1 / (damping + jnp.sqrt(second_moment))
+        theta = state.theta + eps * scale * grad + jnp.sqrt(2 * eps * scale) * noise
         return PreconditionedState(theta, second_moment), {"num_grads": jnp.float32(1), "log_density": log_density}
 
     def warm(key: Array, t: Array, state: PreconditionedState, data: Data) -> tuple[PreconditionedState, Info]:
         log_density, grad = target.value_and_grad(state.theta, data)
         weight = jnp.maximum(1 - averaging, 1 / (t + 1))
         second_moment = state.second_moment + weight * ((grad / data.size) ** 2 - state.second_moment)
-        return move(key, state, second_moment, log_density, grad)
+        return move(key, t, state, second_moment, log_density, grad)
 
     def step(key: Array, t: Array, state: PreconditionedState, data: Data) -> tuple[PreconditionedState, Info]:
-        return move(key, state, state.second_moment, *target.value_and_grad(state.theta, data))
+        return move(key, t, state, state.second_moment, *target.value_and_grad(state.theta, data))
 
     return Method(
         init=lambda key, theta, data: PreconditionedState(theta, jnp.zeros_like(theta)),
@@ -160,7 +168,7 @@ class AnchoredState(NamedTuple):
     anchor_grad: Array
 
 
-def sgld_cv(target: Target, schedule: Schedule, *, step_size: float) -> Method:
+def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Schedule) -> Method:
     r"""SGLD whose gradient noise is reduced by control variates (Baker, Fearnhead, Fox & Nemeth 2019).
 
     .. math:: \theta' = \theta + \epsilon \left[g_N(\theta_0) + g_B(\theta) - g_B(\theta_0)\right]
@@ -172,10 +180,10 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float) -> Method:
 
     Parameters
     ----------
-    step_size : float
-        eps.
+    step_size : float or schedule
+        eps, or an optax schedule of the stage's step.
     """
-    positive("inference", step_size=step_size)
+    step_sizes.check(schedule, step_size)
 
     def init(key: Array, theta: Array, data: Data) -> AnchoredState:
         return AnchoredState(theta, theta, target.value_and_grad(theta, data)[1])
@@ -184,7 +192,8 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float) -> Method:
         log_density, grad = target.value_and_grad(state.theta, data)
         grad = state.anchor_grad + grad - target.value_and_grad(state.anchor, data)[1]
         grad, noise = _apart(grad, key)
-        theta = state.theta + step_size * grad + jnp.sqrt(2 * step_size) * noise
+        eps = step_sizes.at(step_size, t)
+        theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
         # The anchor's gradient, in units of this batch, is charged to the stage's first step.
         num_grads = 2 + jnp.where(t == 0, data.size / data.y.shape[0], 0)
         return state._replace(theta=theta), {"num_grads": num_grads, "log_density": log_density}

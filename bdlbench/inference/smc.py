@@ -97,27 +97,30 @@ def smc(
         log_step_size = jnp.asarray(jnp.log(initial_step_size), theta.dtype)
         return State(evaluated(draws, zero, data), zero, zero, log_step_size, variance)
 
-    def moves(key: Array, state: State, data: Data) -> tuple[Any, Array, Array]:
-        """``num_moves`` transitions of all particles: the particles, mean acceptance and leapfrog steps."""
+    def moves(key: Array, state: State, data: Data) -> tuple[Any, Array, Array, Array]:
+        """``num_moves`` transitions of all particles: they, mean acceptance, leapfrog steps, who diverged in any (P,)."""
         log_density = lambda theta: bridge(theta, state.inverse_temperature, data)  # noqa: E731
         step_size = jnp.exp(state.log_step_size)
 
-        def once(carry: tuple[Any, Array, Array], key: Array) -> tuple[tuple[Any, Array, Array], None]:
-            particles, accepted, total = carry
+        def once(carry: tuple[Any, Array, Array, Array], key: Array) -> tuple[tuple[Any, Array, Array, Array], None]:
+            particles, accepted, total, diverged = carry
             number_key, move_key = jax.random.split(key)
             num_steps = jax.random.randint(number_key, (), 1, num_leapfrog_steps + 1)
             one = lambda key, chain: transition(key, chain, log_density, step_size, state.inverse_mass, num_steps)  # noqa: E731
             particles, info = jax.vmap(one)(jax.random.split(move_key, num_particles), particles)
-            return (particles, accepted + info.acceptance_rate.mean() / num_moves, total + num_steps), None
+            accepted, total = accepted + info.acceptance_rate.mean() / num_moves, total + num_steps
+            return (particles, accepted, total, diverged | info.is_divergent), None
 
-        begin = (state.particles, jnp.zeros_like(step_size), jnp.int32(0))
+        begin = (state.particles, jnp.zeros_like(step_size), jnp.int32(0), jnp.zeros(num_particles, bool))
         return jax.lax.scan(once, begin, jax.random.split(key, num_moves))[0]
 
-    def reported(state: State, acceptance: Array, share: Array, num_grads: Array) -> Info:
+    def reported(state: State, acceptance: Array, diverged: Array, share: Array, num_grads: Array) -> Info:
         return {
             "num_grads": num_grads,
             "log_density": state.particles.logdensity.mean(),
             "acceptance_rate": acceptance,
+            "diverging": diverged.any(),
+            "num_diverging": diverged.sum(),
             "inverse_temperature": state.inverse_temperature,
             "ess_share": share,
             "log_evidence": state.log_evidence,
@@ -143,10 +146,11 @@ def smc(
             log_evidence=state.log_evidence + total - jnp.log(num_particles),
             inverse_mass=jnp.maximum(positions.var(0), jnp.finfo(positions.dtype).tiny),
         )
-        particles, acceptance, num_steps = moves(move_key, state, data)
+        particles, acceptance, num_steps, diverged = moves(move_key, state, data)
         gain = jnp.where(jnp.isfinite(acceptance), acceptance, 0.0) - target_accept_prob
         num_grads = jnp.float32(num_particles) * (num_steps + 2)
-        info = reported(state, acceptance, jnp.exp(ess.log_ess(log_weights)) / num_particles, num_grads)
+        ess_share = jnp.exp(ess.log_ess(log_weights)) / num_particles
+        info = reported(state, acceptance, diverged, ess_share, num_grads)
         return state._replace(particles=particles, log_step_size=state.log_step_size + gain), info
 
     def settle(key: Array, state: State, data: Data) -> tuple[State, Info]:
@@ -163,10 +167,10 @@ def smc(
         return state, {"num_grads": num_grads}
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
-        particles, acceptance, num_steps = moves(key, state, data)
+        particles, acceptance, num_steps, diverged = moves(key, state, data)
         state = state._replace(particles=particles)
         num_grads = jnp.float32(num_particles) * num_steps
-        return state, reported(state, acceptance, jnp.ones_like(acceptance), num_grads)
+        return state, reported(state, acceptance, diverged, jnp.ones_like(acceptance), num_grads)
 
     def warm(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         return tempered(key, state, data)

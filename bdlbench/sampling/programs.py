@@ -232,10 +232,11 @@ class StagePrograms:
             state, info = advance(i, key, state, rows)
             finite = jnp.isfinite(info.get("log_density", info.get("loss", jnp.float32(0))))
             bad = jnp.where(finite, NEVER, t0 + i)
+            diverging = info.get("num_diverging", info.get("diverging", jnp.bool_(False)))
             alive = totals.bad_step == NEVER  # what a lane does after its first bad step is charged to nobody
             totals = _Totals(
                 totals.num_grads + jnp.where(alive, info["num_grads"], 0),
-                totals.num_diverging + (alive & info.get("diverging", jnp.bool_(False))).astype(jnp.int32),
+                totals.num_diverging + jnp.where(alive, diverging, 0).astype(jnp.int32),
                 jnp.minimum(totals.bad_step, bad),
             )
             slot = jnp.minimum(i // stride, self.capacity - 1)

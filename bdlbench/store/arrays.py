@@ -55,6 +55,8 @@ class PosteriorArrays:
         shape, dims, dtype = tuple(int(size) for size in shape), tuple(dims), np.dtype(dtype)
         self._check(group, name, shape, dtype, dims, coords or {})
         key = f"{group}/{name}"
+        if key in self._variables:
+            raise ValueError(f"{key} was allocated already.")
         index = {dim: np.arange(size) for dim, size in zip(dims, shape, strict=True) if dim in ("chain", "draw")}
         labels = {dim: np.asarray(values) for dim, values in {**index, **(coords or {})}.items()}
         for other in self._variables.values():
@@ -259,16 +261,13 @@ class PosteriorArrays:
 
     @staticmethod
     def _write_coordinate(parent: Any, dim: str, values: np.ndarray) -> None:
-        if dim in parent:
-            array = parent[dim]
-            if dim == "draw" and array.shape != values.shape:  # resumed after an early end
-                array.resize(values.shape)
-                array[:] = values
-            if np.asarray(array[:]).tolist() != values.tolist():
-                raise ValueError(f"The coordinate {dim} differs between two variables of {parent.path}.")
-            return
         options, plain = layout.coordinate(dim, values)
-        parent.create_array(dim, **options)[:] = plain
+        if dim in parent:  # of an earlier attempt, which may have been cut, or killed before its values were there
+            array = parent[dim]
+            _cut(array, values.shape)
+        else:
+            array = parent.create_array(dim, **options)
+        array[:] = plain
 
 
 def _cut(array: Any, shape: tuple[int, ...]) -> None:

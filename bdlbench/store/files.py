@@ -202,8 +202,11 @@ def wipe_folder(folder: Path, keep: tuple[str, ...] = (".lock",)) -> None:
 
 
 def wipe_leftovers(folder: Path) -> None:
-    """Delete temporary files that a kill left below ``folder``: of :func:`replace_file` and of Zarr."""
-    for place, _, names in os.walk(folder):
+    """Delete temporary files and folders that a kill left below ``folder``: of the store itself and of Zarr."""
+    for place, folders, names in os.walk(folder):
+        for name in [name for name in folders if name.startswith(".") and name.endswith(".tmp")]:
+            shutil.rmtree(os.path.join(place, name))
+            folders.remove(name)
         for name in names:
             if name.endswith(".partial") or (name.startswith(".") and name.endswith(".tmp")):
                 os.unlink(os.path.join(place, name))

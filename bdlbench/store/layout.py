@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import math
+import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +102,7 @@ def write_whole(path: Path, variables: Sequence[Variable]) -> list[str]:
     """Write all that waits as a folder of its own, cut and consolidated; returns what was cut.
 
     Zarr makes an array in several turns through its event loop, milliseconds each where every turn begins and ends in
-    another thread. Here they are one task over a store in memory, whose files are then put in place.
+    another thread. Here they are one task over a store in memory, whose files are then put in place, all or none.
     """
     held: dict[str, Any] = {}
     notes: list[str] = []
@@ -112,10 +114,16 @@ def write_whole(path: Path, variables: Sequence[Variable]) -> list[str]:
         groups[group] = [_cut(v, kept) for v in some]
     with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop, as a notebook's has
         pool.submit(asyncio.run, _write(held, groups)).result()
-    for key, buffer in held.items():
-        file = path / key
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(buffer.to_bytes())
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        for key, buffer in held.items():
+            file = part / key
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(buffer.to_bytes())
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     return notes
 
 

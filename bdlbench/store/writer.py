@@ -258,6 +258,11 @@ class RunWriter:
         curve.seek(0)
         self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
 
+    def drop_draws(self) -> None:
+        """Forget all draws, written or waiting: the record of a run whose draws cannot be stored is worth having."""
+        shutil.rmtree(self.folder / "posterior.zarr", ignore_errors=True)
+        self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
+
     def finish(self, record: Mapping[str, Any]) -> records.Record:
         """Make the run count: cut the arrays to the draws written, take checksums, put the record in place last.
 
