@@ -1,6 +1,7 @@
 """Tuned settings compose for their pair alone, say how they were found, and there is a file for every pair."""
 
 import functools
+import re
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ FOLDER = conf_dir() / "tuned"
 TUNED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 METHODS = shipped_options("inference")
 EXCEPTIONS = yaml.safe_load((conf_dir().parent / "experiments/tuning/exceptions.yaml").read_text(encoding="utf-8"))
-BY_HAND = {"breast_cancer_sgld", "cosine_gap_nuts", "cosine_gap_sgld", "diabetes_sgld"}
+BY_HAND = {"breast_cancer_sgld", "cosine_gap_nuts", "cosine_gap_sgld"}
 
 
 def pair(name):
@@ -82,6 +83,16 @@ def test_tuned_settings_say_how_they_were_found(name):
     assert tune.FOUND in comment
     assert comment.count(": chosen") == 1
     assert "gradients" in comment  # the tuning's own price
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(TUNED) - BY_HAND))
+def test_tuned_settings_are_chosen_from_the_space_that_is_kept(name):
+    """As many trials as the space has now: whoever widens a space runs its trials."""
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    told = re.search(r"^# (\d+) trials?, ", text, re.MULTILINE)
+    assert told is not None
+    assert int(told[1]) == len(tune.fresh(*pair(name)))
 
 
 @pytest.mark.parametrize("name", TUNED)
