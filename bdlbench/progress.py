@@ -13,7 +13,8 @@ import numpy as np
 
 from bdlbench.sampling.programs import Phase
 
-Mode = Literal["auto", "lines", "off"]
+Mode = Literal["auto", "lines", "notes", "off"]
+"""``notes`` is for worker processes that share the terminal of their sweep: it shows how far they are."""
 _SHOWN = ("loss", "acceptance_rate", "step_size", "log_density")
 
 
@@ -47,9 +48,11 @@ class Progress(Protocol):
 
 
 def make_progress(mode: Mode) -> Progress:
-    """Bars where standard error is a terminal and ``mode`` is auto; lines; or nothing."""
+    """Bars where standard error is a terminal and ``mode`` is auto; lines; notes alone; or nothing."""
     if mode == "off":
         return Silent()
+    if mode == "notes":
+        return Notes()
     if mode == "auto" and sys.stderr.isatty():
         return Bars()
     return Lines(every=0.0 if mode == "lines" else 5.0)
@@ -152,6 +155,14 @@ class Silent:
     def group_begin(self, num_runs: int) -> None: ...
     def group_end(self, records: Sequence[Mapping[str, Any]]) -> None: ...
     def sweep_end(self) -> None: ...
+
+
+class Notes(Silent):
+    """Notes alone, on the standard error of a sweep in another process."""
+
+    def note(self, message: str) -> None:
+        # The sweep's bar is the terminal's last line: it gives way, and is drawn again beneath.
+        _say(f"\r\x1b[2K{message}" if sys.stderr.isatty() else message)
 
 
 class Lines:

@@ -17,7 +17,7 @@ from bdlbench.engines.base import Engine
 from bdlbench.engines.local import Local
 from bdlbench.errors import ConfigError
 from bdlbench.outcome import Outcome, sentence
-from bdlbench.progress import Mode, Progress, make_progress
+from bdlbench.progress import Mode, Progress, Silent, make_progress
 from bdlbench.recording import PHASES
 from bdlbench.run import Record
 from bdlbench.stopping import on_signals
@@ -175,7 +175,7 @@ def execute(
     def parcel(batch: Batch) -> Parcel:
         jobs = [(job.config, job.labels) for _, job in batch.members]
         store = str(plan.stores[batch.path].path.absolute())
-        mode: Mode = "lines" if engine.has_log else "off"
+        mode: Mode = "lines" if engine.has_log else "off" if isinstance(progress, Silent) else "notes"
         return Parcel(jobs, store, os.getcwd(), mode, max_lanes, plan.setup_seconds, engine.memory_share)
 
     if work:

@@ -161,3 +161,15 @@ def test_the_mode_chooses(monkeypatch):
     assert isinstance(make_progress("off"), Silent)
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
     assert isinstance(make_progress("auto"), Lines)
+
+
+@pytest.mark.parametrize(("terminal", "before"), [(False, ""), (True, "\r\x1b[2K")])
+def test_notes_alone_make_the_sweeps_bar_give_way(terminal, before, monkeypatch, capsys):
+    """A line of a worker's on the terminal takes the place of the bar's, which is drawn again beneath it."""
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: terminal)
+    shown = make_progress("notes")
+    shown.start("run", 100)
+    shown.advance("warmup", "sgld", 50, STATS)
+    shown.note("run: continues from its checkpoint")
+    shown.finish("run: complete")
+    assert capsys.readouterr().err == f"{before}run: continues from its checkpoint\n"

@@ -28,7 +28,7 @@ class Engine(Protocol):
         Tasks are computed by other processes. Their arguments must then be plain data, and this process must leave
         the accelerators alone.
     has_log : bool
-        A task's standard error goes to a file of its own, and not to the terminal.
+        A task's standard error goes to a file of its own, and not to that of this process.
     slots : int
         How many tasks should be made at least, so that nobody idles.
     memory_share : float

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import run
+from bdlbench import finishing
 from bdlbench.config import compose, make_job
 from bdlbench.engines import make_engine
 from bdlbench.engines.base import Lost
@@ -131,6 +131,20 @@ def test_a_lost_run_with_a_checkpoint_can_go_on(store_path):
     assert finished(store, job.id) is None and not store.has(job.id)
 
 
+@pytest.mark.parametrize("mode", ["lines", "off"])
+def test_notes_of_a_worker_reach_the_user(mode, store_path, capsys):
+    """Unless nothing is to be shown; how far a run is stays out, since workers share the terminal."""
+    composed = jobs(store_path, f"progress={mode}")
+    for config, labels, _ in composed:
+        job = make_job(config, labels)
+        with Store(store_path).writer(job.id, job.config) as writer:
+            writer.checkpoint({})
+    run_sweep(composed, Outcome(), max_lanes=8, engine=Elsewhere(None, None, slots=2))
+    said = capsys.readouterr().err
+    assert said.count("starts over: its checkpoint cannot be used") == (2 if mode == "lines" else 0)
+    assert " steps" not in said and "warm-up" not in said
+
+
 def test_a_lost_repetition_keeps_the_old_record(store_path):
     """``rerun=true`` and a worker that never started: the complete record stays, and the exit code says failed."""
     (done,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8)
@@ -146,8 +160,8 @@ def test_a_lost_repetition_keeps_the_old_record(store_path):
 def test_what_a_lost_repetition_had_finished_is_kept(created, store_path, monkeypatch):
     """Whatever the clock of its machine says: a record is new if it is another than before."""
     (done,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8)
-    common = run.common
-    monkeypatch.setattr(run, "common", lambda *of: common(*of) | {"created": created})
+    common = finishing.common
+    monkeypatch.setattr(finishing, "common", lambda *of: common(*of) | {"created": created})
 
     class Dies(Elsewhere):
         def execute(self, work, tasks, *, folder, begin):
