@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,6 +18,8 @@ from bdlbench.errors import ConfigError
 SECTION = "hydra.launcher.processes"
 GRACE = 30.0
 """Seconds that a worker has for its checkpoint when it is told to stop."""
+WATCH = 1.0
+"""Seconds between two looks of a worker at whether the process that it works for is there."""
 
 
 class Processes:
@@ -74,7 +78,7 @@ class Processes:
                         executors[worker] = self._start(loky, worker)
                     index = waiting.popleft()
                     begin(index)
-                    running[executors[worker].submit(answer, work, tasks[index])] = index, worker
+                    running[executors[worker].submit(answer_to, os.getpid(), work, tasks[index])] = index, worker
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     index, worker = running.pop(future)
@@ -94,8 +98,8 @@ class Processes:
 
     def _start(self, loky: Any, worker: int) -> Any:
         cores, env = self.share(worker)
-        # Idle for so long, a worker ends: nobody else would end it after a kill of this process.
-        return loky.ProcessPoolExecutor(max_workers=1, timeout=60, env=env, initializer=prepare, initargs=(cores,))
+        begin = {"initializer": begin_work, "initargs": (cores, os.getpid())}
+        return loky.ProcessPoolExecutor(max_workers=1, timeout=60, env=env, **begin)
 
     def share(self, worker: int) -> tuple[list[int], dict[str, str]]:
         """Cores of a worker, and its environment: set before anything is imported there."""
@@ -110,6 +114,35 @@ class Processes:
         if self.gpus and self.slots > len(self.gpus):  # JAX takes three quarters of a GPU unless it is told not to
             env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 / -(-self.slots // len(self.gpus)):.3f}"
         return sorted(set(cores)), env
+
+
+def begin_work(cores: Sequence[int], parent: int) -> None:
+    """A worker's first act: see :func:`bdlbench.engines.base.prepare`; from now on it ends with its parent."""
+    prepare(cores)
+    threading.Thread(target=follow, args=(parent,), name="bdlbench-follow", daemon=True).start()
+
+
+def follow(parent: int) -> None:
+    """Have this process stop when its parent is gone, killed say: nobody waits for what it computes, and as long as it
+    goes on it holds the locks of its runs against the same command.
+
+    It is told as by the engine itself, by SIGTERM, on which runs write their checkpoints, and has as long for them.
+    """
+    while os.getppid() == parent:
+        time.sleep(WATCH)
+    # To the main thread: that is where Python heeds signals, and a system call in which it waits must be interrupted.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def answer_to(parent: int, work: Callable[[Any], list[Any]], task: Any) -> list[Any]:
+    """See :func:`bdlbench.engines.base.answer`. A worker without a parent leaves instead."""
+    try:
+        return answer(work, task)
+    finally:
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def part[T](things: Sequence[T], worker: int, workers: int) -> list[T]:

@@ -1,5 +1,6 @@
 """Signals, two processes at once, a full disk and damaged files, through the command line."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,12 +8,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 from commands import QUICK, ROOT, checkpoints, command, finish, start, wait_for
 from presets import assert_same, outcome, shortened
 
+from bdlbench.engines.processes import GRACE, WATCH
 from bdlbench.store import Store
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -80,6 +83,56 @@ def test_a_signal_stops_the_whole_sweep(undisturbed, tmp_path):
     code, errors = command(*sweep)
     assert code == 0, errors
     compare(undisturbed, tmp_path)
+
+
+def workers(process):
+    """The worker processes of a command."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended since
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"popen_loky" in (status.parent / "cmdline").read_bytes():
+                found.append(status.parent)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to find the worker processes in")
+def test_workers_end_with_a_killed_command(tmp_path):
+    """kill -9 of a command with worker processes: they write checkpoints of this moment, though none is due, and are
+    gone within the time that a worker has that is told to stop; the same command finds no run held and continues."""
+    sweep = ["-m", *QUICK, *shortened("sgld", 200, 5_000_000, 0), f"store.path={tmp_path}", "seed=0,1"]
+    sweep += [
+        "store.checkpoint_seconds=1e6",
+        "hydra/launcher=lanes_processes",
+        "hydra.launcher.processes.num_workers=2",
+    ]
+    process = start(*sweep)
+    wait_for(lambda: len(list(tmp_path.glob("*/posterior.zarr/posterior"))) == 2, process)
+    orphans = workers(process)
+    assert len(orphans) == 2
+    assert not checkpoints(tmp_path)
+    process.kill()
+    until = time.monotonic() + WATCH + GRACE + 10.0
+    while any(worker.exists() for worker in orphans) and time.monotonic() < until:
+        time.sleep(0.1)
+    left = [int(worker.name) for worker in orphans if worker.exists()]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, "workers go on without their command"
+    finish(process)
+    store = Store(tmp_path)
+    assert store.finished() == []
+    assert [store.holder(run_id) for run_id in store.unfinished()] == [None, None]
+    assert len(checkpoints(tmp_path)) == 2
+    process = start(*sweep)
+    assert process.stderr is not None
+    said: list[str] = []
+    while sum("continues from its checkpoint" in line for line in said) < 2:
+        said.append(process.stderr.readline())
+        assert said[-1], said
+    assert not any("is being written" in line for line in said)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
 
 
 def test_two_processes_start_the_same_run(undisturbed, tmp_path):
