@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bdlbench.config import Job
-from bdlbench.metrics.diagnostics import function_diagnostics, psis_khat
+from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS, function_diagnostics, psis_khat
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
@@ -311,18 +311,17 @@ class Recorder:
 
         Over the chains that stayed finite; null where draws are no Markov chain.
         """
-        names = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
         population = self.population
         lost = {c for c in range(self.schedule.num_chains * population) if c // population in self.bad}
         chains = sorted({*range(self.schedule.num_chains * population)} - lost - {*self.overflowing})
         if not self.markov or not chains:
-            return dict.fromkeys(names)
+            return dict.fromkeys(CHAIN_DIAGNOSTICS)
         wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
         if self.job.dataset.test is None:
             wanted = [key for key in self._allocated if key[0] == "posterior"]
         found = [self._diagnose(*key, chains) for key in wanted if key in self._allocated]
         reduce: dict[str, Any] = {"ess_bulk_median": np.median, "rhat_max": max}
-        values = {name: [d[name] for d in found if d[name] is not None] for name in names}
+        values = {name: [d[name] for d in found if d[name] is not None] for name in CHAIN_DIAGNOSTICS}
         return {name: float(reduce.get(name, min)(some)) if some else None for name, some in values.items()}
 
     def _diagnose(self, group: str, name: str, chains: list[int]) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench import config as configuration
 from bdlbench.checks import at_least
-from bdlbench.engines.base import required
+from bdlbench.engines.base import required, was_lost
 from bdlbench.errors import ConfigError
 from bdlbench.outcome import Outcome
 from bdlbench.signatures import coerce
@@ -84,6 +86,7 @@ class OptunaSweeper(Sweeper):
         self.storage, self.study_name = storage, study_name
 
     launcher: Any
+    loader: Any
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra once a command."""
@@ -92,7 +95,8 @@ class OptunaSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        self.loader, self.config = hydra_context.config_loader, config
+        self.parser = OverridesParser.create(config_loader=self.loader)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Ask, run and tell until there are ``n_trials``; returns the study."""
@@ -109,8 +113,8 @@ class OptunaSweeper(Sweeper):
         study = self._study()
         optuna = required("optuna", "tuning")
         broken_off = unfinished(study, set(space))
-        launched = 0
-        while left := max(0, self.n_trials - len(study.get_trials(deepcopy=False, states=ended()))):
+        launched = lost = 0
+        while left := max(0, self.n_trials - lost - len(study.get_trials(deepcopy=False, states=ended()))):
             trials = broken_off[: min(self.n_jobs, left)]
             del broken_off[: len(trials)]
             asked = [study.ask(space) for _ in range(min(self.n_jobs, left) - len(trials))]
@@ -120,10 +124,16 @@ class OptunaSweeper(Sweeper):
                 for _, params in trials
                 for more in beside
             ]
+            if launched == 0:
+                self._check_metrics(jobs[0])
             returns = iter(self.launcher.launch(jobs, initial_job_idx=launched))
             launched += len(jobs)
             for trial_number, _ in trials:
-                values = self._objective([record_of(next(returns).return_value) for _ in beside])
+                records = [record_of(next(returns).return_value) for _ in beside]
+                if only_lost(records):  # stays open: no failure of its own, and the same command tries it again
+                    lost += 1
+                    continue
+                values = self._objective(records)
                 state = optuna.trial.TrialState.FAIL if values is None else None
                 study.tell(trial_number, values, state=state)
         self._report(study, optuna)
@@ -139,7 +149,7 @@ class OptunaSweeper(Sweeper):
             storage=self.storage, study_name=self.study_name, directions=self.directions, load_if_exists=True
         )
         # A continued study must not ask the same again.
-        seed = self.seed + len(study.get_trials(deepcopy=False, states=ended()))
+        seed = self.seed + len(study.get_trials(deepcopy=False))
         if self.sampler is not None:
             study.sampler = configuration.call({**self.sampler, "seed": seed}, f"{SECTION}.sampler", partial=False)
             return study
@@ -147,6 +157,23 @@ class OptunaSweeper(Sweeper):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=self.n_jobs > 1)
         return study
+
+    def _check_metrics(self, job: Sequence[str]) -> None:
+        """Refuse a metric that no record will have, before anything runs."""
+        from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
+
+        try:
+            own = list(self.loader.load_sweep_config(self.config, list(job)).metrics)
+        except (HydraException, OmegaConfBaseException):
+            return  # the launcher says what is wrong with a job
+        known = [*own, *CHAIN_DIAGNOSTICS, "psis_khat", "standardized", "shifted", "ood"]
+        for metric in self.metrics:
+            first, _, rest = metric.partition(".")
+            if first == "metrics" and rest.split(".")[0] not in known:
+                raise ConfigError(
+                    f"{SECTION}.metric={metric} will not be in the records: there are "
+                    f"{', '.join(f'metrics.{name}' for name in own)} and diagnostics such as metrics.ess_bulk_min."
+                )
 
     def _objective(self, records: Sequence[Mapping[str, Any] | None]) -> list[float] | None:
         """Means of the metrics; None if a run is not complete or has no such number."""
@@ -162,14 +189,24 @@ class OptunaSweeper(Sweeper):
 
     def _report(self, study: Any, optuna: Any) -> None:
         trials = study.get_trials(deepcopy=False)
-        failed = sum(trial.state == optuna.trial.TrialState.FAIL for trial in trials)
-        if failed == len(trials):
-            raise ConfigError(f"{SECTION}: none of {len(trials)} trials gave a value: the runs' reasons stand above.")
+        state = optuna.trial.TrialState
+        failed, lost = (sum(trial.state == each for trial in trials) for each in (state.FAIL, state.RUNNING))
+        again = f"{lost} lost with their workers, which the same command tries again" if lost else ""
+        if failed + lost == len(trials):
+            reasons = "the runs' reasons stand above" + f"; {again}" * bool(lost)
+            raise ConfigError(f"{SECTION}: none of {len(trials)} trials gave a value: {reasons}.")
         best = study.best_trials if len(self.metrics) > 1 else [study.best_trial]
         for trial in best:
             values = "  ".join(f"{name}={value:.6g}" for name, value in zip(self.metrics, trial.values, strict=True))
             options = " ".join(f"{name}={value}" for name, value in trial.params.items())
-            print(f"Best of {len(trials)} trials ({failed} without a value): {values}\n  {options}", file=sys.stderr)
+            without = f"{failed} without a value" + f", {again}" * bool(lost)
+            print(f"Best of {len(trials)} trials ({without}): {values}\n  {options}", file=sys.stderr)
+
+
+def only_lost(records: Sequence[Mapping[str, Any] | None]) -> bool:
+    """Whether a trial lacks nothing but runs that were lost with their workers."""
+    left = [record for record in records if record is None or record["status"] != "complete"]
+    return bool(left) and all(record is not None and was_lost(record) for record in left)
 
 
 def ended() -> tuple[Any, ...]:

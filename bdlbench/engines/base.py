@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +16,11 @@ PASSED_ON = ("BDLBENCH_", "JAX_", "XLA_")
 
 class Lost(Exception):
     """A task that did not come back: its process was killed, its machine went down, or it was cancelled."""
+
+
+def was_lost(record: Mapping[str, Any]) -> bool:
+    """Whether a record says that its run was lost with its worker, which is no failure of the run's own."""
+    return record["status"] == "failed" and str(record["reason"]).startswith(f"{Lost.__name__}: ")
 
 
 @runtime_checkable

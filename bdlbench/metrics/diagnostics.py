@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike
 from bdlbench.metrics import mixing
 from bdlbench.metrics.checks import Floats
 
+CHAIN_DIAGNOSTICS = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
+"""What a record says of the mixing of a Markov chain, by name."""
 MIN_DRAWS = 4  # fewer draws in a chain cannot be split and give no variance
 _TAIL = (0.05, 0.95)
 _CHUNK = 2**19  # values of one chunk of columns, 4 MiB; some ten arrays of that size are made
@@ -45,9 +47,7 @@ def function_diagnostics(
     FloatingPointError
         Where a value is not finite. Names chain, draw and column.
     """
-    out: dict[str, float | int | None] = dict.fromkeys(
-        ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max", "num_constant")
-    )
+    out: dict[str, float | int | None] = dict.fromkeys((*CHAIN_DIAGNOSTICS, "num_constant"))
     if num_draws < MIN_DRAWS or num_columns == 0:
         return out
     width = max(1, _CHUNK // (num_chains * num_draws))

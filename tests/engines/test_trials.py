@@ -16,6 +16,7 @@ from bdlbench.outcome import Outcome
 from bdlbench.trials import OptunaSweeper, distribution, number, record_of
 
 PRESET = yaml.safe_load((conf_dir() / "hydra" / "sweeper" / "optuna.yaml").read_text())
+LOST = object()
 SPACE = ["data=yacht", "x=tag(log, interval(0.01, 1))", "kind=sgd,adam"]
 
 
@@ -39,17 +40,27 @@ class Launcher:
         score = self.score(job)
         if score is None:
             return None
+        if score is LOST:
+            return {"status": "failed", "reason": "Lost: the worker process died (SIGKILL)", "metrics": {}}
         return {
             "status": "diverged" if score == math.inf else "complete",
+            "reason": "non-finite" if score == math.inf else None,
             "metrics": {"score": score, "rhat_max": None},
         }
+
+
+class Loader:
+    """Instead of Hydra's: jobs are composed to one metric."""
+
+    def load_sweep_config(self, master, overrides):
+        return OmegaConf.create({"metrics": {"score": {}, "absent": {}}})
 
 
 def sweeper(score, **options):
     """A sweeper as Hydra makes it, with its launcher put in place."""
     given = {k: v for k, v in PRESET.items() if k != "_target_"} | {"metric": "metrics.score"} | options
     made = OptunaSweeper(**OmegaConf.create(given))
-    made.launcher, made.parser = Launcher(score), OverridesParser.create()
+    made.launcher, made.parser, made.loader, made.config = Launcher(score), OverridesParser.create(), Loader(), None
     return made
 
 
@@ -141,6 +152,57 @@ def test_a_trial_without_a_value_is_told_as_failed():
         sweeper(lambda job: 1.0, n_trials=2, metric="metrics.rhat_max").sweep(list(SPACE))
 
 
+@pytest.mark.parametrize("stored", [True, False], ids=["storage", "no storage"])
+def test_trials_lost_with_their_workers_are_tried_again(stored, tmp_path):
+    """They are no failures of their own: the command ends without asking more in their place, and the same command runs
+    them with the same parameters, then those that are left; a trial that diverged stays failed and is not repeated."""
+    options = {"storage": f"sqlite:///{tmp_path}/tuning.db", "study_name": "one"} if stored else {}
+    fates = iter([LOST, LOST, math.inf, LOST, 1.0])
+    first = sweeper(lambda job: next(fates), n_trials=5, n_jobs=2, **options)
+    study = first.sweep(list(SPACE))
+    asked = [job for batch in first.launcher.batches for job in batch]
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING", "FAIL", "RUNNING", "COMPLETE"]
+    again = sweeper(distance, n_trials=5, n_jobs=2, **options)
+    continued = again.sweep(list(SPACE))
+    repeated = [job for batch in again.launcher.batches for job in batch]
+    if stored:
+        assert repeated == [asked[0], asked[1], asked[3]]
+        assert [trial.state.name for trial in continued.trials] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 2
+        for made in study, continued:
+            made._storage._backend.engine.dispose()
+    else:
+        assert repeated[:2] == asked[:2]
+
+
+def test_all_trials_lost(tmp_path):
+    """The command says so; the next one asks nothing that was asked before, though no trial has ended."""
+    options = {"storage": f"sqlite:///{tmp_path}/tuning.db", "study_name": "one", "n_jobs": 2}
+    first = sweeper(lambda job: LOST, n_trials=2, **options)
+    sentence = "none of 2 trials gave a value: .*; 2 lost with their workers, which the same command tries again"
+    with pytest.raises(ConfigError, match=sentence):
+        first.sweep(list(SPACE))
+    more = sweeper(distance, n_trials=4, **options)
+    study = more.sweep(list(SPACE))
+    assert more.launcher.batches[0] == first.launcher.batches[0]
+    xs = [trial.params["x"] for trial in study.trials]
+    assert len(xs) == len(set(xs)) == 4
+    study._storage._backend.engine.dispose()
+
+
+def test_a_trial_with_one_lost_run_and_one_of_its_own_has_failed():
+    """Trying it again could not give it a value."""
+    fates = iter([LOST, math.inf, LOST, 1.0, 1.0, 1.0])
+    made = sweeper(lambda job: next(fates), n_trials=3, n_jobs=3, mean_over={"split": "range(2)"})
+    assert [trial.state.name for trial in made.sweep(list(SPACE)).trials] == ["FAIL", "RUNNING", "COMPLETE"]
+
+
+def test_a_metric_that_no_record_will_have_is_refused_before_anything_runs():
+    made = sweeper(distance, metric="metrics.elpd")
+    with pytest.raises(ConfigError, match="metrics.elpd will not be in the records: there are metrics.score"):
+        made.sweep(list(SPACE))
+    assert made.launcher.batches == []
+
+
 def test_the_objective_is_a_mean_over_splits():
     """Three jobs a trial; a trial with one failed job has no value."""
     made = sweeper(
@@ -200,9 +262,9 @@ def test_hydras_sweeps_become_optunas_distributions(text, expected):
         ({}, ["data=yacht"], "nothing to search"),
         ({}, ["x=tag(log, interval(0, 1))"], "x: "),
         (
-            {"metric": "metrics.elpd"},
+            {"metric": "metrics.absent"},
             SPACE,
-            "metrics.elpd is not in the record: there are metrics.score, metrics.rhat_max",
+            "metrics.absent is not in the record: there are metrics.score, metrics.rh",
         ),
         ({"mean_over": {"split": "interval(0,3)"}}, SPACE, "mean_over.split must be a list of values"),
     ],
