@@ -4,8 +4,10 @@ import argparse
 import json
 import sys
 import time
+import zipfile
 from typing import Any
 
+import numpy as np
 import yaml
 
 from bdlbench.errors import ConfigError
@@ -54,16 +56,43 @@ def last_look(store: Store, id: str) -> str:
     """Phase, draws of how many, gradients and seconds at the last look at the running posterior."""
     looks = _looks(store, id)
     if not looks:
-        return "not looked at yet (setting up, compiling or warming up)"
+        return f"not looked at yet ({_checkpoint(store, id) or 'setting up, compiling or warming up'})"
     last = looks[-1]
     planned = ""
     if last["phase"] == "sample":
-        text = (store.path / id / "config.yaml").read_text(encoding="utf-8")
-        schedule = yaml.safe_load(text).get("inference", {}).get("schedule", {})
+        schedule = _inference(store, id).get("schedule", {})
         if "num_chains" in schedule and "num_samples" in schedule:
             planned = f" of {schedule['num_chains'] * schedule['num_samples']:,}"
     phase = {"warmup": "warm-up", "sample": "sampling"}.get(last["phase"], last["phase"])
     return f"{phase}, {last['num_draws']:,}{planned} draws, {last['num_grads']:,.0f} gradients, {last['seconds']:.1f} s"
+
+
+def _inference(store: Store, id: str) -> dict[str, Any]:
+    text = (store.path / id / "config.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text).get("inference", {})
+
+
+def _checkpoint(store: Store, id: str) -> str | None:
+    """Where the last checkpoint was written, ``warm-up step 1,200 of 30,000 at the last checkpoint``; None without one.
+
+    See :class:`bdlbench.sampling.position.Position`, which this does not import: it would bring JAX.
+    """
+    try:
+        path = store.path / id / "checkpoint" / "state.npz"
+        with open(path, "rb") as stored, np.load(stored, allow_pickle=False) as arrays:
+            stage, cycle, phase, done, _ = json.loads(str(arrays["array/position/place"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # the run itself will say if it is damaged
+        return None
+    inference = _inference(store, id)
+    stages = [*(inference.get("before") or []), inference]
+    own = stages[stage] if stage < len(stages) else {}
+    cycles = own.get("num_cycles") or 1
+    where = f"stage {stage + 1} of {len(stages)}, " * (len(stages) > 1)
+    where += f"cycle {cycle + 1} of {cycles}, " * (cycles > 1)
+    planned = own.get("schedule", {}).get("num_warmup" if phase == "warmup" else "num_samples")
+    whole = f" of {planned // cycles:,}" if planned else ""
+    unit = "warm-up step" if phase == "warmup" else "draw"
+    return f"{where}{unit} {done:,}{whole} at the last checkpoint"
 
 
 def _looks(store: Store, id: str) -> list[dict[str, Any]]:

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from bdlbench.cli_results import main
+from bdlbench.sampling.position import Position
 from bdlbench.store import Store
 
 CONFIG = {"seed": 0, "data": {"split": 0}, "inference": {"step_size": 1e-5}}
@@ -145,6 +147,37 @@ def test_a_run_broken_off_says_so(path, capsys):
     assert "broken off" in capsys.readouterr().out
     assert main(["list", "--running"]) == 0
     assert capsys.readouterr().out == "No running runs in results/store.\n"
+
+
+STAGES = {
+    "before": [{"schedule": {"num_warmup": 500, "num_samples": 1}}],
+    "schedule": {"num_warmup": 30_000, "num_samples": 800},
+    "num_cycles": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "inference", "said"),
+    [
+        ((0, 0, "warmup", 1200), {"schedule": {"num_warmup": 30_000}}, "(warm-up step 1,200 of 30,000 at"),
+        ((0, 0, "sample", 3), {"step_size": 1e-5}, "(draw 3 at"),
+        ((0, 0, "warmup", 20), STAGES, "(stage 1 of 2, warm-up step 20 of 500 at"),
+        ((1, 2, "sample", 90), STAGES, "(stage 2 of 2, cycle 3 of 4, draw 90 of 200 at"),
+    ],
+)
+def test_a_long_warm_up_shows_its_checkpoint(place, inference, said, path, capsys):
+    """Before the first look at the posterior the step is known from there; without JAX, a damaged file says nothing."""
+    where = Position(*place, (np.zeros((2, 3)),), np.zeros(2, int), None)
+    with Store(path).writer("svi-c1", CONFIG | {"inference": inference}) as writer:
+        writer.checkpoint({f"position/{name}": array for name, array in where.arrays().items()})
+        assert main(["tail", "svi-c1"]) == 0
+        assert f"; not looked at yet {said} the last checkpoint)" in capsys.readouterr().out
+    assert main(["list", "--unfinished"]) == 0
+    assert f"not looked at yet {said} the last checkpoint)" in capsys.readouterr().out
+    file = path / "svi-c1/checkpoint/state.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    assert main(["tail", "svi-c1"]) == 0
+    assert "not looked at yet (setting up, compiling or warming up)" in capsys.readouterr().out
 
 
 def test_a_finished_run_has_a_tail_too(path, capsys):
