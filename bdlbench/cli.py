@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         outcome.add(done)
         return done
 
+    failed: list[str] = []
     try:
         with on_signals():
             app()
@@ -50,7 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError, OSError) as error:
         if os.environ.get("BDLBENCH_TRACEBACK"):
             traceback.print_exc()
-        outcome.errors.append(sentence(ours(error)))
+        failed.append(sentence(ours(error)))
+    for line in outcome.closing():
+        print(line, file=sys.stderr)
+    outcome.errors += failed
     for message in dict.fromkeys(outcome.errors):
         print(f"Error: {message}", file=sys.stderr)
     return outcome.exit_code

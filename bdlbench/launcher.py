@@ -4,7 +4,7 @@ import copy
 import itertools
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ def scratch() -> str:
 OmegaConf.register_new_resolver("bdlbench.scratch", scratch, replace=True)
 
 
+def collect(returns: Iterable[JobReturn]) -> None:
+    """Take over what jobs of another launcher came to, perhaps in processes of their own."""
+    for returned in returns:
+        if isinstance(returned.return_value, Outcome) and OUTCOME:
+            OUTCOME[-1].add(returned.return_value)
+
+
 class GridSweeper(BasicSweeper):
     """Hydra's basic sweeper without its trial composition of each job, which costs a tenth of a second a job."""
 
@@ -49,9 +56,7 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Hydra's own sweep; what jobs of other launchers came to in their processes is kept, too."""
         returns = super().sweep(arguments)
-        for returned in itertools.chain.from_iterable(returns):
-            if isinstance(returned.return_value, Outcome) and OUTCOME:
-                OUTCOME[-1].add(returned.return_value)
+        collect(itertools.chain.from_iterable(returns))
         return returns
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:

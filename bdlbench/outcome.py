@@ -30,6 +30,20 @@ class Outcome:
         """0 if every run is complete."""
         return int(bool(self.errors) or any(record["status"] != "complete" for record in self.records))
 
+    def closing(self, most: int = 20) -> list[str]:
+        """One line of several runs, and one for each of those that are not complete, at most so many, with its reason.
+
+        To be asked while ``errors`` are of runs that were refused, one each.
+        """
+        bad = [record for record in self.records if record["status"] != "complete"]
+        lines = [f"  {record['id']}: {record['status']}: {record['reason']}" for record in bad[:most]]
+        if len(bad) > most:
+            lines.append(f"  and {len(bad) - most} more: bdlbench-results list --status failed diverged")
+        if len(self.records) + len(self.errors) > 1:
+            complete = len(self.records) - len(bad)
+            lines.insert(0, f"{complete} complete, {len(bad)} failed or diverged, {len(self.errors)} refused")
+        return lines
+
 
 def sentence(error: BaseException, options: Callable[[str], list[str]] | None = None) -> str:
     """One sentence of what an error says; of Hydra's, with the nearest names that exist."""

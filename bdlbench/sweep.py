@@ -155,8 +155,6 @@ def run_sweep(
     finally:
         progress.sweep_end()
     outcome.records.extend(record for record in plan.records if record is not None)
-    if len(composed) > 1:
-        summarise(outcome, plan.records, progress)
     return plan.records
 
 
@@ -283,13 +281,3 @@ def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: f
     progress.note(f"{len(jobs)} runs together failed ({why}): trying halves")
     half = len(jobs) // 2
     return [*run_together(jobs[:half], store, progress, setup), *run_together(jobs[half:], store, progress, setup)]
-
-
-def summarise(outcome: Outcome, records: Sequence[Any], progress: Progress) -> None:
-    """One closing line, and one for each run that is not complete."""
-    bad = [record for record in records if record is not None and record["status"] != "complete"]
-    refused = sum(record is None for record in records)
-    complete = len(records) - len(bad) - refused
-    progress.note(f"{complete} complete, {len(bad)} failed or diverged, {refused} refused")
-    for record in bad[:20]:
-        progress.note(f"  {record['id']}: {record['status']}: {record['reason']}")

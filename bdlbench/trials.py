@@ -19,6 +19,7 @@ from bdlbench import config as configuration
 from bdlbench.checks import at_least
 from bdlbench.engines.base import required, was_lost
 from bdlbench.errors import ConfigError
+from bdlbench.launcher import collect
 from bdlbench.outcome import Outcome
 from bdlbench.signatures import coerce
 
@@ -126,7 +127,9 @@ class OptunaSweeper(Sweeper):
             ]
             if launched == 0:
                 self._check_metrics(jobs[0])
-            returns = iter(self.launcher.launch(jobs, initial_job_idx=launched))
+            returned = self.launcher.launch(jobs, initial_job_idx=launched)
+            collect(returned)
+            returns = iter(returned)
             launched += len(jobs)
             for trial_number, _ in trials:
                 records = [record_of(next(returns).return_value) for _ in beside]

@@ -8,6 +8,7 @@ import optuna
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from bdlbench.config import conf_dir
@@ -20,9 +21,11 @@ LOST = object()
 SPACE = ["data=yacht", "x=tag(log, interval(0.01, 1))", "kind=sgd,adam"]
 
 
-class Returned:
-    def __init__(self, value):
-        self.return_value = value
+def returned(value):
+    """A job of Hydra's that has ended."""
+    job = JobReturn(status=JobStatus.COMPLETED)
+    job.return_value = value
+    return job
 
 
 class Launcher:
@@ -34,7 +37,7 @@ class Launcher:
     def launch(self, jobs, initial_job_idx):
         assert initial_job_idx == sum(map(len, self.batches))
         self.batches.append([dict(word.split("=", 1) for word in job) for job in jobs])
-        return [Returned(self.record(job)) for job in self.batches[-1]]
+        return [returned(self.record(job)) for job in self.batches[-1]]
 
     def record(self, job):
         score = self.score(job)
@@ -58,7 +61,7 @@ class Loader:
 
 def sweeper(score, **options):
     """A sweeper as Hydra makes it, with its launcher put in place."""
-    given = {k: v for k, v in PRESET.items() if k != "_target_"} | {"metric": "metrics.score"} | options
+    given = {k: v for k, v in PRESET.items() if not k.startswith("_")} | {"metric": "metrics.score"} | options
     made = OptunaSweeper(**OmegaConf.create(given))
     made.launcher, made.parser, made.loader, made.config = Launcher(score), OverridesParser.create(), Loader(), None
     return made
