@@ -5,6 +5,8 @@ Functions are defined inside the tests, so that they travel by value: a worker c
 
 import inspect
 import os
+import pickle
+import re
 import signal
 import stat
 import subprocess
@@ -240,16 +242,38 @@ def test_a_requeued_job_is_the_same_call():
     assert again.function.cores == 3
 
 
-def test_slurm_takes_what_submitit_knows(tmp_path):
-    """Every option reaches the script that sbatch is given."""
-    import submitit
+SBATCH = """#!/bin/sh
+cp "$1" "{folder}/script"
+echo Submitted batch job 7
+"""
 
-    options = {"partition": "gpu", "gpus_per_node": 2, "cpus_per_task": 4, "mem_gb": 8.0}
-    options |= {"setup": ["module load cuda"], "additional": {"qos": "high"}}
+
+def test_every_option_reaches_sbatch(tmp_path, monkeypatch):
+    """The script that a fake sbatch is given has a line for each option, and the setup before the command."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    queue = "#!/bin/sh\necho 7_0 FAILED; echo 7_1 FAILED\n"
+    for name, text in {"sbatch": SBATCH.format(folder=tmp_path), "squeue": queue, "srun": "#!/bin/sh\n"}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
+    monkeypatch.setattr("bdlbench.engines.slurm.PATIENCE", 0.0)
+    options = {"cluster": "slurm", "partition": "a100", "timeout_min": 77, "gpus_per_node": 2, "cpus_per_task": 4}
+    options |= {"mem_gb": 8.0, "array_parallelism": 1, "signal_delay_s": 33, "max_num_timeout": 5, "poll_s": 0.01}
+    options |= {"setup": ["module load cuda"], "additional": {"qos": "high", "constraint": "x86"}}
+    assert set(options) == set(LANES["slurm"])
     made = engine("slurm", **options)
     assert isinstance(made, Slurm)
-    parameters = submitit.AutoExecutor(tmp_path, cluster="debug")
-    parameters.update_parameters(**made.parameters)
+    found = dict(made.execute(len, [[], []], folder=tmp_path / "jobs", begin=lambda index: None))
+    assert all(isinstance(lost, Lost) and "FAILED" in str(lost) for lost in found.values()) and len(found) == 2
+    script = (tmp_path / "script").read_text()
+    given = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M))
+    expected = {"job-name": "bdlbench", "partition": "a100", "time": "77", "gpus-per-node": "2", "cpus-per-task": "4"}
+    expected |= {"mem": "8GB", "array": "0-1%1", "signal": "USR2@33", "qos": "high", "constraint": "x86"}
+    assert {name: given.get(name) for name in expected} == expected
+    assert script.index("\nmodule load cuda\n") < script.index("\nsrun ")
+    submitted = [pickle.loads(path.read_bytes()) for path in (tmp_path / "jobs").glob("*submitted.pkl")]
+    assert [job._timeout_countdown for job in submitted] == [5, 5]
 
 
 def test_jax_is_held_to_fewer_cores(monkeypatch):
