@@ -132,15 +132,14 @@ class Composer:
         parsed = self.parser.parse_overrides(overrides)
         choices = tuple(o.input_line or "" for o in parsed if self.is_group(o))
         values = [o for o in parsed if not self.is_group(o)]
-        if all(o.type is OverrideType.CHANGE and "${" not in (o.input_line or "") for o in values):
+        if all(_is_plain(o) for o in values):
             if choices not in self.bases:
                 self.bases[choices] = self.load(list(choices))
             config, labels, interpolates = self.bases[choices]
-            if not interpolates and all(_exists(config, o.key_or_group) for o in values):
+            if not interpolates:
                 config = copy.deepcopy(config)
-                for override in values:
-                    _set(config, override.key_or_group, override.value())
-                return config, labels
+                if all(_set(config, o.key_or_group, o.value()) for o in values):
+                    return config, labels
         return self.load(overrides)[:2]
 
     def load(self, overrides: list[str]) -> tuple[dict[str, Any], dict[str, str], bool]:
@@ -160,31 +159,42 @@ class Composer:
         return self.groups[name]
 
 
+def _is_plain(override: Override) -> bool:
+    """Whether an override gives one value that refers to no other."""
+    line = override.input_line or ""
+    return override.type is OverrideType.CHANGE and not override.is_sweep_override() and "${" not in line
+
+
 def _plain(config: DictConfig) -> dict[str, Any]:
     """Plain containers; a value that is still missing is given by the job, or named when the job is made."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[return-value]
 
 
-def _exists(config: Mapping[str, Any], path: str) -> bool:
+def _set(config: dict[str, Any], path: str, value: Any) -> bool:
+    """Set a value as Hydra does; False, and nothing changed, where there is no such entry: that is Hydra's to judge."""
+    *parents, last = path.split(".")
     node: Any = config
-    for key in path.split("."):
-        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            node = node[int(key)]
-        elif isinstance(node, Mapping) and key in node:
-            node = node[key]
-        else:
-            return False
+    try:
+        for key in parents:
+            node = node[_index(node, key)]
+        at = _index(node, last)
+        node[at] = _merged(node[at], value)
+    except LookupError:
+        return False
     return True
 
 
-def _set(config: dict[str, Any], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    node: Any = config
-    for key in parents:
-        node = node[int(key)] if isinstance(node, list) else node[key]
-    if isinstance(node, list):
-        node[int(last)] = value
-    elif isinstance(node[last], dict) and isinstance(value, dict):
-        node[last] = {**node[last], **value}  # as OmegaConf merges
-    else:
-        node[last] = value
+def _index(node: Any, key: str) -> str | int:
+    """What a part of a dotted path is in a node."""
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return int(key)
+    if isinstance(node, dict) and key in node:
+        return key
+    raise LookupError(key)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """As OmegaConf merges: mappings entry by entry, none of them new; anything else is replaced."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {key: _merged(old[key], value) for key, value in new.items()}
