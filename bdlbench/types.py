@@ -159,7 +159,8 @@ class Method(NamedTuple):
     warm : as ``step``, or None
         One step of warm-up; ``step`` where None.
     settle : (key, state, data) -> (state, Info)
-        Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted.
+        Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted. With
+        ``unfinished`` (bool) true, what it leaves has nothing to do with the posterior: the lane has diverged.
     anchor : (state) -> theta0, or None
         Where given, predictions come from the network linearised at theta0.
     log_q : (key, state) -> scalar, or None

@@ -82,7 +82,7 @@ ALLOWED = {
     "config": LEAVES | {"model", "sampling", "predict", "warm_start"},
     "particles": {"metrics"},
     "looks": {"sampling"},
-    "verdict": {"config", "metrics"},
+    "verdict": {"config", "metrics", "sampling"},
     "recording": LEAVES | {"config", "sampling", "predict", "particles", "verdict"},
     "resume": LEAVES | {"config", "sampling", "recording"},
     "memory": LEAVES | {"config", "model", "sampling", "predict", "store"},
