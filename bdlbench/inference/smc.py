@@ -190,7 +190,7 @@ def smc(
     def warm(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         return tempered(key, state, data)
 
-    return Method(init, step, draw=draw, warm=warm, settle=settle)
+    return Method(init, step, draw=draw, warm=warm, settle=settle, start="own")
 
 
 def draw(key: Array, state: Any) -> Array:
