@@ -22,7 +22,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bdlbench import signatures, stages, warm_start
+from bdlbench import signatures, stages, step_sizes, warm_start
 from bdlbench.checks import check_optimizers, check_options, checked_schedule, refuse_missing
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
@@ -287,6 +287,8 @@ def check(job: Job) -> None:
     shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
     key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
     if key not in _CHECKED:
+        for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):
+            step_sizes.check_learning_rates(node, path, stage.schedule, functools.partial(call, partial=False))
         jax.eval_shape(build)
         _CHECKED.add(key)
     warm_start.thetas([job])
