@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import run
+from bdlbench import finishing
 from bdlbench.config import compose, make_job
 from bdlbench.engines import make_engine
 from bdlbench.engines.base import Lost
@@ -146,8 +146,8 @@ def test_a_lost_repetition_keeps_the_old_record(store_path):
 def test_what_a_lost_repetition_had_finished_is_kept(created, store_path, monkeypatch):
     """Whatever the clock of its machine says: a record is new if it is another than before."""
     (done,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8)
-    common = run.common
-    monkeypatch.setattr(run, "common", lambda *of: common(*of) | {"created": created})
+    common = finishing.common
+    monkeypatch.setattr(finishing, "common", lambda *of: common(*of) | {"created": created})
 
     class Dies(Elsewhere):
         def execute(self, work, tasks, *, folder, begin):
