@@ -22,11 +22,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bdlbench import signatures, warm_start
-from bdlbench.checks import batches_fit, check_optimizers, check_options, checked_schedule, refuse_missing
+from bdlbench import signatures, stages, step_sizes, warm_start
+from bdlbench.checks import check_optimizers, check_options, checked_schedule, refuse_missing
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
-from bdlbench.sampling import batches
 from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.signatures import coerce, parameters, static_names
 from bdlbench.types import Data, Method, Schedule, Stage, Target
@@ -212,17 +211,17 @@ def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset)
         make_stage(node, path, checked_schedule(fill(node.get("schedule"), numbers), f"{path}.schedule", last))
         for path, node in ((f"inference.before.{i}", node) for i, node in enumerate(earlier))
     ]
-    stages = (*before, make_stage(inference, "inference", last))
+    all_stages = (*before, make_stage(inference, "inference", last))
     key = {
         "program": program,
         "task": dataset.task,
         "outputs": dataset.num_outputs,
-        "stages": [s.schedule for s in stages],
+        "stages": [s.schedule for s in all_stages],
     }
     return Program(
         key=json.dumps(key, sort_keys=True, default=lambda number: {"number": number.path}),
         make_target=functools.partial(build_target, program, dataset.task, dataset.num_outputs),
-        stages=stages,
+        stages=all_stages,
         start=start,
     )
 
@@ -271,6 +270,7 @@ def check(job: Job) -> None:
     if not 0 < job.numbers["temperature"] < math.inf:
         raise ConfigError(f"temperature={job.numbers['temperature']} must be positive, finite; 1 is the Bayesian one.")
     check_optimizers(job.config["inference"], "inference")
+    nodes = stages.nodes(job.config["inference"])
     size = len(job.dataset.train.y)
 
     parts = job.dataset.train, job.dataset.validation
@@ -279,20 +279,16 @@ def check(job: Job) -> None:
         x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
         data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
-        for stage in job.program.stages:
-            batches.check(stage.schedule, size)
-            batches_fit(target, stage.schedule, data)
-            method = stage.factory(target, stage.schedule, job.numbers)
-            if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
-                raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")
-            rows = batches.hold_out(data, jnp.arange(size), method.validation_fraction)
-            batches.check(stage.schedule, rows.size)
-            method.init(jax.random.key(0), jnp.zeros(target.dim), rows)
+        for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
+            with stages.named(path):
+                stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)
         return target.log_density(jnp.zeros(target.dim), data)
 
     shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
-    key = job.program.key, tuple(sorted(job.numbers.items())), shapes
+    key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
     if key not in _CHECKED:
+        for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):
+            step_sizes.check_learning_rates(node, path, stage.schedule, functools.partial(call, partial=False))
         jax.eval_shape(build)
         _CHECKED.add(key)
     warm_start.thetas([job])

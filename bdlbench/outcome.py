@@ -60,7 +60,17 @@ def sentence(error: BaseException, options: Callable[[str], list[str]] | None = 
         near = difflib.get_close_matches(name, names, n=3)
         offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."
         return f"{group}={name} does not exist: {offer}"
+    kind = re.search(r"Config group override must be a string or a list. Got (\w+)", text)
+    if kind:
+        given = {"NoneType": "null"}.get(kind[1], f"a value of type {kind[1]}")
+        return (
+            f"a group takes the name of an option, not {given}: inference=svi chooses one, ~tuned leaves a group out."
+        )
     override = re.search(r"Could not override '([^']+)'", text)
+    inside = re.search(r"full_key: (\S+)", str(error.__cause__))
+    if override and inside and inside[1].startswith(f"{override[1]}."):
+        name = override[1]
+        return f"{inside[1]} is no option here: to replace all of {name}, give ~{name} and +{name}={{...}}."
     if override:
         return f"{override[1]} is no option here: bdlbench --help names the groups, bdlbench --cfg job the options."
     return text

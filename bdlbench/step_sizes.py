@@ -1,5 +1,6 @@
-"""Step sizes: a number, or an optax schedule of the stage's step."""
+"""Step sizes and learning rates: a number, or an optax schedule of the stage's step."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from bdlbench.errors import ConfigError
 from bdlbench.types import Schedule
 
 LOOKS = 1000
-"""Steps, evenly spaced over a stage, at which a schedule of step sizes is checked."""
+"""Steps, evenly spaced over a stage, at which a schedule is checked."""
 
 
 def at(step_size: float | optax.Schedule, t: Any) -> Any:
@@ -20,8 +21,15 @@ def at(step_size: float | optax.Schedule, t: Any) -> Any:
     return step_size(t) if callable(step_size) else step_size
 
 
-def check(schedule: Schedule, step_size: float | optax.Schedule) -> float | None:
+def check(schedule: Schedule, step_size: Any, path: str = "inference.step_size") -> float | None:
     """The largest step size of the stage, checked; None while a program is traced, which has been checked before.
+
+    Parameters
+    ----------
+    step_size : float or optax schedule
+        Anything else is refused, as a mapping that lacks ``_target_`` or an optimiser.
+    path : str
+        What the step size is called in the configuration.
 
     Raises
     ------
@@ -29,9 +37,10 @@ def check(schedule: Schedule, step_size: float | optax.Schedule) -> float | None
         Unless a number is positive and finite, and a schedule finite, never negative and somewhere positive.
     """
     if not callable(step_size):
-        if isinstance(step_size, dict | tuple):
-            raise ConfigError("inference.step_size must be a number or a schedule, as optax.exponential_decay is one.")
-        positive("inference", step_size=step_size)
+        if isinstance(step_size, Mapping | tuple):
+            raise ConfigError(f"{path} must be a number or a schedule, as optax.exponential_decay is one.")
+        section, _, name = path.rpartition(".")
+        positive(section, **{name: step_size})
         return step_size if isinstance(step_size, int | float) else None
     last = schedule.num_warmup + schedule.num_samples * schedule.thinning - 1
     steps = np.unique(np.linspace(0, max(last, 0), LOOKS).astype(np.int32))
@@ -41,10 +50,36 @@ def check(schedule: Schedule, step_size: float | optax.Schedule) -> float | None
     except (jax.errors.UnexpectedTracerError, jax.errors.TracerArrayConversionError):
         return None
     bad = ~(np.isfinite(values) & (values >= 0))
-    bad[0] |= values[0] == 0 and not values.any()
+    bad[0] |= last >= 0 and not values.any()
     if bad.any():
         raise ConfigError(
-            f"inference.step_size is {values[bad][0]:g} at step {steps[bad][0]}: its schedule must be finite, never "
-            "negative and not zero throughout."
+            f"{path} is {values[bad][0]:g} at step {steps[bad][0]}: its schedule must be finite, never negative and not "
+            "zero throughout."
         )
     return float(values.max())
+
+
+def check_learning_rates(node: Any, path: str, schedule: Schedule, build: Callable[..., Any]) -> None:
+    """Check the schedules of a stage's optimisers, which their factory gets built and cannot look into.
+
+    Parameters
+    ----------
+    node : dict, list or leaf
+        The stage's configuration, or a part of it; the stages before it are theirs to check.
+    path : str
+        Where it stands.
+    build : (node, path) -> object
+        Makes what a node with ``_target_`` describes.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`check`.
+    """
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        place = f"{path}.{key}"
+        if key == "learning_rate" and isinstance(value, Mapping):
+            check(schedule, build(value, place) if "_target_" in value else value, place)
+        elif key not in ("before", "schedule"):
+            check_learning_rates(value, place, schedule, build)

@@ -159,7 +159,8 @@ class Method(NamedTuple):
     warm : as ``step``, or None
         One step of warm-up; ``step`` where None.
     settle : (key, state, data) -> (state, Info)
-        Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted.
+        Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted. With
+        ``unfinished`` (bool) true, what it leaves has nothing to do with the posterior: the lane has diverged.
     anchor : (state) -> theta0, or None
         Where given, predictions come from the network linearised at theta0.
     log_q : (key, state) -> scalar, or None
@@ -173,6 +174,9 @@ class Method(NamedTuple):
     num_cycles : int
         Warm-up and sampling alternate so many times, an equal share of the schedule's steps and draws each, and all
         draws count. 1 for a method that warms up once; only a method whose ``settle`` does nothing may have more.
+    start : "any", "mode" or "own"
+        What ``init`` makes of theta: a state from wherever it is; an approximation around it, which must therefore be a
+        mode that something else has found; nothing, as the method has starts of its own.
     """
 
     init: Callable[[Array, Array, Data], Any]
@@ -185,6 +189,7 @@ class Method(NamedTuple):
     markov: bool = True
     validation_fraction: float = 0.0
     num_cycles: int = 1
+    start: Literal["any", "mode", "own"] = "any"
 
 
 class Stage(NamedTuple):

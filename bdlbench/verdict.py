@@ -7,6 +7,7 @@ import numpy as np
 
 from bdlbench.config import Job
 from bdlbench.metrics.diagnostics import MIN_DRAWS, e_bfmi
+from bdlbench.sampling.programs import UNFINISHED
 
 NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs moments are left out"
 BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
@@ -22,7 +23,7 @@ def status(
     ----------
     job : Job
     bad : mapping from chain to (step, phase, stage)
-        Where chains' log densities first were not finite.
+        Where chains' log densities first were not finite, or ``UNFINISHED`` for the step.
     num_nonfinite : int
         Draws that are not finite, or whose predictions are not.
     num_overflowing : int
@@ -33,6 +34,12 @@ def status(
         chain, (step, phase, stage) = min(bad.items(), key=lambda item: item[1][0])
         word = "warm-up" if phase == "warmup" else "sampling"
         method = job.program.stages[stage].name
+        if step == UNFINISHED:
+            count = sum(first == UNFINISHED for first, _, _ in bad.values())
+            return "diverged", (
+                f"the warm-up of {method} did not reach the posterior in {count} of {chains} chains (first in "
+                f"chain {chain}): give it more steps, or settings with which a step goes further"
+            )
         if step == 0 and phase == "warmup" and stage == 0:
             return "diverged", (
                 f"the log density is non-finite in {len(bad)} of {chains} chains, first at step 0 ({phase} of {method}, "

@@ -400,7 +400,12 @@ def methods():
     """Every method of this family and its relatives on a small network."""
     optimizer = optax.adam(0.01)
     read = Schedule(2, 40, 5, 0)
-    yield "deep_ensemble", deep_ensemble, read, {"optimizer": optimizer, "objective": "posterior", **OFF}
+    yield (
+        "deep_ensemble",
+        deep_ensemble,
+        read._replace(num_samples=1),
+        {"optimizer": optimizer, "objective": "posterior", **OFF},
+    )
     yield "mc_dropout", mc_dropout, read, {"optimizer": optimizer, "rate": 0.1, **OFF}
     batch = read._replace(batch_size=4)
     yield "swag", swag, batch, {"optimizer": optax.sgd(0.01), "rank": 5, "collect_after": 4, "collect_every": 3}

@@ -28,6 +28,9 @@ from bdlbench.inference import smc as smc_module
 from bdlbench.model.target import make_target
 from bdlbench.recording import as_chains
 from bdlbench.run import run
+from bdlbench.sampling import loop
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.programs import NEVER, UNFINISHED
 from bdlbench.store import Store
 from bdlbench.types import ConfigError, Schedule
 
@@ -164,6 +167,69 @@ def test_chees_agrees_with_blackjaxs_driver():
     assert error < 0.1, "lengths are known to a tenth"
 
 
+# ---- runs out of stages
+
+
+def test_the_largest_share_of_smc_still_moves():
+    """At ``MOST_ESS`` lambda rises in each stage, whatever the particles: on normal ones, and on pairs that differ.
+
+    Nearer to 1 by less than the solver's tolerance it may stand still.
+    """
+    target, data = target_of(gaussian(3, 10))
+    for num_particles in (2, 64, 1024):
+        for share, rises in ((smc_module.MOST_ESS, True), (1 - 1e-6, False)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(smc_module, "MOST_ESS", 1.0)
+                options = SMC | {"num_particles": num_particles, "target_ess": share, "num_moves": 1}
+                method = smc_module.smc(target, Schedule(1, 1, 1, 1), **options)
+
+            def lane(key, method=method):
+                state = method.init(key, jnp.zeros(3), data)
+                step = lambda state, t: (lambda moved, info: (moved, info["inverse_temperature"]))(
+                    *method.warm(jax.random.fold_in(key, t), t, state, data)
+                )
+                return jax.lax.scan(step, state, jnp.arange(5))[1]
+
+            path = np.asarray(jax.jit(jax.vmap(lane))(jax.random.split(jax.random.key(1), 20)))
+            path = np.concatenate([np.zeros((20, 1)), path], 1)
+            assert ((np.diff(path) > 0) | (path[:, 1:] == 1)).all() == rises, path
+
+
+def test_smc_that_is_not_done_has_diverged(store_path, monkeypatch):
+    """With too few stages to reach lambda = 1 no draw is taken for one of the posterior, and the record says why."""
+    monkeypatch.setattr(smc_module, "MOST_STAGES", 1)
+    monkeypatch.setattr(loop, "_PROGRAMS", {})
+    small = [
+        "data=diabetes",
+        "network.width=2",
+        "progress=off",
+        f"store.path={store_path}",
+        "inference.num_particles=4",
+    ]
+    schedule = "inference.schedule={num_chains: 2, num_warmup: 1, num_samples: 4, thinning: 1}"
+    record = run(["inference=smc", *small, schedule, "inference.num_moves=1", "inference.num_leapfrog_steps=1"])
+    assert record["status"] == "diverged"
+    assert "warm-up of smc did not reach the posterior in 2 of 2 chains (first in chain 0)" in record["reason"]
+    assert record["num_draws"] == 0
+    assert record["num_grads"] == {"warmup": 2 * 4 * 3 * 2.0, "sample": 0.0}, "two stages, P (1 x 1 + 2) gradients each"
+
+
+def test_lanes_that_are_done_go_on(monkeypatch):
+    """Beside lanes that ran out of stages the others keep their draws: some number of stages is enough for some alone."""
+    problem = gaussian(3, 10)
+    here = program((stage("smc", smc_module.smc, Schedule(1, 0, 3, 1), **SMC),))
+    for most in range(2, 12):
+        monkeypatch.setattr(smc_module, "MOST_STAGES", most)
+        last = list(loop.run(here, rows(problem), lanes_of(LANES), clock=Clock()))[-1]
+        done = last.bad_step == NEVER
+        monkeypatch.setattr(loop, "_PROGRAMS", {})
+        if 0 < done.sum() < LANES:
+            break
+    assert 0 < done.sum() < LANES
+    assert (last.bad_step[~done] == UNFINISHED).all()
+    np.testing.assert_array_equal(last.stats["inverse_temperature"][:, -1] == 1, done)
+
+
 # ---- divergences
 
 
@@ -228,6 +294,7 @@ def test_particles_are_followed():
         (chees_module.chees, CHEES, {"num_warmup": 0}, "schedule.num_warmup=0 must be at least 1"),
         (chees_module.chees, CHEES, {"batch_size": 2}, "batch_size=2 does not fit chees"),
         (smc_module.smc, SMC | {"target_ess": 1.0}, {}, "target_ess=1.0 must lie strictly between"),
+        (smc_module.smc, SMC | {"target_ess": 0.9991}, {}, "target_ess=0.9991 must be at most 0.999"),
         (smc_module.smc, SMC, {"batch_size": 2}, "batch_size=2 does not fit smc"),
     ],
 )

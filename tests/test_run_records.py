@@ -280,6 +280,32 @@ def test_bad_options_end_in_one_sentence(name, store_path):
     assert folders(store_path) == []
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tuned=null", "a group takes the name of an option, not null: .* ~tuned leaves a group out"),
+        ("metrics=3", "a group takes the name of an option, not a value of type int: "),
+        (
+            "inference.schedule={burnin: 3}",
+            "^inference.schedule.burnin is no option here: .* ~inference.schedule and [+]",
+        ),
+        ("inference.burnin=3", "^inference.burnin is no option here: bdlbench --help"),
+    ],
+)
+def test_what_the_composition_refuses_comes_with_a_remedy(override, words):
+    """Hydra speaks of types and structs; the user gave a group or a mapping."""
+    with pytest.raises((ValueError, HydraException)) as caught:
+        config.compose([override])
+    assert re.search(words, sentence(caught.value)), sentence(caught.value)
+
+
+def test_the_remedies_work():
+    """A group left out, and a mapping replaced as a whole."""
+    composed, labels = config.compose(["~tuned", "~inference.schedule", "+inference.schedule={num_chains: 1}"])
+    assert composed["inference"]["schedule"] == {"num_chains": 1}
+    assert "tuned" not in labels
+
+
 FILES = {
     "NaN in the data": ("a,y\n1,2\nnan,3\n4,5\n6,7\n", "data.a"),
     "text in the data": ("a,y\n1,2\nred,3\n4,5\n6,7\n", "data.a is text"),

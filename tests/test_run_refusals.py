@@ -80,6 +80,63 @@ def test_options_are_refused_before_anything_is_written(options, sentence, store
     assert not store_path.exists()
 
 
+MODE = (
+    "{_target_: bdlbench.inference.point.maximum_a_posteriori, optimizer: {_target_: optax.adam, learning_rate: 0.01}, "
+    "schedule: {num_warmup: 5, num_samples: 0, thinning: 0}}"
+)
+SMC = "{_target_: bdlbench.inference.smc.smc, num_particles: 8, target_ess: 0.5, num_moves: 1, num_leapfrog_steps: 2, "
+SMC += "initial_step_size: 0.2, target_accept_prob: 0.8, schedule: {num_warmup: 5, num_samples: 1, thinning: 1}}"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["inference=mile", "model=eight_schools", "data=eight_schools"],
+            "inference.before.0.schedule.batch_size=32 does not fit 8 training rows",
+        ),
+        (
+            ["inference=laplace", "inference.before.0.schedule.num_samples=5"],
+            "inference.before.0.schedule.num_samples=5 does not fit map",
+        ),
+        (
+            ["inference=nuts", f"inference.before=[{MODE},{MODE.replace('num_samples: 0', 'num_samples: 2')}]"],
+            "inference.before.1.schedule.num_samples=2 does not fit map",
+        ),
+        (["inference=mile", "inference.l_factor=-1"], "inference.l_factor=-1.0 must be"),
+        (["inference=smc", f"inference.before=[{MODE}]"], "inference.before has no use for smc"),
+        (["inference=nuts", f"inference.before=[{MODE},{SMC}]"], "inference.before has no use for smc"),
+        (
+            ["inference=laplace", "inference.before=[]"],
+            "inference.before has no stage that finds the mode that laplace",
+        ),
+        (["inference=laplace_diag", "inference.before=[]"], "inference.before has no stage that finds the mode"),
+        (["inference=laplace_lastlayer", "inference.before=[]"], "inference.before has no stage that finds the mode"),
+    ],
+)
+def test_refusals_of_stages_name_their_own_fields(options, sentence):
+    """A stage's options by the path that the user wrote, and stages that have no place where they stand."""
+    with pytest.raises(ConfigError) as refused:
+        configuration.check(make_job(*compose(["data=diabetes", *options])))
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_sampler_from_the_prior_may_come_first():
+    """A method that begins by itself is a first stage for any other."""
+    configuration.check(make_job(*compose(["inference=nuts", "network.width=3", f"inference.before=[{SMC}]"])))
+
+
+def test_a_stored_run_stands_for_the_stages_before(store_path):
+    """Of a mode it is one, so that Laplace may go without stages; what draws its own starts refuses it as it does them."""
+    parent = run([*SHORT, f"store.path={store_path}"])["id"]
+    asked = ["network.width=3", f"store.path={store_path}", f"warm_start={parent}"]
+    configuration.check(make_job(*compose(["inference=laplace", *asked])))
+    with pytest.raises(ConfigError, match="finds the mode"):  # the same program from no run is another question
+        configuration.check(make_job(*compose(["inference=laplace", "inference.before=[]", *asked[:2]])))
+    with pytest.raises(ConfigError, match=f"^warm_start={parent} has no use for smc"):
+        configuration.check(make_job(*compose(["inference=smc", *asked])))
+
+
 def test_dead_chains_cost_nothing_more(store_path):
     """A diverged run's price is the same alone and beside others: up to the first bad step of each chain."""
     asked = [

@@ -1,5 +1,7 @@
 """Step sizes that follow an optax schedule: a step takes its value at t, and all that hangs on the step size follows."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,3 +111,76 @@ def test_schedules_that_are_none_are_refused(name, step_size, sentence):
     """In one sentence, before anything is compiled: at all steps of the stage, not at its first alone."""
     with pytest.raises(ConfigError, match=f"inference.*{sentence}"):
         config.check(config.make_job(*config.compose([f"inference={name}", f"inference.step_size={step_size}"])))
+
+
+FALLS_BELOW = "{_target_: optax.linear_schedule, init_value: 0.01, end_value: -0.01, transition_steps: 40}"
+MAP = "_target_: bdlbench.inference.point.maximum_a_posteriori, schedule: {num_warmup: 40, num_samples: 0, thinning: 0}"
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        (["inference=map", f"inference.optimizer.learning_rate={FALLS_BELOW}"], "inference.optimizer.learning_rate"),
+        (
+            ["inference=nuts", f"inference.before=[{{{MAP}, optimizer: {{_target_: optax.adam, learning_rate: LR}}}}]"],
+            "inference.before.0.optimizer.learning_rate",
+        ),
+        (
+            [
+                "inference=map",
+                "~inference.optimizer",
+                "+inference.optimizer={_target_: optax.chain, _args_: [{_target_: optax.scale_by_adam}, "
+                "{_target_: optax.scale_by_learning_rate, learning_rate: LR}]}",
+            ],
+            "inference.optimizer._args_.1.learning_rate",
+        ),
+        (["inference=ivon", "~inference.learning_rate", "+inference.learning_rate=LR"], "inference.learning_rate"),
+    ],
+)
+def test_learning_rates_that_fall_below_zero_are_refused(options, path):
+    """At step 20 of 40 the rate is exactly 0, which is allowed; from 21 it is -0.01 / 20 and the stage would climb down.
+
+    With 21 steps the same schedule passes.
+    """
+    options = [option.replace("LR", FALLS_BELOW) for option in options]
+    place = path.partition("optimizer")[0].removesuffix(".").removesuffix(".learning_rate")
+    for steps, good in ((40, False), (21, True)):
+        last = [] if place == "inference" else ["inference.schedule.num_warmup=40"]
+        plan = [f"{place}.schedule.num_warmup={steps}", f"{place}.schedule.thinning=0", *last]
+        job = config.make_job(*config.compose([*options, *plan]))
+        if good:
+            config.check(job)
+        else:
+            with pytest.raises(ConfigError, match=rf"^{re.escape(path)} is -0.0005\d* at step 21: "):
+                config.check(job)
+
+
+@pytest.mark.parametrize(
+    ("rate", "sentence"),
+    [
+        ("{_target_: optax.constant_schedule, value: 0.0}", "not zero throughout"),
+        (
+            "{_target_: optax.polynomial_schedule, init_value: 0.1, end_value: 0.0, power: -1, transition_steps: 9}",
+            "is (inf|nan)",
+        ),
+        ("{_target_: optax.adam, learning_rate: 0.1}", "must be a number or a schedule"),
+        ("{init_value: 0.1}", "must be a number or a schedule"),
+    ],
+)
+def test_learning_rates_that_are_none_are_refused(rate, sentence):
+    """Nothing at all, not finite, no schedule."""
+    options = ["inference=map", f"inference.optimizer.learning_rate={rate}"]
+    with pytest.raises(ConfigError, match=f"^inference.optimizer.learning_rate.*{sentence}"):
+        config.check(config.make_job(*config.compose(options)))
+
+
+def test_learning_rates_that_begin_and_end_at_zero_pass():
+    """A warm-up from 0 and a cosine's end; and a stage of no steps has no rate to be wrong."""
+    rate = (
+        "{_target_: optax.warmup_cosine_decay_schedule, init_value: 1e-9, peak_value: 0.01, warmup_steps: 5, "
+        "decay_steps: 20, end_value: 0.0}"
+    )
+    linear = "{_target_: optax.linear_schedule, init_value: 1e-9, end_value: 0.0, transition_steps: 4}"
+    for warmup, given in ((40, rate), (40, linear), (0, FALLS_BELOW)):
+        options = [f"inference.optimizer.learning_rate={given}", f"inference.schedule.num_warmup={warmup}"]
+        config.check(config.make_job(*config.compose(["inference=map", *options])))

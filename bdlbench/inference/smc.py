@@ -1,5 +1,6 @@
 """Sequential Monte Carlo from prior to posterior: particles, adaptive tempering and BlackJAX's HMC moves."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,10 +8,18 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from bdlbench.checks import at_least, fits, fraction, full_data, positive
+from bdlbench.errors import ConfigError
 from bdlbench.libraries import blackjax
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 MOST_STAGES = 10_000
+"""Stages that are made up for after warm-up, at most."""
+SOLVED = 1e-4
+"""The next lambda is found when the logarithm of the ESS is known to so much."""
+MOST_ESS = 1 - 10 * SOLVED
+"""Largest share of P asked for. An increment of 0 has the share 1, whose logarithm lies -log(target_ess) from what is
+asked for: where that is no more than ``SOLVED`` and rounding, some 4 eps log P = 5e-6 in single precision at a million
+particles, 0 may be taken for the answer, and lambda stands still."""
 
 
 class State(NamedTuple):
@@ -43,8 +52,9 @@ def smc(
     p_0 is the prior, from which the particles are drawn whatever the stage before left, and p the target. A step of
     warm-up is one stage: the next lambda such that the weights' ESS is ``target_ess`` P, systematic resampling,
     ``num_moves`` HMC transitions. Stages that the warm-up did not reach are made up for before sampling, so that every
-    draw is of the posterior; steps after lambda = 1 are moves alone. Moves adapt to the particles (their variances are
-    the inverse mass, the step size follows the acceptance rate) in warm-up, and are frozen in sampling.
+    draw is of the posterior, and a lane that needs more than ``MOST_STAGES`` of them has diverged; steps after lambda = 1
+    are moves alone. Moves adapt to the particles (their variances are the inverse mass, the step size follows the
+    acceptance rate) in warm-up, and are frozen in sampling.
 
     ``log_evidence`` is log p(y | x) where the prior is normalised and the temperature is 1; its error falls as
     P^(-1/2). P (num_moves n + 2) gradients a stage are charged.
@@ -54,7 +64,7 @@ def smc(
     num_particles : int
         P.
     target_ess : float
-        Share of P in (0, 1), 0.5 to 0.9.
+        Share of P in (0, ``MOST_ESS``], 0.5 to 0.9.
     num_moves : int
         HMC transitions of each particle a stage.
     num_leapfrog_steps : int
@@ -66,6 +76,11 @@ def smc(
     """
     positive("inference", initial_step_size=initial_step_size)
     fraction("inference", target_ess=target_ess, target_accept_prob=target_accept_prob)
+    if isinstance(target_ess, int | float) and target_ess > MOST_ESS:
+        raise ConfigError(
+            f"inference.target_ess={target_ess} must be at most {MOST_ESS:g}, as the next temperature is found to "
+            f"{SOLVED:g} of the ESS: use 0.5 to 0.9."
+        )
     at_least("inference", 2, num_particles=num_particles)
     at_least("inference", 1, num_moves=num_moves, num_leapfrog_steps=num_leapfrog_steps)
     full_data("inference", "smc", schedule.batch_size)
@@ -73,7 +88,7 @@ def smc(
     state = f"{num_particles} particles of {target.dim} weights with momenta and gradients"
     fits("inference", 24 * num_particles * target.dim, state, "use fewer", num_particles=num_particles)
     hmc, ess, resampling = blackjax("mcmc.hmc"), blackjax("smc.ess"), blackjax("smc.resampling")
-    dichotomy = blackjax("smc.solver").dichotomy
+    dichotomy = functools.partial(blackjax("smc.solver").dichotomy, eps=SOLVED)
     transition = hmc.build_kernel()
 
     def log_prior(theta: Array, data: Data) -> Array:
@@ -164,7 +179,7 @@ def smc(
             return state, stages + 1, num_grads + info["num_grads"]
 
         state, _, num_grads = jax.lax.while_loop(unfinished, stage, (state, jnp.int32(0), jnp.float32(0)))
-        return state, {"num_grads": num_grads}
+        return state, {"num_grads": num_grads, "unfinished": state.inverse_temperature < 1}
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         particles, acceptance, num_steps, diverged = moves(key, state, data)
@@ -175,7 +190,7 @@ def smc(
     def warm(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         return tempered(key, state, data)
 
-    return Method(init, step, draw=draw, warm=warm, settle=settle)
+    return Method(init, step, draw=draw, warm=warm, settle=settle, start="own")
 
 
 def draw(key: Array, state: Any) -> Array:

@@ -13,7 +13,7 @@ from bdlbench.sampling import lanes
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.position import Position, to_devices, to_host
 from bdlbench.sampling.position import check as check_leaves
-from bdlbench.sampling.programs import NEVER, Lane, Phase, Program, Shared, StagePrograms
+from bdlbench.sampling.programs import NEVER, UNFINISHED, Lane, Phase, Program, Shared, StagePrograms
 from bdlbench.types import no_settle
 
 Marks = Callable[[int, Phase], Sequence[int]]
@@ -25,7 +25,8 @@ class Block(NamedTuple):
     ``draws`` (L, n, D) or (L, n, P, D) start at draw ``first_draw`` of the stage and come with ``stats`` (L, n) of the
     step before each; where nothing steps but the state has a density, ``log_density`` and ``log_q`` of the draw.
     ``num_grads`` (full-data equivalents), ``num_diverging`` and ``seconds`` are those of this block;
-    ``bad_step`` is the first step of the stage with a non-finite log density, ``NEVER`` where there is none.
+    ``bad_step`` is the first step of the stage with a non-finite log density, ``NEVER`` where there is none,
+    ``UNFINISHED`` where warm-up came to no end.
     ``provisional(n)`` draws n times from the running state of a method that optimises (``thinning`` 0).
     ``position()`` copies the running state: asked before the next block, it says where :func:`run` may go on.
     """
@@ -196,6 +197,8 @@ class _StageRun:
                     return
                 if self.programs.method.settle is not no_settle or self.programs.has_anchor:
                     yield self.settle(cycle)
+                    if self.failed():
+                        return
                 done = 0
             if schedule.num_samples and schedule.thinning:
                 yield from self.steps("sample", schedule.num_samples, cycle, done)
@@ -275,10 +278,12 @@ class _StageRun:
 
     def settle(self, cycle: int) -> Block:
         with self.clock.measure("warmup") as timed:
-            self.state, num_grads, anchor = jax.block_until_ready(
+            self.state, num_grads, unfinished, anchor = jax.block_until_ready(
                 self.programs.call("settle", self.clock, 1, self.shared, self.lane, self.state)
             )
         self.anchor = None if anchor is None else lanes.fetch(anchor, self.num_lanes)
+        alive = self.bad_step == NEVER
+        self.bad_step = np.where(alive & lanes.fetch(unfinished, self.num_lanes), UNFINISHED, self.bad_step)
         self.at = (cycle, "sample", 0)
         zeros = np.zeros(self.num_lanes, np.int64)
         done = self.schedule.num_warmup

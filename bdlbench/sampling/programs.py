@@ -23,6 +23,8 @@ STEP, BATCH, DRAW, INIT, SETTLE, START, HOLD_OUT = range(7)
 DRAW_BYTES = 2**20
 """Bytes of draws that one lane holds on the device between two blocks."""
 NEVER = int(np.iinfo(np.int32).max)
+UNFINISHED = -1
+"""The first bad step of a lane whose warm-up came to no end: before any draw, with steps between draws or without."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,12 +155,16 @@ class StagePrograms:
         _, method, data = self.build(shared, lane)
         return _strong(method.init(self.key(lane, INIT), theta, data))
 
-    def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Any]:
-        """What comes between warm-up and sampling: the new state, its gradients, and where predictions are linearised."""
+    def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Array, Any]:
+        """What comes between warm-up and sampling.
+
+        The new state, its gradients, whether it is unfinished, and where predictions are linearised.
+        """
         _, method, data = self.build(shared, lane)
         state, info = method.settle(self.key(lane, SETTLE), state, data)
         anchor = method.anchor(state) if method.anchor is not None else None
-        return _strong(state), jnp.asarray(info.get("num_grads", 0.0), jnp.float32), anchor
+        num_grads = jnp.asarray(info.get("num_grads", 0.0), jnp.float32)
+        return _strong(state), num_grads, jnp.asarray(info.get("unfinished", False)), anchor
 
     def state_shapes(self, shared: Shared, lane: Lane, *, settled: bool) -> Any:
         """Shapes of one lane's state before or after :meth:`settle`, in the state's own tree; traced once."""

@@ -121,16 +121,20 @@ def test_resume_goes_back_to_the_checkpoint(store, config, record_of):
     """Draws and curve after the checkpoint are written again; the end is that of the undisturbed run."""
     values = np.random.default_rng(1).normal(size=(2, 8, 3)).astype("float32")
 
-    def blocks(writer, start, stop):
+    def allocate(writer):
         writer.allocate("posterior", "w", values.shape, "float32", ("chain", "draw", "w_dim_0"), chunk_draws=2)
+
+    def blocks(writer, start, stop):
         for draw in range(start, stop, 2):
             writer.write("posterior", "w", draw, values[:, draw : draw + 2])
             writer.append_curve({"draws": draw})
 
     with store.writer("whole", config) as writer:
+        allocate(writer)
         blocks(writer, 0, 8)
         whole = writer.finish(record_of())
     with pytest.raises(KeyboardInterrupt), store.writer("run", config) as writer:
+        allocate(writer)
         blocks(writer, 0, 4)
         state = {"t": np.array(4), "key": np.array([1, 2], "uint32"), "file": np.array([True])}
         writer.checkpoint(state)
@@ -143,6 +147,7 @@ def test_resume_goes_back_to_the_checkpoint(store, config, record_of):
         for name, value in state.items():
             assert loaded[name].dtype == value.dtype
             np.testing.assert_array_equal(loaded[name], value)
+        allocate(writer)
         blocks(writer, int(loaded["t"]), 8)
         record = writer.finish(record_of())
     assert record["files"]["curve.jsonl"] == whole["files"]["curve.jsonl"]
