@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,9 +103,10 @@ def write_whole(path: Path, variables: Sequence[Variable]) -> list[str]:
     """Write all that waits as a folder of its own, cut and consolidated; returns what was cut.
 
     Zarr makes an array in several turns through its event loop, milliseconds each where every turn begins and ends in
-    another thread. Here they are one task over a store in memory, whose files are then put in place, all or none.
+    another thread. Here they are one task over a store in memory, whose files are then put in place, all or none. The
+    next posterior of the same form, as that of a sweep's next run, writes its values into the same arrays.
     """
-    held: dict[str, Any] = {}
+    global _last
     notes: list[str] = []
     grouped = itertools.groupby(sorted(variables, key=lambda v: (v.group, v.name)), key=lambda v: v.group)
     groups = {group: list(some) for group, some in grouped}
@@ -112,14 +114,20 @@ def write_whole(path: Path, variables: Sequence[Variable]) -> list[str]:
         kept, cut = kept_draws(group, {v.name: v.waiting_values().shape[1] for v in some if v.has_draws})
         notes += cut
         groups[group] = [_cut(v, kept) for v in some]
-    with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop, as a notebook's has
-        pool.submit(asyncio.run, _write(held, groups)).result()
+    whole = list(itertools.chain.from_iterable(groups.values()))
+    form = tuple(_form(variable) for variable in whole)
+    with _lock:
+        made = _last if _last is not None and _last.form == form else None
+        with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop, as a notebook's has
+            made = _last = pool.submit(asyncio.run, _write(made, form, whole)).result()
+        files = {key: buffer.to_bytes() for key, buffer in made.held.items()}
+    stamps = (made.created_at.encode(), attributes()["created_at"].encode())
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        for key, buffer in held.items():
-            file = part / key
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(buffer.to_bytes())
+        for folder in {os.path.dirname(key) for key in files}:
+            (part / folder).mkdir(parents=True, exist_ok=True)
+        for key, data in files.items():
+            (part / key).write_bytes(data.replace(*stamps) if key.endswith("zarr.json") else data)
         part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -135,18 +143,51 @@ def _cut(variable: Variable, kept: int) -> Variable:
     return Variable(**{**vars(variable), "shape": shape, "waiting": [values[:, :kept]]})
 
 
-async def _write(held: dict[str, Any], groups: dict[str, list[Variable]]) -> None:
+@dataclass
+class _Made:
+    """A posterior's files in memory: their contents by name, and the arrays through which all but labels are written."""
+
+    form: tuple[Any, ...]
+    created_at: str
+    held: dict[str, Any] = field(default_factory=dict)
+    arrays: list[Any] = field(default_factory=list)
+
+
+_last: _Made | None = None
+"""Of the posterior written last: 4 MiB at most, see ``BUFFER_BYTES``."""
+_lock = threading.Lock()
+
+
+def _form(variable: Variable) -> tuple[Any, ...]:
+    """All of a variable but its values."""
+    labels = tuple((dim, values.dtype.str, tuple(values.tolist())) for dim, values in variable.coords.items())
+    v = variable
+    return v.group, v.name, v.shape, v.dtype.str, v.dims, v.chunks, labels
+
+
+async def _write(made: _Made | None, form: tuple[Any, ...], variables: Sequence[Variable]) -> _Made:
+    """The files of ``variables``, in the arrays of ``made`` where it has their form."""
+    if made is None:
+        made = await _make(form, variables)
+    for array, variable in zip(made.arrays, variables, strict=True):
+        await array.setitem(..., variable.waiting[0])
+    return made
+
+
+async def _make(form: tuple[Any, ...], variables: Sequence[Variable]) -> _Made:
+    """Groups, arrays without values, labels and consolidated metadata."""
     import zarr.api.asynchronous as zarr
     from zarr.storage import MemoryStore
 
-    store = MemoryStore(held)
-    root = await zarr.open_group(store, mode="w", attributes=attributes())
-    for group, some in groups.items():
-        parent = await root.create_group(group, attributes=attributes())
+    about = attributes()
+    made = _Made(form, about["created_at"])
+    store = MemoryStore(made.held)
+    root = await zarr.open_group(store, mode="w", attributes=about)
+    for group, some in itertools.groupby(variables, key=lambda v: v.group):
+        parent = await root.create_group(group, attributes=about)
         labelled: set[str] = set()
         for variable in some:
-            array: Any = await parent.create_array(variable.name, **variable.options())
-            await array.setitem(..., variable.waiting[0])
+            made.arrays.append(await parent.create_array(variable.name, **variable.options()))
             for dim, values in variable.coords.items():
                 if dim not in labelled:
                     options, plain = coordinate(dim, values)
@@ -159,3 +200,4 @@ async def _write(held: dict[str, Any], groups: dict[str, list[Variable]]) -> Non
         # Every reader that does not know consolidated metadata reads the array's own.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         await zarr.consolidate_metadata(store)
+    return made

@@ -157,3 +157,31 @@ def test_what_does_not_fit_is_refused(store, call, error, message, config):
         writer.allocate("posterior", "w", (CHAINS, DRAWS, WIDTH), "float32", DIMS, {"weight": [1, 2, 3]})
         with pytest.raises(error, match=message):
             call(writer)
+
+
+def test_posteriors_of_one_form_have_the_files_of_posteriors_alone(tmp_path, monkeypatch):
+    """The arrays of the posterior before are used again: values, labels and the time of making are each one's own."""
+
+    def variables(seed, draws, label):
+        values = np.random.default_rng(seed).normal(size=(CHAINS, DRAWS, WIDTH)).astype("float32")
+        labels = {"chain": np.arange(CHAINS), "draw": np.arange(DRAWS), "weight": np.array([label, "b", "c"])}
+        yield layout.Variable(
+            "posterior", "w", values.shape, values.dtype, DIMS, values.shape, labels, waiting=[values[:, :draws]]
+        )
+        y = np.full(4, float(seed))  # constant chunks are written as others are
+        yield layout.Variable("observed_data", "y", y.shape, y.dtype, ("row",), (4,), {}, waiting=[y])
+
+    def files(folder):
+        return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    cases = [(0, DRAWS, "a"), (1, DRAWS, "a"), (2, 5, "a"), (3, 5, "other"), (0, 5, "other"), (0, DRAWS, "a")]
+    for number, case in enumerate(cases):
+        monkeypatch.setattr(layout, "attributes", lambda at=f"2020-01-0{number + 1}": {"created_at": at})
+        layout.write_whole(tmp_path / f"in a row {number}", list(variables(*case)))
+    for number, case in enumerate(cases):
+        monkeypatch.setattr(layout, "attributes", lambda at=f"2020-01-0{number + 1}": {"created_at": at})
+        monkeypatch.setattr(layout, "_last", None)
+        layout.write_whole(tmp_path / "alone" / str(number), list(variables(*case)))
+        assert files(tmp_path / f"in a row {number}") == files(tmp_path / "alone" / str(number))
+    found = xr.open_zarr(tmp_path / "in a row 1/posterior", consolidated=False)["w"].values
+    np.testing.assert_array_equal(found, next(variables(*cases[1])).waiting[0])
