@@ -144,7 +144,9 @@ def short_hash(text: str) -> str:
 
 @functools.cache
 def _metric(name: str, node: str) -> Callable[..., Any]:
-    return call(json.loads(node), f"metrics.{name}")
+    found = call(json.loads(node), f"metrics.{name}")
+    # Hydra has looked at the target; to look at it again at every call costs more than most metrics.
+    return functools.partial(found.func, *found.args, **found.keywords)
 
 
 def load_data(config: Mapping[str, Any]) -> Dataset:

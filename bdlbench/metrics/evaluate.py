@@ -1,5 +1,6 @@
 """Match metrics with the ingredients they name."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,6 +49,7 @@ def evaluate(metrics: Mapping[str, Callable[..., Any]], y: Any, ingredients: Map
     return out
 
 
+@functools.lru_cache(maxsize=256)
 def required_ingredients(name: str, metric: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of a metric's positional parameters without defaults; its options must be bound."""
     wanted = []

@@ -7,6 +7,7 @@ short ones. Keys of a lane: ``fold_in(fold_in(key, stage), purpose)``, then the 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ STEP, BATCH, DRAW, INIT, SETTLE, START, HOLD_OUT = range(7)
 DRAW_BYTES = 2**20
 """Bytes of draws that one lane holds on the device between two blocks."""
 NEVER = int(np.iinfo(np.int32).max)
+_BESIDE = ThreadPoolExecutor(1)  # its thread starts with its first task
 UNFINISHED = -1
 """The first bad step of a lane whose warm-up came to no end: before any draw, with steps between draws or without."""
 
@@ -103,6 +105,7 @@ class StagePrograms:
         self.stage: Stage = program.stages[index]
         self.schedule: Schedule = self.stage.schedule
         self._compiled: dict[Any, Any] = {}
+        self._ahead: dict[str, Future[Any]] = {}
         self._shapes: dict[bool, Any] = {}
         found: list[tuple[int, Method]] = []
 
@@ -313,12 +316,27 @@ class StagePrograms:
         kind = "block" if name.startswith("block_") and not self.two_bodies else name
         if kind not in self._compiled:
             with clock.measure("compile"):
-                # Steps on batches, and those of which many go into a draw (or all, thinning 0), are small ones.
-                many = self.schedule.batch_size is not None or self.schedule.thinning != 1
-                small = kind.startswith("block") and many
-                over = lanes.over_lanes(getattr(self, name), num_shared, donate, small=small)
-                self._compiled[kind] = over.lower(*args).compile()
+                if kind not in self._ahead:
+                    lowered = self._lowered(kind, num_shared, args, donate)
+                    if kind == "block_warmup" and self._samples_in_its_state():
+                        # The same arguments, and XLA leaves a core idle: the steps of sampling are compiled beside.
+                        beside = self._lowered("block_sample", num_shared, args, donate)
+                        self._ahead["block_sample"] = _BESIDE.submit(beside.compile)
+                    self._compiled[kind] = lowered.compile()
+                else:
+                    self._compiled[kind] = self._ahead.pop(kind).result()
         return self._compiled[kind](*args)
+
+    def _samples_in_its_state(self) -> bool:
+        """Whether sampling takes steps, from a state of warm-up's type."""
+        return self.schedule.num_samples > 0 and self.schedule.thinning > 0 and self.method.settle is no_settle
+
+    def _lowered(self, kind: str, num_shared: int, args: tuple[Any, ...], donate: tuple[int, ...]) -> Any:
+        # Steps on batches, and those of which many go into a draw (or all, thinning 0), are small ones.
+        many = self.schedule.batch_size is not None or self.schedule.thinning != 1
+        small = kind.startswith("block") and many
+        function = getattr(self, "block_sample" if kind == "block" else kind)
+        return lanes.over_lanes(function, num_shared, donate, small=small).lower(*args)
 
 
 def _strong(state: Any) -> Any:
