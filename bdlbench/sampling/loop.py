@@ -135,10 +135,9 @@ def run(
         if resume is not None:
             state = to_devices(resume.leaves, _shapes(programs, shared, lane, resume))
         else:
-            if theta is None:
-                theta = programs.call("start", clock, 1, shared, lane)
+            name, given = ("begin", ()) if theta is None else ("init", (theta,))
             with clock.measure("warmup"):
-                state = jax.block_until_ready(programs.call("init", clock, 1, shared, lane, theta))
+                state = jax.block_until_ready(programs.call(name, clock, 1, shared, lane, *given))
         stage = _StageRun(programs, shared, lane, state, num_lanes, clock, marks, block_seconds)
         yield from stage.go(resume)
         resume = None

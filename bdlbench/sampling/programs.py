@@ -7,7 +7,7 @@ short ones. Keys of a lane: ``fold_in(fold_in(key, stage), purpose)``, then the 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -105,7 +105,6 @@ class StagePrograms:
         self.stage: Stage = program.stages[index]
         self.schedule: Schedule = self.stage.schedule
         self._compiled: dict[Any, Any] = {}
-        self._ahead: dict[str, Future[Any]] = {}
         self._shapes: dict[bool, Any] = {}
         found: list[tuple[int, Method]] = []
 
@@ -120,7 +119,8 @@ class StagePrograms:
         first, settled, self.draw_shape = jax.eval_shape(look, shared, one)
         self.states = (first, settled)
         self.dim, self.method = found[0]
-        self.two_bodies = self.method.warm is not None or self.method.settle is not no_settle
+        self.settles = self.method.settle is not no_settle
+        self.two_bodies = self.method.warm is not None or self.settles
         self.has_density = self.method.log_q is not None
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
@@ -152,6 +152,10 @@ class StagePrograms:
         target, _, _ = self.build(shared, lane)
         draw = target.initial if self.program.start == "network" else target.start
         return draw(self.key(lane, START))
+
+    def begin(self, shared: Shared, lane: Lane) -> Any:
+        """The method's state where the first stage begins: a program less to compile than for one after the other."""
+        return self.init(shared, lane, jax.lax.optimization_barrier(self.start(shared, lane)))
 
     def init(self, shared: Shared, lane: Lane, theta: Array) -> Any:
         """The method's state at theta."""
@@ -316,20 +320,16 @@ class StagePrograms:
         kind = "block" if name.startswith("block_") and not self.two_bodies else name
         if kind not in self._compiled:
             with clock.measure("compile"):
-                if kind not in self._ahead:
-                    lowered = self._lowered(kind, num_shared, args, donate)
-                    if kind == "block_warmup" and self._samples_in_its_state():
-                        # The same arguments, and XLA leaves a core idle: the steps of sampling are compiled beside.
-                        beside = self._lowered("block_sample", num_shared, args, donate)
-                        self._ahead["block_sample"] = _BESIDE.submit(beside.compile)
-                    self._compiled[kind] = lowered.compile()
+                lowered = self._lowered(kind, num_shared, args, donate)
+                if kind == "block_warmup" and self.schedule.num_samples * self.schedule.thinning and not self.settles:
+                    # XLA leaves a core idle: what samples, of the same arguments and quicker to compile, is made beside.
+                    compiling = _BESIDE.submit(lowered.compile)
+                    beside = self._lowered("block_sample", num_shared, args, donate)
+                    self._compiled["block_sample"] = beside.compile()
+                    self._compiled[kind] = compiling.result()
                 else:
-                    self._compiled[kind] = self._ahead.pop(kind).result()
+                    self._compiled[kind] = lowered.compile()
         return self._compiled[kind](*args)
-
-    def _samples_in_its_state(self) -> bool:
-        """Whether sampling takes steps, from a state of warm-up's type."""
-        return self.schedule.num_samples > 0 and self.schedule.thinning > 0 and self.method.settle is no_settle
 
     def _lowered(self, kind: str, num_shared: int, args: tuple[Any, ...], donate: tuple[int, ...]) -> Any:
         # Steps on batches, and those of which many go into a draw (or all, thinning 0), are small ones.
