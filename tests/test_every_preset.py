@@ -28,7 +28,7 @@ from linear_recursions import (
     sghmc,
 )
 from mutation import mutate
-from presets import PRESETS
+from presets import PRESETS, mostly
 from test_laws_momentum import check_thermostat
 from test_laws_point import dropout_gradient_z
 from test_laws_sgmcmc import check_frozen_preconditioner
@@ -422,7 +422,11 @@ def test_every_preset_has_a_law():
     assert sorted(LAWS) == PRESETS
 
 
-@pytest.mark.parametrize("preset", sorted(LAWS))
+QUICK = ("nuts", "mclmc", "sgld", "sghmc", "svi", "ivon", "laplace", "map", "swag", "svgd")
+"""Of most modules one: their kin, and what takes longest, where slow tests run too."""
+
+
+@pytest.mark.parametrize("preset", mostly(sorted(LAWS), *QUICK))
 def test_a_preset_obeys_its_law(preset, tmp_path, monkeypatch):
     """Laws 2 to 4 on the good lanes and, beside them, law 7: every lane with a NaN is found, no other one is."""
     verdict, bad, lost = measure(preset, tmp_path, monkeypatch)
@@ -483,7 +487,7 @@ def test_every_module_of_methods_has_a_mutant():
     assert {module_of(preset)[0] for preset in MUTANTS} == {module_of(preset)[0] for preset in PRESETS}
 
 
-@pytest.mark.parametrize("preset", sorted(MUTANTS))
+@pytest.mark.parametrize("preset", mostly(sorted(MUTANTS), "nuts", "sgld", "svi_fullrank", "laplace"))
 def test_a_mutant_does_not_obey_the_law(preset, tmp_path, monkeypatch):
     """The check that passes a preset fails it with one expression changed."""
     module, name = module_of(preset)

@@ -30,7 +30,7 @@ TASKS = {
 Counts are none of them: targets of regression are standardised, which leaves nothing for a Poisson model."""
 MODELS = {"robust regression": "student"}
 USERS = ("eight schools", "robust regression")
-FAST = ("deep_ensemble", "hmc", "ivon", "laplace_lastlayer", "mclmc", "psgld", "sghmc", "swag", "svi")
+FAST = ("hmc", "ivon", "laplace_lastlayer", "psgld", "svi")
 MINIBATCHES = [p for p in PRESETS if "batch_size: 32" in (conf_dir() / "inference" / f"{p}.yaml").read_text()]
 REFUSED = {
     **{(name, task): "no deterministic site 'f'" for name in ("laplace_lastlayer", "mc_dropout") for task in USERS},
