@@ -170,6 +170,7 @@ def test_chees_agrees_with_blackjaxs_driver():
 # ---- runs out of stages
 
 
+@pytest.mark.slow
 def test_the_largest_share_of_smc_still_moves():
     """At ``MOST_ESS`` lambda rises in each stage, whatever the particles: on normal ones, and on pairs that differ.
 
@@ -214,6 +215,7 @@ def test_smc_that_is_not_done_has_diverged(store_path, monkeypatch):
     assert record["num_grads"] == {"warmup": 2 * 4 * 3 * 2.0, "sample": 0.0}, "two stages, P (1 x 1 + 2) gradients each"
 
 
+@pytest.mark.slow
 def test_lanes_that_are_done_go_on(monkeypatch):
     """Beside lanes that ran out of stages the others keep their draws: some number of stages is enough for some alone."""
     problem = gaussian(3, 10)
