@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-faults test-bench test-cluster bench notebooks data lint format types requirements clean python
+.PHONY: help compare test test-slow test-faults test-bench test-cluster bench notebooks data lint format types requirements clean python
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,8 +25,11 @@ compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, one table
 test: .venv/ready  ## the whole test suite
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 tests
 
-test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes; and what is slow
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m 'faults or slow' tests
+test-slow: .venv/ready  ## tests as in the suite, of further methods
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m slow tests
+
+test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m faults tests
 
 test-bench: .venv/ready  ## walk through the benchmarks that take long even in small
 	$(BIN)/python -m pytest -q --durations=10 -m long tests/benchmarks

@@ -340,7 +340,7 @@ def test_tools_call_what_is_there() -> None:
     workflow = yaml.safe_load(text_of(".github/workflows/ci.yml"))
     runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     called = {word for run in runs for word in run.split()[1:] if "=" not in word}
-    assert called == {"test", "test-faults", "lint"} <= targets()
+    assert called == {"test", "test-slow", "test-faults", "lint"} <= targets()
     assert "make test" in text_of(".ci/run")
     hooks = yaml.safe_load(text_of(".pre-commit-config.yaml"))
     local = {hook["id"] for repo in hooks["repos"] if repo["repo"] == "local" for hook in repo["hooks"]}

@@ -26,7 +26,7 @@ LIMITS = {
 }  # fmt: skip
 """How many rows of each name have a limit; of ``mile`` it depends on whether the other package is here."""
 FAST = {"sgld", "hmc", "svgd", "sghmc", "linear_regression", "found"}
-"""What takes a few seconds; ``make test-faults`` walks through the rest, but for what takes half a minute or more."""
+"""What takes a few seconds; ``make test-slow`` walks through the rest, but for what takes half a minute or more."""
 LONG = {"sweep_nuts", "sweep_growth", "sweep_sgld", "memory", "mile", "new_process", "recompile"}
 """``make test-bench``."""
 
