@@ -32,7 +32,9 @@ from bdlbench.types import Data, Method, Schedule, Stage, Target
 
 RESULT_VERSION = 2
 """Part of every run's identity: raised when the same configuration would give different results."""
-PROGRAM_SECTIONS = ("model", "network", "prior", "likelihood", "inference")
+TARGET_SECTIONS = ("model", "network", "prior", "likelihood")
+"""Sections of a configuration that, with the temperature and the training rows, make the posterior."""
+PROGRAM_SECTIONS = (*TARGET_SECTIONS, "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
 STAGE_KEYS = ("schedule", "start", "before")
 """Keys of an inference configuration that are not its factory's parameters."""
@@ -56,6 +58,7 @@ class Job:
     """One run to do: everything composed and loaded, nothing compiled."""
 
     id: str
+    target_id: str
     config: Mapping[str, Any]
     labels: Mapping[str, str]
     program: Program
@@ -119,6 +122,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
     program = make_program(program_half, numbers, dataset)
+    target_id = name_of_target(program_half, numbers, dataset)
     metrics = {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in config["metrics"].items()}
     identity = {
         "version": RESULT_VERSION,
@@ -126,7 +130,6 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         "numbers": numbers,
         "seed": config["seed"],
         "data": dataset.checksum,
-        "metrics": config["metrics"],
         "diagnosed_rows": config["store"]["predictive_rows"],
     }
     if parent is not None:
@@ -134,7 +137,38 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
     run_id = f"{name}-s{config['seed']}-{digest}"
-    return Job(run_id, config, labels, program, numbers, config["seed"], dataset, metrics, parent)
+    return Job(run_id, target_id, config, labels, program, numbers, config["seed"], dataset, metrics, parent)
+
+
+def name_of_factory(section: str, target: str) -> str:
+    """The name of a factory in a run's identity, which does not change when a module of this package moves.
+
+    A factory of this package is named by its section of the configuration and its function, as in ``inference.sgld``.
+    Any other factory is named by its full path.
+    """
+    return f"{section}.{target.rsplit('.', 1)[-1]}" if target.startswith("bdlbench.") else target
+
+
+def identity_of(node: Any, section: str) -> Any:
+    """The part of a configuration that names a run: factories by :func:`name_of_factory`, numbers by their place."""
+    if isinstance(node, Number):
+        return {"number": node.path}
+    if isinstance(node, Mapping):
+        return {
+            key: name_of_factory(section, value) if key == "_target_" else identity_of(value, section)
+            for key, value in node.items()
+        }
+    return [identity_of(value, section) for value in node] if isinstance(node, list) else node
+
+
+def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset) -> str:
+    """Hash of the distribution that a run is asked for, whatever its method, its seed and its precision.
+
+    It names the model, network, prior, likelihood and temperature, and the training rows with their scaling.
+    """
+    parts = {name: identity_of(fill(program[name], numbers), name) for name in TARGET_SECTIONS if name in program}
+    rest = {"temperature": numbers["temperature"], "task": dataset.task, "rows": dataset.rows_checksum}
+    return short_hash(json.dumps(parts | rest, sort_keys=True))
 
 
 def short_hash(text: str) -> str:
@@ -215,13 +249,13 @@ def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset)
     ]
     all_stages = (*before, make_stage(inference, "inference", last))
     key = {
-        "program": program,
+        "program": {name: identity_of(node, name) for name, node in program.items()},
         "task": dataset.task,
         "outputs": dataset.num_outputs,
         "stages": [s.schedule for s in all_stages],
     }
     return Program(
-        key=json.dumps(key, sort_keys=True, default=lambda number: {"number": number.path}),
+        key=json.dumps(key, sort_keys=True),
         make_target=functools.partial(build_target, program, dataset.task, dataset.num_outputs),
         stages=all_stages,
         start=start,

@@ -86,6 +86,7 @@ def common(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
     return {
         "labels": dict(job.labels),
         "seed": job.seed,
+        "target_id": job.target_id,
         "program_hash": configuration.short_hash(job.program.key),
         "seconds": dict(seconds),
         "num_grads": {"warmup": 0.0, "sample": 0.0},

@@ -133,13 +133,35 @@ def test_paths_are_no_part_of_a_run():
     """Nor are progress and the store; seeds, rows and numbers are."""
     job = lambda *more: config.make_job(*config.compose([*SMALL, *more])).id
     one = job()
-    for same in ("store.path=elsewhere", "progress=lines", "rerun=true"):
+    for same in ("store.path=elsewhere", "progress=lines", "rerun=true", "metrics=[lppd]"):
         assert job(same) == one
-    for other in ("seed=1", "data.seed=1", "network.depth=2", "temperature=0.9", "metrics=[lppd]"):
+    for other in ("seed=1", "data.seed=1", "network.depth=2", "temperature=0.9"):
         assert job(other) != one
 
 
 # ---- users' own
+
+
+def test_the_target_id_names_the_distribution_alone():
+    """Not the method, the seed or the precision; the prior, the rows and the temperature are part of it."""
+    target = lambda *more: config.make_job(*config.compose([*SMALL, *more])).target_id
+    one = target()
+    for same in ("seed=1", "inference=sgld", "inference=map", "inference=mc_dropout", "metrics=[lppd]"):
+        assert target(same) == one, same
+    with jax.enable_x64(True):
+        assert target() == one
+    for other in ("prior.weight_scale=3", "network.width=7", "likelihood=heteroscedastic", "data.seed=1", "temperature=0.9"):
+        assert target(other) != one, other
+
+
+def test_factories_of_the_package_have_names_of_their_own():
+    """A factory is named by its section and function: two modules must not have one name in one section."""
+    found = {}
+    for path in sorted(config.conf_dir().rglob("*.yaml")):
+        section = path.parent.name
+        for target in re.findall(r"_target_: *[\"']?(bdlbench[\w.]+)", path.read_text()):
+            section = "inference" if section == "tuned" else section
+            assert found.setdefault(config.name_of_factory(section, target), target) == target
 
 
 def test_a_linen_network_runs(store_path):
