@@ -17,10 +17,10 @@ import numpyro
 import numpyro.distributions as dist
 import scipy.stats
 
-from bdlbench import config
-from bdlbench.config import Job
 from bdlbench.inference.hmc import nuts
 from bdlbench.model.target import make_target
+from bdlbench.runs import configuration
+from bdlbench.runs.job import Job, make_job
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Program, Shared
@@ -130,7 +130,7 @@ def linear_job(path: Path, inference: str, *options: str, chains: int = 64) -> t
     usual = ["data=npz", f"data.path={path}/rows.npz", "data.test_fraction=0", "network=linear", "prior=normal"]
     usual += [f"prior.weight_scale={PRIOR_SCALE}", f"prior.bias_scale={PRIOR_SCALE}", "likelihood=gaussian_fixed"]
     usual += [f"likelihood.sigma={NOISE}", f"inference={inference}", *options]
-    job = config.make_job(*config.compose([*usual, f"inference.schedule.num_chains={chains}"]))
+    job = make_job(*configuration.compose([*usual, f"inference.schedule.num_chains={chains}"]))
     found = job.dataset.train
     design = np.column_stack([np.ones(len(found.y)), found.x]).astype(np.float64)
     target = found.y.astype(np.float64) / NOISE

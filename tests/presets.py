@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from bdlbench.config import conf_dir
+from bdlbench.runs.configuration import conf_dir
 from bdlbench.store import Store
 
 PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))

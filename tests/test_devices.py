@@ -15,7 +15,7 @@ import sys
 import numpy as np
 from known_posteriors import gaussian, lanes_of, nuts_stage, program, rows, sample, stage
 from bdlbench.inference.sgld import sgld
-from bdlbench.run import setup_jax
+from bdlbench.runs.group import setup_jax
 from bdlbench.sampling import lanes
 from bdlbench.types import Schedule
 

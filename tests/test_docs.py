@@ -15,10 +15,11 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from bdlbench import config as configuration
 from bdlbench.errors import ConfigError
-from bdlbench.report import readme
+from bdlbench.runs import configuration
+from bdlbench.runs.job import check_job, make_job
 from bdlbench.store import Store
+from tools import readme
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("experiments/*/README.md")])
@@ -74,7 +75,7 @@ def targets() -> set[str]:
 
 def subcommands() -> set[str]:
     """What bdlbench-results does."""
-    from bdlbench.cli_results import _parser
+    from bdlbench.cli.results import _parser
 
     (group,) = (action for action in _parser()._actions if action.dest == "==SUPPRESS==" or action.choices)
     return set(group.choices or ())
@@ -178,7 +179,7 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     That each was used is seen in the record: the labels, the metric, and the gradients of 40 + 20 steps of B = 32 of
     N = 100 rows in 2 chains, 2 * 60 * .32 = 38.4, summed in float32 (60 terms: relative error below 60 * 2^-24).
     """
-    from bdlbench.run import run
+    from bdlbench.runs.group import run
 
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     files = materialise(tmp_path)
@@ -218,8 +219,8 @@ def test_what_a_reader_brings_along_is_taken(group: str, tmp_path: Path, monkeyp
     (words,) = (
         w for w in commands("README.md") if "--config-dir=myconf" in w and any(o.startswith(f"{group}=") for o in w)
     )
-    job = configuration.make_job(*configuration.compose([word for word in words[1:] if not word.startswith("-")]))
-    configuration.check(job)
+    job = make_job(*configuration.compose([word for word in words[1:] if not word.startswith("-")]))
+    check_job(job)
     assert (ROOT / "conf" / group / f"{job.labels[group]}.yaml").exists() is False
 
 

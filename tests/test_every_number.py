@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bdlbench import config
-from bdlbench.config import STAGE_KEYS, conf_dir
+from bdlbench.runs import configuration
+from bdlbench.runs.configuration import STAGE_KEYS, conf_dir
+from bdlbench.runs.job import check_job, make_job
 from bdlbench.types import ConfigError
 
 DATA = ["data=cosine_gap", "data.n_cluster=40", "data.n_test=4", "network.width=3"]
@@ -78,7 +79,7 @@ FIRST = min(preset for preset, _ in NUMBERS.values())
 @functools.cache
 def of_preset(preset: str) -> dict[str, Any]:
     """The composed configuration of a preset; nobody changes it."""
-    return config.compose([*DATA, f"inference={preset}"])[0]
+    return configuration.compose([*DATA, f"inference={preset}"])[0]
 
 
 def outcome(composed: dict[str, Any], place: Place, value: Any) -> str | None:
@@ -89,7 +90,7 @@ def outcome(composed: dict[str, Any], place: Place, value: Any) -> str | None:
         node = node[step]
     node[place[-1]] = value
     try:
-        config.check(config.make_job(composed, {}))
+        check_job(make_job(composed, {}))
     except ConfigError as error:
         return str(error)
     return None
@@ -126,7 +127,7 @@ def test_temperatures_that_are_none_are_refused(value):
     composed = copy.deepcopy(of_preset("map"))
     composed["temperature"] = value
     with pytest.raises(ConfigError, match="temperature"):
-        config.check(config.make_job(composed, {}))
+        check_job(make_job(composed, {}))
 
 
 @pytest.mark.parametrize("preset", sorted({preset for preset, _ in NUMBERS.values()}))

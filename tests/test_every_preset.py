@@ -33,9 +33,9 @@ from test_laws_momentum import check_thermostat
 from test_laws_point import dropout_gradient_z
 from test_laws_sgmcmc import check_frozen_preconditioner
 
-from bdlbench.config import conf_dir, target_of
 from bdlbench.inference.point import mc_dropout
-from bdlbench.run import arrange
+from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.configuration import conf_dir, target_of
 from bdlbench.sampling import loop
 from bdlbench.sampling.programs import NEVER, Shared
 from bdlbench.types import Schedule

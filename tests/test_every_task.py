@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from presets import PRESETS, mostly
 
-from bdlbench import config
-from bdlbench.config import conf_dir
-from bdlbench.run import run_config
+from bdlbench.runs import configuration
+from bdlbench.runs.configuration import conf_dir
+from bdlbench.runs.group import run_config
+from bdlbench.runs.job import check_job, make_job
 from bdlbench.types import ConfigError
 
 REGRESSION = {"lppd", "lppd_gaussian", "rmse", "crps", "coverage_90", "interval_width_90"}
@@ -67,7 +68,7 @@ def composed(archives: Any, preset: str, task: str) -> tuple[dict[str, Any], dic
         options = ["data=npz", f"data.path={archives}/{target}.npz", f"data.task={kind}", *options]
     if task not in USERS:
         options = [*options, "network.width=3"]
-    made, labels = config.compose([*options, f"inference={preset}", "progress=off"])
+    made, labels = configuration.compose([*options, f"inference={preset}", "progress=off"])
     if task in MODELS:
         made["model"] = {"_target_": f"models_of_users.{MODELS[task]}", "scale": 1.0}
     stages = [made["inference"], *made["inference"]["before"]]
@@ -85,7 +86,7 @@ def composed(archives: Any, preset: str, task: str) -> tuple[dict[str, Any], dic
 def refusal(made: dict[str, Any], labels: dict[str, str]) -> str | None:
     """The sentence that refuses a configuration before anything is compiled, or None."""
     try:
-        config.check(config.make_job(made, labels))
+        check_job(make_job(made, labels))
     except ConfigError as error:
         return str(error)
     return None

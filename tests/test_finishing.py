@@ -8,11 +8,11 @@ import pytest
 import zarr.storage
 from presets import mostly
 
-from bdlbench import config, finishing, sweep
-from bdlbench.outcome import Outcome
-from bdlbench.recording import Recorder
-from bdlbench.run import run_config
-from bdlbench.stopping import Stopped, _Word
+from bdlbench.runs import configuration, group, sweep
+from bdlbench.runs.group import run_config
+from bdlbench.runs.outcome import Outcome
+from bdlbench.runs.recorder import Recorder
+from bdlbench.signals import Stopped, _Word
 from bdlbench.store import Store
 from bdlbench.store.arrays import PosteriorArrays
 
@@ -24,7 +24,7 @@ SMALL = [
 
 
 def jobs(store_path, seeds=(0, 1, 2, 3)):
-    return [(*config.compose([*SMALL, f"store.path={store_path}", f"seed={seed}"]), "") for seed in seeds]
+    return [(*configuration.compose([*SMALL, f"store.path={store_path}", f"seed={seed}"]), "") for seed in seeds]
 
 
 def broken(owner, name, monkeypatch, error, fails):
@@ -81,7 +81,7 @@ def test_a_fault_in_one_runs_diagnostics_is_its_own(store_path, monkeypatch):
 def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, monkeypatch):
     """Told to stop after the second of four records: two are there, two have checkpoints, and no step is repeated."""
     whole = sweep.run_sweep(jobs(tmp_path / "whole"), Outcome(), max_lanes=8)
-    original, done = finishing.finished, []
+    original, done = group.finish_record, []
 
     def finished(*args):
         done.append(original(*args))
@@ -89,7 +89,7 @@ def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, m
             _Word.requested = signal.SIGTERM
         return done[-1]
 
-    monkeypatch.setattr(finishing, "finished", finished)
+    monkeypatch.setattr(group, "finish_record", finished)
     with pytest.raises(Stopped):
         sweep.run_sweep(jobs(store_path), Outcome(), max_lanes=8)
     _Word.requested = None
@@ -119,13 +119,13 @@ def test_a_failure_between_any_two_files_of_the_draws_can_be_continued(place, st
     whole = run_config({**made, "store": {**made["store"], "path": f"{store_path}/whole"}}, labels)
     with monkeypatch.context() as patch:
         patch.setattr(zarr.storage.LocalStore, "set", put)
-        patch.setattr("bdlbench.resume.Checkpoints.due", lambda _: True)
+        patch.setattr("bdlbench.runs.checkpoint.Checkpoints.due", lambda _: True)
         with pytest.raises(Exception, match="no room left"):
             run_config(made, labels)
     record = run_config(made, labels)
     assert record["status"] == "complete", record["reason"]
     one, other = (Store(p).posterior(record["id"]) for p in (store_path, f"{store_path}/whole"))
-    for group in ("posterior", "sample_stats", "log_likelihood"):
-        for name, values in other[group].variables.items():
-            np.testing.assert_array_equal(one[group][name], values)
+    for part in ("posterior", "sample_stats", "log_likelihood"):
+        for name, values in other[part].variables.items():
+            np.testing.assert_array_equal(one[part][name], values)
     assert whole["metrics"] == record["metrics"]

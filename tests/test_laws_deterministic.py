@@ -17,10 +17,10 @@ from known_posteriors import FAMILY_WISE, gaussian, regression
 from numpyro.infer.hmc_util import euclidean_kinetic_energy, velocity_verlet
 
 from bdlbench.inference.chees import chees
+from bdlbench.inference.libraries import blackjax
 from bdlbench.inference.point import maximum_a_posteriori
 from bdlbench.inference.sgld import State, sgld
 from bdlbench.inference.smc import smc
-from bdlbench.libraries import blackjax
 from bdlbench.model import bnn, likelihoods, priors
 from bdlbench.model.target import make_target
 from bdlbench.networks.mlp import MLP

@@ -17,7 +17,6 @@ import pytest
 from known_posteriors import gaussian, lanes_of, moments, program, rows, sample, stage
 from mutation import mutate
 
-from bdlbench import config
 from bdlbench.inference import curvature
 from bdlbench.inference import laplace as module
 from bdlbench.inference.laplace import laplace
@@ -25,7 +24,9 @@ from bdlbench.inference.point import maximum_a_posteriori
 from bdlbench.model import bnn, likelihoods, priors
 from bdlbench.model.target import make_target
 from bdlbench.networks.mlp import MLP
-from bdlbench.predict import linearised
+from bdlbench.runs import configuration
+from bdlbench.runs.job import check_job, make_job
+from bdlbench.sampling.predictions import linearised
 from bdlbench.types import ConfigError, Data, Schedule
 
 READ = Schedule(1, 0, 100, 0)
@@ -205,7 +206,7 @@ def test_mutants_are_noticed(name, old, new, likelihood, monkeypatch):
 def test_a_matrix_too_large_is_named_with_its_size():
     def checked(inference):
         options = ["data=diabetes", f"inference={inference}", "network.width=2000"]
-        config.check(config.make_job(*config.compose(options)))
+        check_job(make_job(*configuration.compose(options)))
 
     with pytest.raises(ConfigError, match=r"24002 x 24002 matrix of 2\.15 GiB"):
         checked("laplace")

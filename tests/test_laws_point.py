@@ -13,7 +13,6 @@ from flax import linen, nnx
 from known_posteriors import FAMILY_WISE, PRIOR_SCALE, lanes_of, limit, program, regression, sample, stage
 from mutation import mutate
 
-from bdlbench import config
 from bdlbench.inference.ivon import ivon
 from bdlbench.inference.laplace import laplace
 from bdlbench.inference.point import deep_ensemble, maximum_a_posteriori, mc_dropout
@@ -23,6 +22,8 @@ from bdlbench.inference.swag import swag
 from bdlbench.model import bnn, likelihoods, priors
 from bdlbench.model.target import make_target
 from bdlbench.networks.mlp import MLP
+from bdlbench.runs import configuration
+from bdlbench.runs.job import check_job, make_job
 from bdlbench.sampling.programs import Shared
 from bdlbench.types import ConfigError, Data, Method, Schedule
 
@@ -474,4 +475,4 @@ def test_lanes_mapped_and_vmapped_agree(factory, schedule, options):
 )
 def test_what_point_methods_refuse(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        config.check(config.make_job(*config.compose(["data=diabetes", *options])))
+        check_job(make_job(*configuration.compose(["data=diabetes", *options])))

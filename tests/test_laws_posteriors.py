@@ -29,9 +29,9 @@ from bdlbench.data.schools import eight_schools as schools_data
 from bdlbench.inference.hmc import hmc
 from bdlbench.model.schools import eight_schools
 from bdlbench.model.target import make_target
-from bdlbench.predict import Predictor
-from bdlbench.run import arrange
+from bdlbench.runs.arrangement import arrange
 from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.predictions import Predictor
 from bdlbench.types import Data, Schedule
 
 LANES = 64

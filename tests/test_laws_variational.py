@@ -9,13 +9,14 @@ import scipy.stats
 from known_posteriors import gaussian, lanes_of, moments, program, regression, rows, sample, stage
 from mutation import mutate
 
-from bdlbench import config
 from bdlbench.inference.ivon import ivon
 from bdlbench.inference.svgd import State, svgd
 from bdlbench.inference.svi import _Cholesky, svi
 from bdlbench.metrics.diagnostics import psis_khat
 from bdlbench.model.target import make_target
-from bdlbench.run import run_config
+from bdlbench.runs import configuration
+from bdlbench.runs.group import run_config
+from bdlbench.runs.job import check_job, make_job
 from bdlbench.store import Store
 from bdlbench.types import ConfigError, Data, Schedule
 
@@ -169,7 +170,7 @@ def test_the_record_has_khat_and_warns(tmp_path):
         f"store.path={tmp_path}/store",
         "progress=off",
     ]
-    record = run_config(*config.compose(options))
+    record = run_config(*configuration.compose(options))
     stats = Store(tmp_path / "store").posterior(record["id"])["sample_stats"]
     ratios = (stats["lp"].values.astype(np.float64) - stats["log_q"].values)[0]
     assert record["metrics"]["psis_khat"] == pytest.approx(psis_khat(ratios))
@@ -273,4 +274,4 @@ def test_svgd_fits_one_dimension_and_collapses_in_fifty():
 )
 def test_what_variational_methods_refuse(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        config.check(config.make_job(*config.compose(["data=diabetes", *options])))
+        check_job(make_job(*configuration.compose(["data=diabetes", *options])))

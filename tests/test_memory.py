@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from presets import mostly
 
-from bdlbench import config, memory, predict, run, sweep
-from bdlbench.outcome import Outcome
-from bdlbench.progress import Silent
-from bdlbench.sampling import lanes
+from bdlbench.runs import configuration, group, memory, sweep
+from bdlbench.runs import group as group_module
+from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.job import make_job
+from bdlbench.runs.outcome import Outcome
+from bdlbench.runs.progress import Silent
+from bdlbench.sampling import lanes, predictions
 from bdlbench.sampling.programs import DRAW_BYTES, StagePrograms
 from bdlbench.store import Store
 
@@ -37,7 +40,7 @@ SHORT = {
 
 def job(*more):
     """A job that has been checked."""
-    return config.make_job(*config.compose([*SMALL, *more]))
+    return make_job(*configuration.compose([*SMALL, *more]))
 
 
 @pytest.mark.parametrize("method", mostly(SHORT, "sgld", "svgd"))
@@ -57,17 +60,17 @@ def test_the_estimate_is_of_the_size_that_xla_allots(method, store_path, monkeyp
         return out
 
     monkeypatch.setattr(StagePrograms, "call", call)
-    monkeypatch.setattr(predict, "_COMPILED", {})
+    monkeypatch.setattr(predictions, "_COMPILED", {})
     one = job(f"inference={method}", *SHORT[method], "network.width=100")
     need = memory.footprint([one])
-    (record,) = run.run_group([one], Store(store_path), Silent())
+    (record,) = group.run_group([one], Store(store_path), Silent())
     assert record["status"] == "complete", record["reason"]
 
     def total(program):
         stats = program.memory_analysis()
         return stats.temp_size_in_bytes + stats.output_size_in_bytes + stats.argument_size_in_bytes
 
-    largest = max(total(program) for program in [*found, *predict._COMPILED.values()])
+    largest = max(total(program) for program in [*found, *predictions._COMPILED.values()])
     assert 0.75 * largest <= need.on_device(1) <= 30 * largest
 
 
@@ -98,21 +101,21 @@ def test_the_most_jobs_that_fit(room, monkeypatch):
 
 def test_a_group_is_cut_where_memory_is_short(store_path, monkeypatch):
     """With room for two of five jobs a sweep runs batches of two, two and one, and all five are complete."""
-    made = [config.compose([*SMALL, "inference=sgld", *SHORT["sgld"], f"store.path={store_path}", f"seed={s}"])
+    made = [configuration.compose([*SMALL, "inference=sgld", *SHORT["sgld"], f"store.path={store_path}", f"seed={s}"])
             for s in range(5)]  # fmt: skip
-    jobs = [config.make_job(*each) for each in made]
+    jobs = [make_job(*each) for each in made]
     need = memory.footprint(jobs)
     free = (need.on_host(2) + 1) / memory.SAFETY
     assert free * memory.SAFETY < need.on_host(3)
     monkeypatch.setattr(memory, "host_room", lambda: free)
     sizes = []
-    together = run.run_group
+    together = group.run_group
 
     def run_group(jobs, *args, **options):
         sizes.append(len(jobs))
         return together(jobs, *args, **options)
 
-    monkeypatch.setattr(run, "run_group", run_group)
+    monkeypatch.setattr(group_module, "run_group", run_group)
     outcome = Outcome()
     sweep.run_sweep([(*each, "") for each in made], outcome, max_lanes=256)
     assert sizes == [2, 2, 1]
@@ -121,16 +124,16 @@ def test_a_group_is_cut_where_memory_is_short(store_path, monkeypatch):
 
 def test_a_group_that_runs_out_is_halved_and_one_that_cannot_run_says_so(store_path, monkeypatch, capsys):
     """More than two jobs together fail, and one of them alone too: its record names sizes and a remedy, exit code 1."""
-    original = run._run_lanes
+    original = group._run_lanes
 
     def short(part, *args, **options):
         if len(part.jobs) > 2 or any(job.seed == 3 for job in part.jobs):
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5368709120 bytes.")
         return original(part, *args, **options)
 
-    monkeypatch.setattr(run, "_run_lanes", short)
+    monkeypatch.setattr(group_module, "_run_lanes", short)
     own = [o for o in SMALL if o != "progress=off"]
-    made = [config.compose([*own, "progress=lines", "inference=sgld", *SHORT["sgld"], f"store.path={store_path}",
+    made = [configuration.compose([*own, "progress=lines", "inference=sgld", *SHORT["sgld"], f"store.path={store_path}",
                             f"seed={s}"]) for s in range(4)]  # fmt: skip
     outcome = Outcome()
     records = sweep.run_sweep([(*each, "") for each in made], outcome, max_lanes=256)
@@ -163,7 +166,7 @@ def test_what_a_failed_group_held_is_free_before_its_halves_run(store_path, monk
             raise MemoryError
         return [{"status": "complete"}]
 
-    monkeypatch.setattr(run, "run_group", run_group)
+    monkeypatch.setattr(group_module, "run_group", run_group)
     jobs = [job("inference=sgld", *SHORT["sgld"], f"seed={seed}") for seed in range(4)]
     sweep.run_together(jobs, Store(store_path), Silent(), 0.0)
     assert len(seen) == 7
@@ -174,7 +177,7 @@ REAL = """
 import resource, sys
 from bdlbench import config, run
 from bdlbench.inference import svi
-from bdlbench.progress import Silent
+from bdlbench.runs.progress import Silent
 from bdlbench.store import Store
 svi.fits = lambda *args, **kwargs: None  # it refuses such a guide
 run.setup_jax()
@@ -239,7 +242,7 @@ def test_limits_of_the_machine_are_read(tmp_path):
 def test_a_population_fills_its_slots_with_all_its_particles(method):
     """Draws on the device stay within their megabyte, or are one."""
     one = job(f"inference={method}", "network.width=100")
-    shared, lane, _, _ = run.arrange([one])
+    shared, lane, _, _ = arrange([one])
     lane = lane._replace(active=np.ones(len(lane.dataset), bool))
     stage = StagePrograms(one.program, len(one.program.stages) - 1, shared, lane)
     particles = stage.draw_shape.shape[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from bdlbench.report.notebooks import VARIABLE, execute, overrides
+from tools.notebooks import VARIABLE, execute, overrides
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "results").glob("*.ipynb"))
@@ -52,7 +52,7 @@ def test_overrides_are_the_words_of_the_variable(monkeypatch):
 
 
 def test_a_failing_notebook_is_left_as_it_was(tmp_path, capsys):
-    from bdlbench.report.notebooks import main
+    from tools.notebooks import main
 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0", id="only")])
     path = tmp_path / "broken.ipynb"

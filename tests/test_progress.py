@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bdlbench import progress
-from bdlbench.progress import Bars, Lines, Silent, Tally, in_words, make_progress
+from bdlbench.runs import progress
+from bdlbench.runs.progress import Bars, Lines, Silent, Tally, in_words, make_progress
 
 STATS = {"loss": np.full((2, 3), 1.5)}
 

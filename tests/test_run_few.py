@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bdlbench import config
-from bdlbench.run import run, run_config
+from bdlbench.runs import configuration
+from bdlbench.runs.group import run, run_config
 from bdlbench.store import Store
 
 QUIET = ["progress=off"]
@@ -40,7 +40,7 @@ def test_predictions_that_overflow_are_a_divergence(method, store_path):
     The residual squared, exp(160 u), passes 3.4e38 at u = 0.5545: all draws below are scored, none above. Of 80
     draws of u, uniform or logistic-normal, all on one side are 0.6^40 = 1e-9 if half as many are independent.
     """
-    composed, labels = config.compose(
+    composed, labels = configuration.compose(
         [*QUIET, "model=eight_schools", "data=eight_schools", f"inference={method}", "metrics=[lppd,rmse,crps]",
          *WIDE[method], f"store.path={store_path}"]
     )  # fmt: skip
@@ -69,7 +69,7 @@ def test_a_model_without_a_variance_is_scored_by_its_likelihood(method, df, stor
     """Student's t has a variance from df = 2 on: below, what needs one is left out with a warning, and no draw is lost."""
     options = [option for option in SMALL if not option.startswith(("network", "metrics"))]
     wanted = ["metrics=[lppd,rmse,crps,coverage_90]", "model=eight_schools", f"store.path={store_path}"]
-    composed, labels = config.compose([*options, f"inference={method}", *WIDE[method], *wanted])
+    composed, labels = configuration.compose([*options, f"inference={method}", *WIDE[method], *wanted])
     composed["model"] = {"_target_": "models_of_users.heavy", "df": df}
     record = run_config(composed, labels)
     assert record["status"] == "complete", record["reason"]

@@ -1,4 +1,4 @@
-"""Whole runs through ``bdlbench.run``: programs and numbers, identity, divergence, and bad input."""
+"""Whole runs through ``bdlbench.runs.group``: programs and numbers, identity, divergence, and bad input."""
 
 import os
 import re
@@ -15,10 +15,11 @@ from hydra.errors import HydraException
 from jax._src.dispatch import BACKEND_COMPILE_EVENT
 from omegaconf.errors import OmegaConfBaseException
 
-from bdlbench import config
-from bdlbench.outcome import sentence
-from bdlbench.progress import Silent
-from bdlbench.run import run, run_config, run_group
+from bdlbench.runs import configuration
+from bdlbench.runs.group import run, run_config, run_group
+from bdlbench.runs.job import make_job
+from bdlbench.runs.outcome import sentence
+from bdlbench.runs.progress import Silent
 from bdlbench.sampling import loop
 from bdlbench.store import Store
 from bdlbench.types import ConfigError
@@ -109,7 +110,7 @@ def test_jobs_of_a_group_are_what_they_are_alone(tmp_path):
     """Bitwise: three seeds and step sizes side by side, and each by itself."""
     changes = [["seed=0"], ["seed=1", "inference.step_size=2e-4"], ["seed=2", "data.seed=5"]]
     alone = [run(options("sgld", tmp_path / "alone", *change)) for change in changes]
-    jobs = [config.make_job(*config.compose(options("sgld", tmp_path / "group", *change))) for change in changes]
+    jobs = [make_job(*configuration.compose(options("sgld", tmp_path / "group", *change))) for change in changes]
     together = run_group(jobs, Store(tmp_path / "group"), Silent())
     for a, b in zip(alone, together, strict=True):
         assert a["id"] == b["id"]
@@ -120,8 +121,8 @@ def test_jobs_of_a_group_are_what_they_are_alone(tmp_path):
 
 def test_an_integer_and_its_float_are_one_run():
     """Values are coerced by the factory's annotations before the run is named."""
-    job = lambda *more: config.make_job(
-        *config.compose([*SMALL, "inference=sgld", "inference.schedule.batch_size=8", *more])
+    job = lambda *more: make_job(
+        *configuration.compose([*SMALL, "inference=sgld", "inference.schedule.batch_size=8", *more])
     )
     assert job("inference.decay_steps=1").id == job("inference.decay_steps=1.0").id
     assert job("network.width=6").id == job("network.width=6.0").id
@@ -131,7 +132,7 @@ def test_an_integer_and_its_float_are_one_run():
 
 def test_paths_are_no_part_of_a_run():
     """Nor are progress and the store; seeds, rows and numbers are."""
-    job = lambda *more: config.make_job(*config.compose([*SMALL, *more])).id
+    job = lambda *more: make_job(*configuration.compose([*SMALL, *more])).id
     one = job()
     for same in ("store.path=elsewhere", "progress=lines", "rerun=true", "metrics=[lppd]"):
         assert job(same) == one
@@ -144,24 +145,30 @@ def test_paths_are_no_part_of_a_run():
 
 def test_the_target_id_names_the_distribution_alone():
     """Not the method, the seed or the precision; the prior, the rows and the temperature are part of it."""
-    target = lambda *more: config.make_job(*config.compose([*SMALL, *more])).target_id
+    target = lambda *more: make_job(*configuration.compose([*SMALL, *more])).target_id
     one = target()
     for same in ("seed=1", "inference=sgld", "inference=map", "inference=mc_dropout", "metrics=[lppd]"):
         assert target(same) == one, same
     with jax.enable_x64(True):
         assert target() == one
-    for other in ("prior.weight_scale=3", "network.width=7", "likelihood=heteroscedastic", "data.seed=1", "temperature=0.9"):
+    for other in (
+        "prior.weight_scale=3",
+        "network.width=7",
+        "likelihood=heteroscedastic",
+        "data.seed=1",
+        "temperature=0.9",
+    ):
         assert target(other) != one, other
 
 
 def test_factories_of_the_package_have_names_of_their_own():
     """A factory is named by its section and function: two modules must not have one name in one section."""
     found = {}
-    for path in sorted(config.conf_dir().rglob("*.yaml")):
+    for path in sorted(configuration.conf_dir().rglob("*.yaml")):
         section = path.parent.name
         for target in re.findall(r"_target_: *[\"']?(bdlbench[\w.]+)", path.read_text()):
             section = "inference" if section == "tuned" else section
-            assert found.setdefault(config.name_of_factory(section, target), target) == target
+            assert found.setdefault(configuration.name_of_factory(section, target), target) == target
 
 
 def test_a_linen_network_runs(store_path):
@@ -176,7 +183,7 @@ def test_a_linen_network_runs(store_path):
 @pytest.mark.parametrize("method", SHORT)
 def test_a_numpyro_model_runs(method, store_path):
     """By ``model._target_``: robust regression, without network, prior or likelihood groups."""
-    composed, labels = config.compose(
+    composed, labels = configuration.compose(
         [o for o in options(method, store_path) if not o.startswith(("network", "data"))]
         + ["model=eight_schools", "data=eight_schools"]
     )
@@ -206,7 +213,7 @@ def test_a_diverging_run_says_so(store_path):
 def test_a_diverging_job_leaves_its_group_alone(store_path):
     """The others' records are complete, and every record, its own too, is that of a run by itself."""
     jobs = [
-        config.make_job(*config.compose(options("sgld", store_path, f"inference.step_size={size}")))
+        make_job(*configuration.compose(options("sgld", store_path, f"inference.step_size={size}")))
         for size in ("1e-4", "1e6", "2e-4")
     ]
     records = run_group(jobs, Store(store_path), Silent())
@@ -230,7 +237,7 @@ def test_one_bad_chain_does_not_spoil_the_others(store_path):
     schedule = "inference.schedule={num_chains: 24, num_warmup: 30, num_samples: 20, thinning: 1, batch_size: null}"
     wanted = ["model=eight_schools", "data=eight_schools", "inference=sgld", "inference.step_size=1e-3", schedule]
     wanted += ["inference.start=prior", "progress=off", f"store.path={store_path}", "metrics=[lppd,rmse]"]
-    composed, labels = config.compose(wanted)
+    composed, labels = configuration.compose(wanted)
     composed["model"] = {"_target_": "models_of_users.two_wells", "depth": 30.0}
     record = run_config(composed, labels)
     theta = Store(store_path).posterior(record["id"])["posterior"]["theta"].values
@@ -317,13 +324,13 @@ def test_bad_options_end_in_one_sentence(name, store_path):
 def test_what_the_composition_refuses_comes_with_a_remedy(override, words):
     """Hydra speaks of types and structs; the user gave a group or a mapping."""
     with pytest.raises((ValueError, HydraException)) as caught:
-        config.compose([override])
+        configuration.compose([override])
     assert re.search(words, sentence(caught.value)), sentence(caught.value)
 
 
 def test_the_remedies_work():
     """A group left out, and a mapping replaced as a whole."""
-    composed, labels = config.compose(["~tuned", "~inference.schedule", "+inference.schedule={num_chains: 1}"])
+    composed, labels = configuration.compose(["~tuned", "~inference.schedule", "+inference.schedule={num_chains: 1}"])
     assert composed["inference"]["schedule"] == {"num_chains": 1}
     assert "tuned" not in labels
 
@@ -370,7 +377,7 @@ def test_an_unwritable_store_is_refused(tmp_path):
 
 def command(*arguments):
     """The command line in a process of its own."""
-    program = "import sys; from bdlbench.cli import main; sys.exit(main())"
+    program = "import sys; from bdlbench.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from bdlbench import config as configuration
-from bdlbench import run as run_module
-from bdlbench.config import compose, make_job
 from bdlbench.errors import ConfigError
-from bdlbench.outcome import Outcome
-from bdlbench.run import finished, run
-from bdlbench.sweep import run_sweep
+from bdlbench.runs import group as group_module
+from bdlbench.runs.configuration import compose
+from bdlbench.runs.group import finished, run
+from bdlbench.runs.job import check_job, make_job
+from bdlbench.runs.outcome import Outcome
+from bdlbench.runs.sweep import run_sweep
 
 SHORT = ["inference=map", "inference.schedule.num_warmup=3", "progress=off", "network.width=3"]
 
@@ -54,7 +54,7 @@ def test_a_run_that_another_process_has_finished_is_taken(store_path, monkeypatc
         looked.append(run_id)
         return None if len(looked) == 1 else finished(store, run_id, note)
 
-    monkeypatch.setattr(run_module, "finished", missing_at_first)
+    monkeypatch.setattr(group_module, "finished", missing_at_first)
     assert run(asked) == done
     assert looked == [done["id"]]
 
@@ -76,7 +76,7 @@ def test_options_are_refused_before_anything_is_written(options, sentence, store
     """One sentence, and no store."""
     asked = ["inference=map", *options, f"store.path={store_path}"]
     with pytest.raises(ConfigError, match=sentence):
-        configuration.check(make_job(*compose(asked)))
+        check_job(make_job(*compose(asked)))
     assert not store_path.exists()
 
 
@@ -117,24 +117,24 @@ SMC += "initial_step_size: 0.2, target_accept_prob: 0.8, schedule: {num_warmup: 
 def test_refusals_of_stages_name_their_own_fields(options, sentence):
     """A stage's options by the path that the user wrote, and stages that have no place where they stand."""
     with pytest.raises(ConfigError) as refused:
-        configuration.check(make_job(*compose(["data=diabetes", *options])))
+        check_job(make_job(*compose(["data=diabetes", *options])))
     assert str(refused.value).startswith(sentence)
 
 
 def test_a_sampler_from_the_prior_may_come_first():
     """A method that begins by itself is a first stage for any other."""
-    configuration.check(make_job(*compose(["inference=nuts", "network.width=3", f"inference.before=[{SMC}]"])))
+    check_job(make_job(*compose(["inference=nuts", "network.width=3", f"inference.before=[{SMC}]"])))
 
 
 def test_a_stored_run_stands_for_the_stages_before(store_path):
     """Of a mode it is one, so that Laplace may go without stages; what draws its own starts refuses it as it does them."""
     parent = run([*SHORT, f"store.path={store_path}"])["id"]
     asked = ["network.width=3", f"store.path={store_path}", f"warm_start={parent}"]
-    configuration.check(make_job(*compose(["inference=laplace", *asked])))
+    check_job(make_job(*compose(["inference=laplace", *asked])))
     with pytest.raises(ConfigError, match="finds the mode"):  # the same program from no run is another question
-        configuration.check(make_job(*compose(["inference=laplace", "inference.before=[]", *asked[:2]])))
+        check_job(make_job(*compose(["inference=laplace", "inference.before=[]", *asked[:2]])))
     with pytest.raises(ConfigError, match=f"^warm_start={parent} has no use for smc"):
-        configuration.check(make_job(*compose(["inference=smc", *asked])))
+        check_job(make_job(*compose(["inference=smc", *asked])))
 
 
 def test_dead_chains_cost_nothing_more(store_path):

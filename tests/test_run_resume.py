@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from presets import PRESETS, assert_same, mostly, outcome, shortened
 
-from bdlbench import config, resume
-from bdlbench.progress import Silent
-from bdlbench.recording import Recorder
-from bdlbench.run import run, run_config, run_group
+from bdlbench.runs import checkpoint, configuration
+from bdlbench.runs.group import run, run_config, run_group
+from bdlbench.runs.job import make_job
+from bdlbench.runs.progress import Silent
+from bdlbench.runs.recorder import Recorder
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.position import Position
@@ -58,9 +59,9 @@ class Killer:
         self.kills, self.kill, self.checkpoint, self.jobs, self.most = 0, kill, checkpoint, jobs, most
         self.calls = 0
         self.places: list[tuple] = []
-        self.write = resume.Checkpoints.write
-        monkeypatch.setattr(resume.Checkpoints, "due", lambda _: True)
-        monkeypatch.setattr(resume.Checkpoints, "write", lambda *args: self(*args))
+        self.write = checkpoint.Checkpoints.write
+        monkeypatch.setattr(checkpoint.Checkpoints, "due", lambda _: True)
+        monkeypatch.setattr(checkpoint.Checkpoints, "write", lambda *args: self(*args))
         # blocks of single steps, so that there are as many places as steps
         monkeypatch.setattr(loop, "run", functools.partial(loop.run, block_seconds=0.0))
 
@@ -81,7 +82,7 @@ class Killer:
 
 def in_pieces(overrides: list[str]) -> dict:
     """The record of a run that is started again whenever it was killed."""
-    composed = config.compose(overrides)
+    composed = configuration.compose(overrides)
     while True:
         try:
             return run_config(*composed)
@@ -103,7 +104,7 @@ def test_every_method_continues_from_the_end_of_any_block(preset, tmp_path, monk
 
 
 def jobs_of(path, *more: str, seeds: Sequence[int] = (0, 1, 2)):
-    return [config.make_job(*config.compose([*SMALL, f"store.path={path}", *more, f"seed={s}"])) for s in seeds]
+    return [make_job(*configuration.compose([*SMALL, f"store.path={path}", *more, f"seed={s}"])) for s in seeds]
 
 
 def same_groups(one, other):
@@ -124,14 +125,14 @@ def test_a_group_whose_runs_were_left_at_different_places(tmp_path, monkeypatch)
     pieces = Store(tmp_path / "pieces")
     killer = Killer(monkeypatch, seed=5, checkpoint=0.5, kill=0.15, jobs=3)
     parts: list[int] = []
-    split = resume.parts
+    split = checkpoint.parts
 
     def counted(*args):
         found = split(*args)
         parts.append(len(found))
         return found
 
-    monkeypatch.setattr(resume, "parts", counted)
+    monkeypatch.setattr(checkpoint, "parts", counted)
     for attempt in range(400):
         try:
             jobs = jobs_of(pieces.path, *SVI)
@@ -148,7 +149,7 @@ def test_a_group_whose_runs_were_left_at_different_places(tmp_path, monkeypatch)
 
 def interrupted(path, *more: str, after: int, monkeypatch) -> str:
     """A run killed once a checkpoint was written with ``after`` draws done; its folder's name."""
-    write = resume.Checkpoints.write
+    write = checkpoint.Checkpoints.write
 
     def stop(self, position, pending):
         write(self, position, pending)
@@ -157,8 +158,8 @@ def interrupted(path, *more: str, after: int, monkeypatch) -> str:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume.Checkpoints, "due", lambda _: True)
-        patch.setattr(resume.Checkpoints, "write", stop)
+        patch.setattr(checkpoint.Checkpoints, "due", lambda _: True)
+        patch.setattr(checkpoint.Checkpoints, "write", stop)
         patch.setattr(loop, "run", functools.partial(loop.run, block_seconds=0.0))
         with pytest.raises(Killed):
             run([*SMALL, *SVI, f"store.path={path}", *more])
@@ -243,7 +244,7 @@ def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
 
     def noted(*args, resume=None, **options):
         if resume is not None:
-            places.append(resume.place)
+            places.append(checkpoint.place)
         return begin(*args, resume=resume, **options)
 
     monkeypatch.setattr(loop, "run", noted)
@@ -274,7 +275,7 @@ def test_checkpoints_keep_their_distance():
     """Due by a clock that is handed in; expensive ones come less often, so that they take 2 % at most."""
     time = [0.0]
     where = Position(0, 0, "warmup", 1, (), np.zeros(1, int), None)
-    one = resume.Checkpoints([], Clock(), 30.0, now=lambda: time[0])
+    one = checkpoint.Checkpoints([], Clock(), 30.0, now=lambda: time[0])
     found = []
     for second in range(100):
         time[0] = float(second)
@@ -305,11 +306,11 @@ def test_checkpoints_keep_their_distance():
             time[0] += 2.0
 
     time, taken = [0.0], 0
-    slow = resume.Checkpoints([Slow()], Clock(), 30.0, now=lambda: time[0])
+    slow = checkpoint.Checkpoints([Slow()], Clock(), 30.0, now=lambda: time[0])
     while time[0] < 1000:
         time[0] += 1.0
         if slow.due():
             slow.write(lambda: where, [])
             taken += 1
     assert taken == 10  # after 30 s, then every 100 s and what it takes
-    assert resume.Checkpoints([], Clock(), None).due() is False
+    assert checkpoint.Checkpoints([], Clock(), None).due() is False

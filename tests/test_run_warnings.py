@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdlbench import config
-from bdlbench.recording import Recorder
+from bdlbench.runs import configuration
+from bdlbench.runs.job import make_job
+from bdlbench.runs.recorder import Recorder
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 from bdlbench.store import Store
@@ -18,8 +19,8 @@ def recorder(path: Path, *more: str, thinning: int = 1) -> Recorder:
     """Follow a job of 4 chains x 100 draws that is not run; its writer is never entered."""
     schedule = f"{{num_chains: {CHAINS}, num_warmup: 10, num_samples: {SAMPLES}, thinning: {thinning}}}"
     small = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "network.width=3", f"store.path={path}"]
-    made = config.compose([*small, "inference=hmc", f"inference.schedule={schedule}", *more])
-    job = config.make_job(*made)
+    made = configuration.compose([*small, "inference=hmc", f"inference.schedule={schedule}", *more])
+    job = make_job(*made)
     writer = Store(path).writer(job.id, job.config)
     return Recorder(job, writer, slice(0, CHAINS), gaussian=True, markov=True, predictive_rows=4)
 

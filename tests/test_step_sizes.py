@@ -10,10 +10,11 @@ import pytest
 from known_posteriors import gaussian, silence, target_of
 from linear_recursions import baoa, langevin, sghmc
 
-from bdlbench import config
 from bdlbench.inference import sghmc as momentum
 from bdlbench.inference import sgld
-from bdlbench.run import run
+from bdlbench.runs import configuration
+from bdlbench.runs.group import run
+from bdlbench.runs.job import check_job, make_job
 from bdlbench.types import ConfigError, Schedule
 
 STEPS = Schedule(1, 8, 4, 3)
@@ -110,7 +111,7 @@ def test_a_run_follows_a_schedule(name, store_path):
 def test_schedules_that_are_none_are_refused(name, step_size, sentence):
     """In one sentence, before anything is compiled: at all steps of the stage, not at its first alone."""
     with pytest.raises(ConfigError, match=f"inference.*{sentence}"):
-        config.check(config.make_job(*config.compose([f"inference={name}", f"inference.step_size={step_size}"])))
+        check_job(make_job(*configuration.compose([f"inference={name}", f"inference.step_size={step_size}"])))
 
 
 FALLS_BELOW = "{_target_: optax.linear_schedule, init_value: 0.01, end_value: -0.01, transition_steps: 40}"
@@ -147,12 +148,12 @@ def test_learning_rates_that_fall_below_zero_are_refused(options, path):
     for steps, good in ((40, False), (21, True)):
         last = [] if place == "inference" else ["inference.schedule.num_warmup=40"]
         plan = [f"{place}.schedule.num_warmup={steps}", f"{place}.schedule.thinning=0", *last]
-        job = config.make_job(*config.compose([*options, *plan]))
+        job = make_job(*configuration.compose([*options, *plan]))
         if good:
-            config.check(job)
+            check_job(job)
         else:
             with pytest.raises(ConfigError, match=rf"^{re.escape(path)} is -0.0005\d* at step 21: "):
-                config.check(job)
+                check_job(job)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_learning_rates_that_are_none_are_refused(rate, sentence):
     """Nothing at all, not finite, no schedule."""
     options = ["inference=map", f"inference.optimizer.learning_rate={rate}"]
     with pytest.raises(ConfigError, match=f"^inference.optimizer.learning_rate.*{sentence}"):
-        config.check(config.make_job(*config.compose(options)))
+        check_job(make_job(*configuration.compose(options)))
 
 
 def test_learning_rates_that_begin_and_end_at_zero_pass():
@@ -183,4 +184,4 @@ def test_learning_rates_that_begin_and_end_at_zero_pass():
     linear = "{_target_: optax.linear_schedule, init_value: 1e-9, end_value: 0.0, transition_steps: 4}"
     for warmup, given in ((40, rate), (40, linear), (0, FALLS_BELOW)):
         options = [f"inference.optimizer.learning_rate={given}", f"inference.schedule.num_warmup={warmup}"]
-        config.check(config.make_job(*config.compose(["inference=map", *options])))
+        check_job(make_job(*configuration.compose(["inference=map", *options])))

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from bdlbench.stopping import Stopped, deferred, on_signals
+from bdlbench.signals import Stopped, deferred, on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -63,7 +63,7 @@ def test_a_library_sets_no_handlers():
 
 def test_the_second_signal_is_the_systems():
     code = (
-        "import os, signal\nfrom bdlbench.stopping import *\nwith on_signals(), deferred():\n"
+        "import os, signal\nfrom bdlbench.signals import *\nwith on_signals(), deferred():\n"
         "  os.kill(os.getpid(), signal.SIGTERM)\n  os.kill(os.getpid(), signal.SIGINT)\n  print('still here')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from bdlbench import config, run, sweep
-from bdlbench.outcome import Outcome
+from bdlbench.runs import configuration, group, sweep
+from bdlbench.runs import group as group_module
+from bdlbench.runs.outcome import Outcome
 from bdlbench.store import Store
 
 SMALL = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=8", "network.width=4", "progress=lines", "metrics=[lppd]"]
@@ -18,7 +19,7 @@ SGLD = [
 
 def test_an_exception_nan_and_memory_each_leave_their_record(store_path, monkeypatch):
     """Of four lanes of one program one is fine, one diverges, one meets an error and one runs out of memory."""
-    original = run._run_lanes
+    original = group._run_lanes
 
     def lanes(part, *args, **options):
         seeds = {job.seed for job in part.jobs}
@@ -28,10 +29,12 @@ def test_an_exception_nan_and_memory_each_leave_their_record(store_path, monkeyp
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5368709120 bytes.")
         return original(part, *args, **options)
 
-    monkeypatch.setattr(run, "_run_lanes", lanes)
+    monkeypatch.setattr(group_module, "_run_lanes", lanes)
     sizes = {0: "1e-4", 1: "1e6", 2: "1e-4", 3: "1e-4"}
     made = [
-        config.compose([*SMALL, *SGLD, f"store.path={store_path}", f"seed={seed}", f"inference.step_size={size}"])
+        configuration.compose(
+            [*SMALL, *SGLD, f"store.path={store_path}", f"seed={seed}", f"inference.step_size={size}"]
+        )
         for seed, size in sizes.items()
     ]
     outcome = Outcome()
@@ -71,7 +74,7 @@ def test_a_command_ends_with_what_failed(launcher, store_path):
         sweep = ["temperature=interval(1.0,1.5)"]
     options = [*SMALL, *SGLD, "progress=off", f"store.path={store_path}"]
     done = subprocess.run(
-        [sys.executable, "-m", "bdlbench.cli", "-m", *options, *chosen, *sweep], capture_output=True, text=True
+        [sys.executable, "-m", "bdlbench.cli.main", "-m", *options, *chosen, *sweep], capture_output=True, text=True
     )
     assert done.returncode == 1
     said = done.stderr.splitlines()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from bdlbench import config
-from bdlbench.config import compose, conf_dir
-from bdlbench.outcome import shipped_options
+from bdlbench.runs.configuration import compose, conf_dir
+from bdlbench.runs.job import check_job, make_job
+from bdlbench.runs.outcome import shipped_options
 from experiments.tuning import spaces, tune
 
 FOLDER = conf_dir() / "tuned"
@@ -99,7 +99,7 @@ def test_tuned_settings_are_chosen_from_the_space_that_is_kept(name):
 def test_tuned_settings_are_accepted_by_their_method(name):
     """Factories check ranges and schedules against the rows; nothing is compiled."""
     composed, labels = tuned(name)
-    config.check(config.make_job({**composed, "data": made_up(*SHAPES[pair(name)[0]])}, labels))
+    check_job(make_job({**composed, "data": made_up(*SHAPES[pair(name)[0]])}, labels))
 
 
 SHAPES = {

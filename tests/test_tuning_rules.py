@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from bdlbench.config import call, compose
 from bdlbench.data.dataset import checksum
 from bdlbench.errors import ConfigError
-from bdlbench.outcome import shipped_options
+from bdlbench.runs.configuration import call, compose
+from bdlbench.runs.outcome import shipped_options
 from experiments.tuning import rows, scores, spaces
 from experiments.tuning.scores import Score, choose
 

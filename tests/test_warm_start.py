@@ -7,13 +7,15 @@ import pytest
 import zarr
 from test_run_records import compilations, options
 
-from bdlbench import warm_start
-from bdlbench.analysis import load_draws, load_job
-from bdlbench.config import check, compose, make_job
-from bdlbench.outcome import Outcome
-from bdlbench.run import run
+from bdlbench.runs import warm_start
+from bdlbench.runs.configuration import compose
+from bdlbench.runs.group import run
+from bdlbench.runs.job import check_job as check
+from bdlbench.runs.job import make_job
+from bdlbench.runs.outcome import Outcome
+from bdlbench.runs.stored_draws import load_draws, load_job
+from bdlbench.runs.sweep import run_sweep
 from bdlbench.store import Store
-from bdlbench.sweep import run_sweep
 from bdlbench.types import ConfigError
 
 STILL = [

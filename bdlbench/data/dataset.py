@@ -202,7 +202,10 @@ def make_dataset(
         checksum=checksum(rows | {"scaler/x": x_scaler, "scaler/y": y_scaler}),
         class_names=class_names,
         rows_checksum=checksum(
-            {key: part if part is None else tuple(np.asarray(a, np.float64) for a in part) for key, part in exact.items()}
+            {
+                key: part if part is None else tuple(np.asarray(a, np.float64) for a in part)
+                for key, part in exact.items()
+            }
         ),
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from bdlbench.config import compose
 from bdlbench.errors import ConfigError
+from bdlbench.runs.configuration import compose
 
 SPACES = yaml.safe_load(Path(__file__).with_name("spaces.yaml").read_text(encoding="utf-8"))
 DATA, METHODS = tuple(SPACES["data"]), tuple(SPACES["methods"])

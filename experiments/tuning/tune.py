@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from bdlbench import run
-from bdlbench.config import conf_dir
-from bdlbench.outcome import Outcome
+from bdlbench.runs.configuration import conf_dir
+from bdlbench.runs.outcome import Outcome
+from bdlbench.runs.sweep import run_sweep
+from bdlbench.sampling.devices import setup_jax
 from bdlbench.store import Store
-from bdlbench.sweep import run_sweep
 from experiments.tuning import scores, spaces
 
 FOUND = "Found by experiments/tuning"
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(arguments.only) - {*spaces.DATA, *spaces.METHODS}
     if unknown:
         parser.error(f"--only: no space for {', '.join(sorted(unknown))}: see experiments/tuning/spaces.yaml")
-    run.setup_jax()
+    setup_jax()
     for name in data:
         for method in methods:
             started = time.perf_counter()

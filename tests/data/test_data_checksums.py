@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench.config import coerced, compose, conf_dir, load_data
+from bdlbench.runs.configuration import coerced, compose, conf_dir
+from bdlbench.runs.job import load_data
 
 KNOWN = json.loads(Path(__file__).with_name("checksums.json").read_text())
 

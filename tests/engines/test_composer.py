@@ -7,8 +7,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from bdlbench.config import compose, conf_dir
-from bdlbench.launcher import Composer
+from bdlbench.cli.launcher import Composer
+from bdlbench.runs.configuration import compose, conf_dir
 
 SET = [
     [],

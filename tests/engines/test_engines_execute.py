@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bdlbench.config import conf_dir
-from bdlbench.engines import ENGINES, make_engine
-from bdlbench.engines.base import Engine, Lost, required, use_cores
-from bdlbench.engines.processes import Processes, part
-from bdlbench.engines.slurm import Slurm, Task
 from bdlbench.errors import ConfigError
+from bdlbench.runs.configuration import conf_dir
+from bdlbench.runs.executors import ENGINES, make_engine
+from bdlbench.runs.executors.base import Engine, Lost, required, use_cores
+from bdlbench.runs.executors.processes import Processes, part
+from bdlbench.runs.executors.slurm import Slurm, Task
 
 LANES = yaml.safe_load((conf_dir() / "hydra" / "launcher" / "lanes.yaml").read_text())
 
@@ -197,8 +197,8 @@ def test_the_queue_is_asked_once_for_all_jobs(tmp_path, monkeypatch):
 
 PREEMPTED = """
 import os, signal, sys
-from bdlbench.engines.slurm import Task
-from bdlbench.stopping import deferred, on_signals
+from bdlbench.runs.executors.slurm import Task
+from bdlbench.signals import deferred, on_signals
 happened = []
 
 def requeue(number, frame):
@@ -257,7 +257,7 @@ def test_every_option_reaches_sbatch(tmp_path, monkeypatch):
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
-    monkeypatch.setattr("bdlbench.engines.slurm.PATIENCE", 0.0)
+    monkeypatch.setattr("bdlbench.runs.executors.slurm.PATIENCE", 0.0)
     options = {"cluster": "slurm", "partition": "a100", "timeout_min": 77, "gpus_per_node": 2, "cpus_per_task": 4}
     options |= {"mem_gb": 8.0, "array_parallelism": 1, "signal_delay_s": 33, "max_num_timeout": 5, "poll_s": 0.01}
     options |= {"setup": ["module load cuda"], "additional": {"qos": "high", "constraint": "x86"}}

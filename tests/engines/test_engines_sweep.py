@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import finishing
-from bdlbench.config import compose, make_job
-from bdlbench.engines import make_engine
-from bdlbench.engines.base import Lost
-from bdlbench.engines.local import Local
-from bdlbench.outcome import Outcome
-from bdlbench.run import finished
+from bdlbench.runs import record as record_module
+from bdlbench.runs.configuration import compose
+from bdlbench.runs.executors import make_engine
+from bdlbench.runs.executors.base import Lost
+from bdlbench.runs.executors.local import Local
+from bdlbench.runs.group import finished
+from bdlbench.runs.job import make_job
+from bdlbench.runs.outcome import Outcome
+from bdlbench.runs.sweep import Plan, run_parcel, run_sweep
 from bdlbench.store import Store
-from bdlbench.sweep import Plan, run_parcel, run_sweep
 
 SMALL = [
     "data=cosine_gap",
@@ -160,8 +161,8 @@ def test_a_lost_repetition_keeps_the_old_record(store_path):
 def test_what_a_lost_repetition_had_finished_is_kept(created, store_path, monkeypatch):
     """Whatever the clock of its machine says: a record is new if it is another than before."""
     (done,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8)
-    common = finishing.common
-    monkeypatch.setattr(finishing, "common", lambda *of: common(*of) | {"created": created})
+    common = record_module.common_fields
+    monkeypatch.setattr(record_module, "common_fields", lambda *of: common(*of) | {"created": created})
 
     class Dies(Elsewhere):
         def execute(self, work, tasks, *, folder, begin):
@@ -177,7 +178,7 @@ def test_what_a_lost_repetition_had_finished_is_kept(created, store_path, monkey
 
 def test_batches_are_cut_for_the_engine(store_path):
     """At most ``max_lanes`` lanes, and a batch for each slot: seven jobs of two chains on three slots."""
-    from bdlbench.progress import Silent
+    from bdlbench.runs.progress import Silent
 
     plan = Plan(jobs(store_path, seeds=range(7)), Outcome(), Silent())
 

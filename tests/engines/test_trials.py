@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from bdlbench.config import conf_dir
+from bdlbench.cli.trials import OptunaSweeper, distribution, number, record_of
 from bdlbench.errors import ConfigError
-from bdlbench.outcome import Outcome
-from bdlbench.trials import OptunaSweeper, distribution, number, record_of
+from bdlbench.runs.configuration import conf_dir
+from bdlbench.runs.outcome import Outcome
 
 PRESET = yaml.safe_load((conf_dir() / "hydra" / "sweeper" / "optuna.yaml").read_text())
 LOST = object()
@@ -295,7 +295,7 @@ SCHEDULE = "inference.schedule={num_chains: 1, num_warmup: 5, num_samples: 1, th
 
 def bdlbench(*overrides):
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "bdlbench.cli", "-m", *COMMAND.split(), SCHEDULE, *overrides]
+    command = [sys.executable, "-m", "bdlbench.cli.main", "-m", *COMMAND.split(), SCHEDULE, *overrides]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -20,7 +20,7 @@ PATIENCE = 600.0
 def start(*overrides: str) -> subprocess.Popen:
     """``bdlbench <overrides>``."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "bdlbench.cli", *overrides]
+    command = [sys.executable, "-m", "bdlbench.cli.main", *overrides]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

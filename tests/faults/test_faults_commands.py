@@ -15,7 +15,7 @@ import pytest
 from commands import QUICK, ROOT, checkpoints, command, finish, start, wait_for
 from presets import assert_same, outcome, shortened
 
-from bdlbench.engines.processes import GRACE, WATCH
+from bdlbench.runs.executors.processes import GRACE, WATCH
 from bdlbench.store import Store
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]

@@ -10,7 +10,7 @@ import yaml
 from commands import QUICK, command, killed_until_done
 from presets import PRESETS, assert_same, outcome, shortened
 
-from bdlbench.config import conf_dir
+from bdlbench.runs.configuration import conf_dir
 from bdlbench.store import Store
 
 pytestmark = pytest.mark.faults

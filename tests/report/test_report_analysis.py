@@ -7,10 +7,12 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from bdlbench.analysis import load_draws, load_job, predictive
-from bdlbench.config import compose, make_job
+from bdlbench.evaluation.predictive import predictive
 from bdlbench.model.target import make_target
-from bdlbench.run import run
+from bdlbench.runs.configuration import compose
+from bdlbench.runs.group import run
+from bdlbench.runs.job import make_job
+from bdlbench.runs.stored_draws import load_draws, load_job
 from bdlbench.store import Store
 from bdlbench.types import ConfigError
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from bdlbench.cli_results import main
+from bdlbench.cli.results import main
 from bdlbench.sampling.position import Position
 from bdlbench.store import Store
 
@@ -188,7 +188,7 @@ def test_a_finished_run_has_a_tail_too(path, capsys):
 
 def test_following_ends_with_the_run(started, path, capsys, monkeypatch):
     """Looks are printed once each as they come; what a resumed run takes back and writes again is printed again."""
-    from bdlbench import cli_tail
+    from bdlbench.cli.main import tail
 
     def more(seconds):
         turn = turns.pop(0)
@@ -203,7 +203,7 @@ def test_following_ends_with_the_run(started, path, capsys, monkeypatch):
             started.finish({**parts, "status": "complete", "device": "cpu", "warnings": []})
 
     turns = ["look", "resume", "look", "end"]
-    monkeypatch.setattr(cli_tail.time, "sleep", more)
+    monkeypatch.setattr(tail.time, "sleep", more)
     assert main(["tail", "svi", "--follow", "--lines", "1"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in out[1:-1]] == ["5", "10", "10", "20"]
@@ -278,7 +278,7 @@ def test_an_unreadable_record_is_mentioned(path, capsys):
 def test_no_jax_for_reading(path):
     """Neither JAX nor what it brings is imported to list, tabulate or show."""
     script = (
-        "import sys; from bdlbench.cli_results import main; main(['list']); main(['table']); main(['show', 'nuts']);"
+        "import sys; from bdlbench.cli.results import main; main(['list']); main(['table']); main(['show', 'nuts']);"
         "heavy = {'jax', 'numpyro', 'pandas', 'xarray', 'zarr', 'arviz', 'duckdb', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

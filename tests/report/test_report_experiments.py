@@ -2,7 +2,7 @@
 
 import pytest
 
-from bdlbench.config import compose, conf_dir
+from bdlbench.runs.configuration import compose, conf_dir
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 

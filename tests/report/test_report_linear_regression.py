@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bdlbench.config import compose
 from bdlbench.report.linear_regression import exact_of, exact_posterior, report, table
-from bdlbench.run import run
+from bdlbench.runs.configuration import compose
+from bdlbench.runs.group import run
 from bdlbench.store import Store
 from bdlbench.types import ConfigError
 
