@@ -24,7 +24,7 @@ from bdlbench.sampling import loop
 from bdlbench.store import Store
 from bdlbench.types import ConfigError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=8"]
 SMALL = [*DATA, "network.width=4", "progress=off", "metrics=[lppd,rmse]"]
 SHORT = {

@@ -266,7 +266,7 @@ def test_agreement_with_laplace_torch(likelihood, tmp_path):
         order += [*at.T.reshape(-1), *range(start, start + bias.size)]
         start += bias.size + kernel.size
     np.savez(tmp_path / "problem.npz", **asked)
-    script = Path(__file__).parents[1] / "benchmarks" / "laplace_torch.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "laplace_torch.py"
     plain = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     subprocess.run([python, script, tmp_path / "problem.npz", tmp_path / "found.npz"], check=True, env=plain)
     theirs = np.load(tmp_path / "found.npz")

@@ -8,7 +8,7 @@ import pytest
 
 from tools.notebooks import VARIABLE, execute, overrides
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "results").glob("*.ipynb"))
 SHORT = (
     "network.width=4 inference.schedule.num_chains=2 inference.schedule.num_warmup=20 inference.schedule.num_samples=20"

@@ -20,7 +20,7 @@ from bdlbench.sampling import lanes, predictions
 from bdlbench.sampling.programs import DRAW_BYTES, StagePrograms
 from bdlbench.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=8", "network.width=4", "progress=off", "metrics=[lppd]"]
 SHORT = {
     "nuts": [

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import sys
@@ -51,7 +51,7 @@ def draws(tmp_path_factory):
         environment = {
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
         }
         path = folder / f"{count}.npz"
         done = subprocess.run(

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from test_run_records import compilations, options
+from test_records import compilations, options
 
 from bdlbench.runs import warm_start
 from bdlbench.runs.configuration import compose

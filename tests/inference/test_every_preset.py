@@ -29,9 +29,9 @@ from linear_recursions import (
 )
 from mutation import mutate
 from presets import PRESETS, mostly
-from test_laws_momentum import check_thermostat
-from test_laws_point import dropout_gradient_z
-from test_laws_sgmcmc import check_frozen_preconditioner
+from test_momentum import check_thermostat
+from test_point import dropout_gradient_z
+from test_sghmc import check_frozen_preconditioner
 
 from bdlbench.inference.point import mc_dropout
 from bdlbench.runs.arrangement import arrange
@@ -259,7 +259,7 @@ def dropout() -> Verdict:
     return Verdict(float(z), most, 0.0)
 
 
-FACTOR = "test_laws_sgmcmc.py::"
+FACTOR = "test_sghmc.py::"
 LANGEVIN = of_recursion(constant(lambda run: langevin(5, 5e-4)), lambda run: from_prior(run, False))
 MOMENTUM = ("inference.step_size=0.03", "inference.friction=5.0")
 SHORT_PATH = (
@@ -271,10 +271,10 @@ SHORT_PATH = (
     *ALONE,
 )
 TRAINED = (schedule(0, 300, 0), mode(150))
-REVERSIBLE = "test_laws_deterministic.py::test_leapfrog_is_reversible"
-GUIDE = "test_laws_variational.py::test_log_q_is_the_density_of_the_draw"
-MCLACHLAN = "test_laws_microcanonical.py::test_mclmc_is_reversible_and_of_second_order"
-EXPECTED = "test_laws_laplace.py::test_the_precision_is_the_expected_hessian"
+REVERSIBLE = "test_deterministic.py::test_leapfrog_is_reversible"
+GUIDE = "test_ivon.py::test_log_q_is_the_density_of_the_draw"
+MCLACHLAN = "test_mclmc.py::test_mclmc_is_reversible_and_of_second_order"
+EXPECTED = "test_laplace.py::test_the_precision_is_the_expected_hessian"
 LAWS = {
     "nuts": Law("exact", REVERSIBLE, 64, (schedule(150, 300, 1), *ALONE), posterior),
     "hmc": Law(
@@ -294,7 +294,7 @@ LAWS = {
         MCLACHLAN, 64, (schedule(1500, 400, 10), *ALONE), centred,
     ),
     "sgld": Law(
-        "own recursion", "test_laws_deterministic.py::test_sgld_without_noise_is_gradient_ascent", 64,
+        "own recursion", "test_deterministic.py::test_sgld_without_noise_is_gradient_ascent", 64,
         (schedule(20, 250, 40, 8), "inference.step_size=5e-4", *ALONE), LANGEVIN,
     ),
     "sgld_cv": Law(
@@ -310,7 +310,7 @@ LAWS = {
         (schedule(5, 5, 1, 8), *ALONE), of_its_own(check_frozen_preconditioner),
     ),
     "cyclical_sgld": Law(
-        "own recursion at every step of every cycle", "test_laws_cycles.py::test_exploration_has_no_noise", 1400,
+        "own recursion at every step of every cycle", "test_cycles.py::test_exploration_has_no_noise", 1400,
         (schedule(30 * CYCLES, 10 * CYCLES, 1, 8), "inference.step_size=1e-3", f"inference.num_cycles={CYCLES}",
          *ALONE),
         of_recursion(cyclical_langevin, lambda run: from_prior(run, False)),
@@ -330,7 +330,7 @@ LAWS = {
         (schedule(5, 5, 1, 8), *ALONE), of_its_own(check_thermostat),
     ),
     "cyclical_sghmc": Law(
-        "own recursion at every step of every cycle", "test_laws_cycles.py::test_exploration_has_no_noise", 1400,
+        "own recursion at every step of every cycle", "test_cycles.py::test_exploration_has_no_noise", 1400,
         (schedule(30 * CYCLES, 10 * CYCLES, 1, 8), "inference.step_size=0.03", "inference.friction=6.6666666666666667",
          f"inference.num_cycles={CYCLES}", *ALONE),
         of_recursion(cyclical_momentum, lambda run: from_prior(run, True)),
@@ -353,7 +353,7 @@ LAWS = {
         (schedule(2500, 1000, 0), falling(0.03, 2500), "inference.num_particles=4", *ALONE), evidence,
     ),
     "ivon": Law(
-        "variational optimum", "test_laws_variational.py::test_ivon_log_q_is_the_density_of_the_draw", 64,
+        "variational optimum", "test_ivon.py::test_ivon_log_q_is_the_density_of_the_draw", 64,
         (schedule(6000, 500, 0), "inference.beta2=0.999", "inference.hessian_init=10.0",
          "inference.learning_rate.init_value=0.1", *ALONE),
         mean_field,
@@ -362,27 +362,27 @@ LAWS = {
     "laplace_lastlayer": Law("exact on a linear network, which is all last layer", EXPECTED, 64, TRAINED, posterior),
     "laplace_diag": Law("variances 1 / diag(precision)", EXPECTED, 64, TRAINED, mean_field),
     "map": Law(
-        "mode", "test_laws_deterministic.py::test_map_is_the_plain_optimiser", 4,
+        "mode", "test_deterministic.py::test_map_is_the_plain_optimiser", 4,
         (schedule(3000, 1, 0), falling(0.1, 3000), *ALONE), at_the_mode,
     ),
     "deep_ensemble": Law(
-        "mode", "test_laws_point.py::test_a_member_reaches_its_closed_form", 4,
+        "mode", "test_point.py::test_a_member_reaches_its_closed_form", 4,
         (schedule(3000, 1, 0), falling(0.1, 3000, "optax.adamw"), *ALONE), at_the_mode,
     ),
     "mc_dropout": Law(
-        "stochastic gradients of its bound", "test_laws_point.py::test_dropout_climbs_gal_and_ghahramanis_bound", 4,
+        "stochastic gradients of its bound", "test_point.py::test_dropout_climbs_gal_and_ghahramanis_bound", 4,
         ("network=mlp", "network.width=3", schedule(5, 5, 0, 8)), of_its_own(dropout),
     ),
     "swag": Law(
-        "moments of the optimiser's path", "test_laws_point.py::test_swag_keeps_the_moments_of_the_path", 240,
+        "moments of the optimiser's path", "test_point.py::test_swag_keeps_the_moments_of_the_path", 240,
         SHORT_PATH, path_of_sgd,
     ),
     "multiswag": Law(
-        "moments of the optimiser's path", "test_laws_point.py::test_swag_keeps_the_moments_of_the_path", 240,
+        "moments of the optimiser's path", "test_point.py::test_swag_keeps_the_moments_of_the_path", 240,
         SHORT_PATH, path_of_sgd,
     ),
     "svgd": Law(
-        "Stein's equation at rest", "test_laws_variational.py::test_svgd_moves_along_the_stein_direction", 4,
+        "Stein's equation at rest", "test_ivon.py::test_svgd_moves_along_the_stein_direction", 4,
         (schedule(30000, 1, 0), "inference.optimizer={_target_: optax.sgd, learning_rate: 0.1}",
          "inference.num_particles=6", *ALONE),
         stein,

@@ -21,7 +21,7 @@ from bdlbench.runs.job import check_job, make_job
 from bdlbench.store import Store
 from tools import readme
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("experiments/*/README.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
