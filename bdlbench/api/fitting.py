@@ -1,0 +1,293 @@
+"""A job is sampled in memory: the loop's blocks become draws, and what a record would say of them."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from bdlbench.api.problem import Parts, Rows, make_job, make_parts, make_rows
+from bdlbench.data.dataset import Rows as ModelRows
+from bdlbench.errors import ConfigError
+from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.diagnosis import status as how_it_ended
+from bdlbench.runs.job import Job, check_job
+from bdlbench.runs.particles import as_chains, num_particles
+from bdlbench.runs.progress import Progress, make_progress
+from bdlbench.runs.recorder import Recorder
+from bdlbench.sampling import lanes, loop
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.devices import settings
+from bdlbench.sampling.marks import num_steps
+from bdlbench.sampling.position import Position
+from bdlbench.sampling.predictions import Predictor, is_gaussian
+from bdlbench.sampling.programs import Shared
+
+DIAGNOSED_ROWS = 500
+"""Training rows at which chains are compared, as a run compares them at so many test rows."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draws:
+    """What sampling leaves.
+
+    Attributes
+    ----------
+    theta : array (C, S, D), or (C, S, P, D) of populations
+    good : bool array (C P, S)
+        Which draws are finite and come before their chain's first bad step.
+    anchor : array (C, D) or None
+        Where predictions are linearised.
+    stats : dict of arrays (C, S)
+        Of the step before each draw.
+    blocks : tuple of Block
+        The blocks of the last stage that hold the draws.
+    recorder : Recorder
+        Has counted all blocks.
+    seconds : dict
+    position : Position or None
+        The last state, where it is a distribution from which an update may go on.
+    start : "any", "mode" or "own"
+        What the last stage makes of the point it begins at.
+    """
+
+    theta: np.ndarray
+    good: np.ndarray
+    anchor: np.ndarray | None
+    stats: dict[str, np.ndarray]
+    blocks: tuple[loop.Block, ...]
+    recorder: Recorder
+    seconds: dict[str, float]
+    position: Position | None
+    start: str
+
+    @property
+    def population(self) -> int:
+        """Particles that a chain carries."""
+        return num_particles(self.theta)
+
+
+class _Memory:
+    """Takes the place of a run's writer: keeps in memory what diagnostics read, and nothing else."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[str, str], np.ndarray] = {}
+
+    def allocate(self, group: str, name: str, shape: Any, dtype: Any, dims: Any, chunk_draws: Any = None) -> None:
+        if group in ("log_likelihood", "posterior_predictive"):
+            self.arrays[group, name] = np.empty(shape, dtype)
+
+    def write(self, group: str, name: str, start: int, values: np.ndarray) -> None:
+        if (group, name) in self.arrays:
+            self.arrays[group, name][:, start : start + values.shape[1]] = values
+
+    def read_columns(self, group: str, name: str, start: int, stop: int) -> np.ndarray:
+        return self.arrays[group, name][..., start:stop]
+
+
+def prepare(
+    network: Any,
+    x: Any,
+    y: Any,
+    *,
+    model: Any,
+    inference: Any,
+    prior: Any,
+    likelihood: Any,
+    temperature: float,
+    seed: int,
+    standardize: bool,
+    options: Mapping[str, Any],
+) -> tuple[Parts, Rows, Job]:
+    """The job of a fit, checked; nothing is compiled."""
+    parts = make_parts(
+        network=network,
+        model=model,
+        prior=prior,
+        likelihood=likelihood,
+        temperature=temperature,
+        inference=inference,
+        options=options,
+    )
+    rows = make_rows(parts, x, y, standardize=standardize)
+    job = make_job(parts, rows, seed)
+    check_job(job)
+    return parts, rows, job
+
+
+def progress_of(progress: bool | Literal["auto", "lines", "off"]) -> Progress:
+    """Bars or lines for True, nothing for False."""
+    if progress not in (True, False, "auto", "lines", "off"):
+        raise ConfigError(f"progress={progress!r} is unknown: use True or False.")
+    if progress is True or progress == "auto":
+        return Notebook() if _in_notebook() else make_progress("auto")
+    return make_progress("off" if progress is False else progress)
+
+
+def sample(
+    job: Job, progress: Progress, *, theta: np.ndarray | None = None, position: Position | None = None
+) -> Draws:
+    """Drive a job's stages and keep the draws of the last one.
+
+    Parameters
+    ----------
+    theta : array (C, D), optional
+        Where the first stage begins.
+    position : Position, optional
+        A state from which the first stage goes on.
+
+    Raises
+    ------
+    FloatingPointError
+        Where no chain has a finite draw; in one sentence how it came to that.
+    """
+    clock = Clock()
+    shared, lane, _, _ = arrange([job])
+    shared = lanes.replicate(shared)
+    last = len(job.program.stages) - 1
+    first = job.dataset.train
+    dataset = dataclasses.replace(job.dataset, test=ModelRows(first.x[:DIAGNOSED_ROWS], first.y[:DIAGNOSED_ROWS]))
+    job = dataclasses.replace(job, dataset=dataset)
+    recorder = Recorder(
+        job,
+        _Memory(),  # type: ignore[arg-type]  # it has what of a RunWriter is used here
+        slice(0, job.num_chains),
+        gaussian=is_gaussian(job.program, job.numbers, first.x, first.y),
+        markov=loop.is_markov(job.program, shared, lane),
+        predictive_rows=DIAGNOSED_ROWS,
+    )
+    method = loop.stage_programs(job.program, last, shared, lane._replace(active=np.ones(job.num_chains, bool)))
+    lengths = [num_steps(stage.schedule) for stage in job.program.stages]
+    blocks: list[loop.Block] = []
+    latest: loop.Block | None = None
+    carried: Position | None = None
+    message = f"{job.id}: stopped"
+    progress.start(job.id, sum(lengths))
+    try:
+        for block in loop.run(job.program, shared, lane, clock=clock, theta=theta, resume=position):
+            name = job.program.stages[block.stage].name
+            progress.advance(block.phase, name, sum(lengths[: block.stage]) + block.steps_done, block.stats)
+            recorder.count(block)
+            latest = block
+            if block.stage == last and block.draws is not None:
+                blocks.append(block._replace(position=None, provisional=None))
+                if method.has_density and not method.two_bodies and block.position is not None and carried is None:
+                    carried = block.position()  # a guide stands still while it is read
+        message = f"{job.id}: done in {clock.sampling():.1f} s"
+    finally:
+        progress.finish(message)
+    good = [recorder.finite(block) for block in blocks]
+    if not blocks or not np.concatenate(good, 1).any():
+        _, reason = how_it_ended(job, recorder.bad, sum(g.size for g in good) or 1)
+        raise FloatingPointError(f"The fit has no finite draw: {reason}.")
+    assert latest is not None
+    theta_all = np.concatenate([block.draws for block in blocks if block.draws is not None], 1)
+    starts = np.cumsum([0, *(block.draws.shape[1] for block in blocks if block.draws is not None)])
+    blocks = [  # views, so that draws are held once
+        block._replace(draws=theta_all[:, a:b]) for block, a, b in zip(blocks, starts[:-1], starts[1:], strict=True)
+    ]
+    stats = {name: np.concatenate([block.stats[name] for block in blocks], 1) for name in blocks[0].stats}
+    mask = np.concatenate(good, 1)
+    if not mask.all():
+        bad = int((~mask.all(1)).sum())
+        _, reason = how_it_ended(job, recorder.bad, int((~mask).sum()))
+        warnings.warn(f"{bad} of {len(mask)} chains are not used whole: {reason}.", stacklevel=4)
+    return Draws(
+        theta_all,
+        mask,
+        blocks[-1].anchor,
+        stats,
+        tuple(blocks),
+        recorder,
+        dict(clock.seconds),
+        carried,
+        method.method.start,
+    )
+
+
+def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
+    """What a record would say of the draws: diagnostics in function space, at training rows, and warnings."""
+    recorder = draws.recorder
+    train = job.dataset.train
+    shared, lane, _, _ = arrange([job])
+    rows = Shared(train.x[None, :DIAGNOSED_ROWS], train.y[None, :DIAGNOSED_ROWS])
+    predictor = Predictor(job.program, _task(job), shared, lane, rows, Clock())
+    for block in draws.blocks:
+        assert block.draws is not None
+        seen = predictor.predict(block.draws, block.first_draw, block.anchor)
+        recorder.keep(block, {}, seen, {})
+    found = recorder.diagnostics()
+    status, reason = recorder.status()
+    return {
+        "status": status,
+        "reason": reason,
+        "diagnostics": {
+            **found,
+            "num_diverging": recorder.num_diverging,
+            "num_nonfinite": recorder.num_nonfinite,
+            "num_grads": dict(recorder.num_grads),
+        },
+        "warnings": [*([] if reason is None else [reason]), *recorder.warnings(found)],
+    }
+
+
+def _task(job: Job) -> Any:
+    return "classification" if job.dataset.task == "classification" else "regression"
+
+
+def chains_of(theta: np.ndarray) -> np.ndarray:
+    """Draws as chains (C P, S, D)."""
+    population = num_particles(theta)
+    return as_chains(theta.reshape(len(theta), -1, theta.shape[-1]), population)
+
+
+def _in_notebook() -> bool:
+    import sys
+
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "ZMQ" in type(shell).__name__
+
+
+class Notebook:
+    """Progress of a fit in a notebook: one line of output that is replaced as the fit goes on."""
+
+    def __init__(self) -> None:
+        self.name, self.total, self.handle = "", 1, None
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        shown = {"text/plain": text}
+        if self.handle is None:
+            self.handle = display(shown, raw=True, display_id=True)
+        else:
+            self.handle.update(shown, raw=True)
+
+    def start(self, name: str, total_steps: int) -> None:
+        self.name, self.total = name, max(1, total_steps)
+        self._show(f"{name}: compiling")
+
+    def advance(self, phase: Any, stage: str, steps_done: int, stats: Mapping[str, Any]) -> None:
+        from bdlbench.runs.progress import describe
+
+        filled = 30 * steps_done // self.total
+        word = "warm-up" if phase == "warmup" else "sampling"
+        bar = "█" * filled + "░" * (30 - filled)
+        self._show(f"{self.name}: {bar} {steps_done:,}/{self.total:,} {stage} {word}  {describe(stats) if stats else ''}")
+
+    def finish(self, message: str) -> None:
+        self._show(message)
+
+    def note(self, message: str) -> None:
+        self._show(message)
+
+    def sweep_begin(self, num_groups: int, num_runs: int) -> None: ...
+    def group_begin(self, num_runs: int) -> None: ...
+    def group_end(self, records: Any) -> None: ...
+    def sweep_end(self) -> None: ...
+
+
+__all__ = ["Draws", "chains_of", "diagnose", "jax", "prepare", "progress_of", "sample", "settings"]
