@@ -8,10 +8,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bdlbench.api import Posterior, Prediction, fit
+    from bdlbench.api import Posterior, Prediction, fit, load, score_table
 
 __version__ = "0.1.0"
-__all__ = ["Posterior", "Prediction", "fit"]
+__all__ = ["Posterior", "Prediction", "fit", "load", "score_table"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,9 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from bdlbench.api.problem import Parts, Rows, make_job, make_parts, make_rows
@@ -14,16 +13,16 @@ from bdlbench.errors import ConfigError
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.diagnosis import status as how_it_ended
 from bdlbench.runs.job import Job, check_job
-from bdlbench.runs.particles import as_chains, num_particles
+from bdlbench.runs.particles import num_particles
 from bdlbench.runs.progress import Progress, make_progress
 from bdlbench.runs.recorder import Recorder
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
-from bdlbench.sampling.devices import settings
 from bdlbench.sampling.marks import num_steps
 from bdlbench.sampling.position import Position
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import Shared
+from bdlbench.store import RunWriter
 
 DIAGNOSED_ROWS = 500
 """Training rows at which chains are compared, as a run compares them at so many test rows."""
@@ -69,21 +68,33 @@ class Draws:
         return num_particles(self.theta)
 
 
-class _Memory:
-    """Takes the place of a run's writer: keeps in memory what diagnostics read, and nothing else."""
+class _Memory(RunWriter):
+    """A writer without a folder: it keeps in memory what diagnostics read, and drops the rest."""
 
     def __init__(self) -> None:
         self.arrays: dict[tuple[str, str], np.ndarray] = {}
 
-    def allocate(self, group: str, name: str, shape: Any, dtype: Any, dims: Any, chunk_draws: Any = None) -> None:
+    def allocate(
+        self,
+        group: str,
+        name: str,
+        shape: Sequence[int],
+        dtype: Any,
+        dims: Sequence[str],
+        coords: Mapping[str, Any] | None = None,
+        chunk_draws: int | None = None,
+    ) -> None:
+        """Make room for what diagnostics read."""
         if group in ("log_likelihood", "posterior_predictive"):
             self.arrays[group, name] = np.empty(shape, dtype)
 
-    def write(self, group: str, name: str, start: int, values: np.ndarray) -> None:
+    def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
+        """Keep a block of draws."""
         if (group, name) in self.arrays:
-            self.arrays[group, name][:, start : start + values.shape[1]] = values
+            self.arrays[group, name][:, start_draw : start_draw + array.shape[1]] = array
 
     def read_columns(self, group: str, name: str, start: int, stop: int) -> np.ndarray:
+        """Columns of the last axis."""
         return self.arrays[group, name][..., start:stop]
 
 
@@ -152,7 +163,7 @@ def sample(
     job = dataclasses.replace(job, dataset=dataset)
     recorder = Recorder(
         job,
-        _Memory(),  # type: ignore[arg-type]  # it has what of a RunWriter is used here
+        _Memory(),
         slice(0, job.num_chains),
         gaussian=is_gaussian(job.program, job.numbers, first.x, first.y),
         markov=loop.is_markov(job.program, shared, lane),
@@ -237,12 +248,6 @@ def _task(job: Job) -> Any:
     return "classification" if job.dataset.task == "classification" else "regression"
 
 
-def chains_of(theta: np.ndarray) -> np.ndarray:
-    """Draws as chains (C P, S, D)."""
-    population = num_particles(theta)
-    return as_chains(theta.reshape(len(theta), -1, theta.shape[-1]), population)
-
-
 def _in_notebook() -> bool:
     import sys
 
@@ -289,5 +294,3 @@ class Notebook:
     def group_end(self, records: Any) -> None: ...
     def sweep_end(self) -> None: ...
 
-
-__all__ = ["Draws", "chains_of", "diagnose", "jax", "prepare", "progress_of", "sample", "settings"]

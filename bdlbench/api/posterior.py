@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 from bdlbench.api import fitting, networks
-from bdlbench.api.inputs import check_finite
 from bdlbench.api.prediction import Prediction
 from bdlbench.api.problem import Parts, Rows, num_outputs
 from bdlbench.api.serving import Precision, Server
 from bdlbench.errors import ConfigError
 from bdlbench.runs.job import Job
 from bdlbench.sampling.devices import settings
+from bdlbench.sampling.position import Position
 from bdlbench.types import Schedule
 
 MOST_BYTES = 2**30
@@ -30,8 +30,10 @@ class Origin:
 
     rows: Rows
     job: Job
-    draws: fitting.Draws
-    progress: Any
+    start: str
+    position: Position | None = None
+    draws: fitting.Draws | None = None
+    progress: Any = None
 
 
 def fit(
@@ -116,7 +118,7 @@ def fit(
             options=given,
         )
         draws = fitting.sample(job, shown)
-        return from_draws(parts, Origin(rows, job, draws, progress))
+        return from_draws(parts, rows, job, draws, progress)
 
 
 def _merged(options: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,9 +129,8 @@ def _merged(options: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> d
     return options | dict(keywords)
 
 
-def from_draws(parts: Parts, origin: Origin) -> "Posterior":
+def from_draws(parts: Parts, rows: Rows, job: Job, draws: fitting.Draws, progress: Any) -> "Posterior":
     """The posterior of what was sampled."""
-    job, draws, rows = origin.job, origin.draws, origin.rows
     dataset = job.dataset
     server = Server(
         program=job.program,
@@ -150,6 +151,7 @@ def from_draws(parts: Parts, origin: Origin) -> "Posterior":
         "seconds": draws.seconds,
         "notes": list(dataset.notes),
     }
+    origin = Origin(rows, job, draws.start, draws.position, draws, progress)
     return Posterior(server, parts, facts, draws.stats, origin=origin)
 
 
@@ -215,6 +217,7 @@ class Posterior:
         if self._given_report is not None:
             return self._given_report
         assert self._origin is not None
+        assert self._origin.draws is not None
         with settings():
             return fitting.diagnose(self._origin.job, self._origin.draws)
 
@@ -441,7 +444,7 @@ class Posterior:
                 "all rows anew."
             )
         with settings():
-            return updated(self._parts, self._origin, x_more, y_more, self._server.seed + 1 if seed is None else seed)
+            return updated(self, x_more, y_more, self._server.seed + 1 if seed is None else seed)
 
     # ---- to disk
 
@@ -458,6 +461,3 @@ class Posterior:
         from bdlbench.api.saved import save
 
         return save(self, Path(folder), rows=rows)
-
-
-__all__ = ["Origin", "Posterior", "check_finite", "fit", "from_draws"]

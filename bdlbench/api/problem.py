@@ -30,6 +30,7 @@ from bdlbench.types import Schedule, Stage, Target
 
 SCHEDULE = Schedule._fields
 REGRESSION = ("gaussian", "gaussian_fixed", "gaussian_uniform_noise", "heteroscedastic")
+BNN = "bdlbench.model.bnn.bnn"
 DEFAULTS = {"network": "mlp", "prior": "fan_in", "likelihood": "auto"}
 _NUMBERED: dict[int, tuple[Any, int]] = {}
 _COUNT = itertools.count()
@@ -73,7 +74,7 @@ class Parts:
     @property
     def has_network(self) -> bool:
         """Whether the model is a network with prior and likelihood, and not a NumPyro model of the caller's."""
-        return "model" not in self.objects
+        return "model" not in self.objects and self.nodes["model"]["_target_"] == BNN
 
 
 def make_parts(
@@ -357,7 +358,7 @@ def make_job(parts: Parts, rows: Rows, seed: int) -> Job:
     config = {**parts.nodes, "temperature": parts.temperature, "seed": seed}
     program_half, numbers = configuration.split(config)
     numbers["temperature"] = parts.temperature
-    program = make_program(parts, program_half, numbers, rows, dataset)
+    program = make_program(parts, program_half, numbers, rows.inputs, rows.targets)
     target_id = name_of_target(program_half, numbers, dataset) if not set(parts.objects) - {"inference"} else ""
     config.setdefault("inference", {"_target_": parts.labels["inference"]})
     name = f"{parts.labels['inference']} fit"
@@ -365,33 +366,34 @@ def make_job(parts: Parts, rows: Rows, seed: int) -> Job:
 
 
 def make_program(
-    parts: Parts, nodes: Mapping[str, Any], numbers: Mapping[str, float], rows: Rows, dataset: Dataset
+    parts: Parts, nodes: Mapping[str, Any], numbers: Mapping[str, float], inputs: Inputs, targets: Targets
 ) -> Program:
-    """The program of a fit. Without objects of the caller's its key is that of a run, whose compiled code it shares."""
+    """The program of a fit. Without objects of the caller's its key is that of a run, whose compiled code it shares.
+
+    Without a method it has no stages, and serves predictions only.
+    """
+    stages: tuple[Stage, ...] = ()
+    start: Any = "network"
     if "inference" in parts.objects:
         factory, schedule = parts.objects["inference"]
-        stages: tuple[Stage, ...] = (
-            Stage(parts.labels["inference"], lambda target, schedule, _: factory(target, schedule), schedule),
-        )
-        start = "network"
-    else:
+        stages = (Stage(parts.labels["inference"], lambda target, schedule, _: factory(target, schedule), schedule),)
+    elif "inference" in nodes:
         stages = make_stages(nodes["inference"], numbers)
         start = nodes["inference"].get("start", "network")
-    outputs = num_outputs(rows.targets)
+    task, outputs = targets.task, num_outputs(targets)
     key: dict[str, Any] = {
         "program": {name: configuration.identity_of(node, name) for name, node in nodes.items()},
-        "task": dataset.task,
+        "task": task,
         "outputs": outputs,
         "stages": [s.schedule for s in stages],
     }
     if parts.objects:
         key["objects"] = {name: _token(thing) for name, thing in parts.objects.items()}
-    if rows.inputs.tree is not None:
-        key["tree"] = repr(rows.inputs.tree)
-    make_target = functools.partial(_make_target, parts, rows.inputs, dataset.task, outputs)
+    if inputs.tree is not None:
+        key["tree"] = repr(inputs.tree)
 
     def build(numbers: Mapping[str, Any], x: Any, y: Any) -> Target:
-        return make_target(numbers, nodes, x, y)
+        return _make_target(parts, inputs, task, outputs, numbers, nodes, x, y)
 
     return Program(json.dumps(key, sort_keys=True), build, stages, start)
 
@@ -421,20 +423,23 @@ def build_model(
     parts: Parts, inputs: Inputs, task: Any, outputs: int, numbers: Mapping[str, Any], nodes: Mapping[str, Any]
 ) -> Callable[..., None]:
     """The NumPyro model ``(x, y=None)`` over packed rows."""
-    from bdlbench.model.bnn import bnn
-
     call, fill = configuration.call, configuration.fill
-    if not parts.has_network:
-        model = parts.objects["model"]
+    objects = parts.objects
+    if "model" in objects:
+        model = objects["model"]
     else:
-        objects = parts.objects
-        network = objects.get("network") or call(fill(nodes["network"], numbers), "network")
-        prior = objects["prior"] if "prior" in objects else call(fill(nodes["prior"], numbers), "prior")()
-        if "likelihood" in objects:
-            likelihood = objects["likelihood"](task, outputs)
-        else:
-            likelihood = call(fill(nodes["likelihood"], numbers), "likelihood")(task, outputs)
-        model = functools.partial(bnn, network=network, prior=_prior(prior), likelihood=likelihood)
+        node = fill(nodes["model"], numbers)
+        needs = parameters(configuration.target_of(node, "model"))
+        given: dict[str, Any] = {}
+        if "network" in needs:
+            given["network"] = objects.get("network") or call(fill(nodes["network"], numbers), "network")
+        if "prior" in needs:
+            prior = objects["prior"] if "prior" in objects else call(fill(nodes["prior"], numbers), "prior")()
+            given["prior"] = _prior(prior)
+        if "likelihood" in needs:
+            factory = objects.get("likelihood") or call(fill(nodes["likelihood"], numbers), "likelihood")
+            given["likelihood"] = factory(task, outputs)
+        model = functools.partial(call(node, "model"), **given)
     if inputs.tree is None:
         return model
     return lambda x, y=None: model(inputs.unpack(x), y)

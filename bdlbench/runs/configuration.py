@@ -88,6 +88,13 @@ def with_options(group: str, node: Any, options: Mapping[str, Any]) -> dict[str,
     return typing.cast(dict[str, Any], resolve(config)[group])
 
 
+def default_metrics() -> dict[str, Callable[..., Any]]:
+    """The metrics that a run has where its command names none."""
+    listed = typing.cast(DictConfig, OmegaConf.load(conf_dir() / "config.yaml")).defaults
+    names = next(entry["metrics"] for entry in listed if "metrics" in entry)
+    return {name: call(preset("metrics", name)[name], f"metrics.{name}") for name in names}
+
+
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """The same from inside a Hydra application."""
     return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))

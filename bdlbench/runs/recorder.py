@@ -72,6 +72,7 @@ class Recorder:
         self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
+        self._anchored = False
         self._scored: tuple[int, dict[str, Any]] | None = None
         self._allocated: dict[tuple[str, str], tuple[tuple[int, ...], str]] = {}
 
@@ -142,6 +143,8 @@ class Recorder:
                 self.overflowing[chain] = self.overflowing.get(chain, 0) + lost
         self.num_draws += int(shown.sum())
         self.num_nonfinite += int((~shown).sum())
+        if block.anchor is not None:
+            self._keep_anchor(block.anchor[self.lanes])
         for name, values in sites.items():
             self._write("posterior", name, as_chains(values[self.lanes], population), start, good)
         self._keep_stats(block, start, good)
@@ -150,6 +153,13 @@ class Recorder:
                 self._store_predictions(predicted, start, shown)
             pooled(self.apart[place] if place else self.mixture, predicted, shown)
         self._written = start + count
+
+    def _keep_anchor(self, anchor: np.ndarray) -> None:
+        """Store theta0 (C, D), where a linearised network is taken: predictions at other rows need it."""
+        if not self._anchored:
+            self._anchored = True
+            self.writer.allocate("constant_data", "anchor", anchor.shape, anchor.dtype, ["chain", "weight"])
+            self.writer.write("constant_data", "anchor", 0, anchor)
 
     def _keep_stats(self, block: Block, start: int, good: np.ndarray) -> None:
         for name, values in block.stats.items():

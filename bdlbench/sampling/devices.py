@@ -1,7 +1,6 @@
 """The devices, the precision and the compilation cache of a process."""
 
 import contextlib
-import functools
 import os
 from collections.abc import Iterator
 
@@ -10,9 +9,8 @@ import jax
 from bdlbench.sampling import lanes
 
 
-@functools.cache
 def setup_jax() -> None:
-    """Devices, precision and the compilation cache, once a process and before JAX is used."""
+    """Devices (once a process, before JAX is used), precision and the compilation cache, for the whole process."""
     lanes.mesh()
     _settings()
 
