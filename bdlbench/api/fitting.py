@@ -14,7 +14,7 @@ from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.diagnosis import status as how_it_ended
 from bdlbench.runs.job import Job, check_job
 from bdlbench.runs.particles import num_particles
-from bdlbench.runs.progress import Progress, make_progress
+from bdlbench.runs.progress import Notebook, Progress, make_progress
 from bdlbench.runs.recorder import Recorder
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
@@ -137,9 +137,7 @@ def progress_of(progress: bool | Literal["auto", "lines", "off"]) -> Progress:
     return make_progress("off" if progress is False else progress)
 
 
-def sample(
-    job: Job, progress: Progress, *, theta: np.ndarray | None = None, position: Position | None = None
-) -> Draws:
+def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, position: Position | None = None) -> Draws:
     """Drive a job's stages and keep the draws of the last one.
 
     Parameters
@@ -254,43 +252,3 @@ def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and "ZMQ" in type(shell).__name__
-
-
-class Notebook:
-    """Progress of a fit in a notebook: one line of output that is replaced as the fit goes on."""
-
-    def __init__(self) -> None:
-        self.name, self.total, self.handle = "", 1, None
-
-    def _show(self, text: str) -> None:
-        from IPython.display import display
-
-        shown = {"text/plain": text}
-        if self.handle is None:
-            self.handle = display(shown, raw=True, display_id=True)
-        else:
-            self.handle.update(shown, raw=True)
-
-    def start(self, name: str, total_steps: int) -> None:
-        self.name, self.total = name, max(1, total_steps)
-        self._show(f"{name}: compiling")
-
-    def advance(self, phase: Any, stage: str, steps_done: int, stats: Mapping[str, Any]) -> None:
-        from bdlbench.runs.progress import describe
-
-        filled = 30 * steps_done // self.total
-        word = "warm-up" if phase == "warmup" else "sampling"
-        bar = "█" * filled + "░" * (30 - filled)
-        self._show(f"{self.name}: {bar} {steps_done:,}/{self.total:,} {stage} {word}  {describe(stats) if stats else ''}")
-
-    def finish(self, message: str) -> None:
-        self._show(message)
-
-    def note(self, message: str) -> None:
-        self._show(message)
-
-    def sweep_begin(self, num_groups: int, num_runs: int) -> None: ...
-    def group_begin(self, num_runs: int) -> None: ...
-    def group_end(self, records: Any) -> None: ...
-    def sweep_end(self) -> None: ...
-

@@ -79,7 +79,8 @@ class Inputs:
             extra = [str(name) for name in x.columns if str(name) not in self.names]
             if extra:
                 warnings.warn(
-                    f"The columns {', '.join(extra)} of x are not used: the model was not fitted with them.", stacklevel=3
+                    f"The columns {', '.join(extra)} of x are not used: the model was not fitted with them.",
+                    stacklevel=3,
                 )
             rows = frame_values(x, self.names)
         else:
@@ -107,13 +108,17 @@ class Inputs:
         wanted = dict(leaves)
         if set(given) != set(wanted):
             differ = min(set(given) ^ set(wanted), key=str)
-            raise ConfigError(f"x has another structure than at the fit, see {'.'.join(map(str, differ))}: give that one.")
+            raise ConfigError(
+                f"x has another structure than at the fit, see {'.'.join(map(str, differ))}: give that one."
+            )
         parts = []
         for path, leaf in leaves:
             name = "x." + ".".join(map(str, path))
             values = array_of(given[path], name)
             if values.shape[1:] != leaf.shape:
-                raise ConfigError(f"{name} has rows of shape {values.shape[1:]}, but {leaf.shape} at the fit: give that.")
+                raise ConfigError(
+                    f"{name} has rows of shape {values.shape[1:]}, but {leaf.shape} at the fit: give that."
+                )
             parts.append(values.reshape(len(values), -1))
         if len({len(part) for part in parts}) != 1:
             raise ConfigError("x has leaves of different numbers of rows: give every leaf the same leading axis.")
@@ -206,7 +211,9 @@ def frame_values(x: Any, names: Sequence[str]) -> np.ndarray:
             try:
                 column = column.astype(np.float64)
             except (TypeError, ValueError):
-                raise ConfigError(f"x.{name} holds no numbers: encode the column as numbers, or leave it out.") from None
+                raise ConfigError(
+                    f"x.{name} holds no numbers: encode the column as numbers, or leave it out."
+                ) from None
         columns.append(column.astype(np.float64))
     return np.column_stack(columns) if columns else np.empty((len(x), 0))
 
@@ -266,7 +273,9 @@ def _layout(x: Any) -> Any:
         values = array_of(leaf, name)
         integer = np.asarray(leaf).dtype.kind in "iu"
         if integer and np.abs(values).max(initial=0) > EXACT_IN_FLOAT32:
-            raise ConfigError(f"{name} holds whole numbers above {EXACT_IN_FLOAT32}: give them as floats, or recode them.")
+            raise ConfigError(
+                f"{name} holds whole numbers above {EXACT_IN_FLOAT32}: give them as floats, or recode them."
+            )
         places[path] = Leaf(start, values.shape[1:], integer)
         start += places[path].size
 
@@ -400,5 +409,7 @@ def classes_of(y: np.ndarray) -> np.ndarray:
     except TypeError:
         raise ConfigError("y mixes labels of different types: give all of one type.") from None
     if len(classes) < 2:
-        raise ConfigError(f"y holds the single class {classes.tolist()[0]!r}: classification needs two classes at least.")
+        raise ConfigError(
+            f"y holds the single class {classes.tolist()[0]!r}: classification needs two classes at least."
+        )
     return classes

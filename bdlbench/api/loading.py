@@ -55,7 +55,9 @@ def load(
     if store is None:
         return saved.load(Path(source), network=network, model=model, prior=prior, likelihood=likelihood, trust=trust)
     if any(part is not None for part in (network, model, prior, likelihood)):
-        raise ConfigError("network and the like are handed in for a folder; a stored run names its own: leave them out.")
+        raise ConfigError(
+            "network and the like are handed in for a folder; a stored run names its own: leave them out."
+        )
     with settings():
         return load_run(store if isinstance(store, Store) else Store(store), str(source))
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from bdlbench.api import fitting, networks
 from bdlbench.api.prediction import Prediction
-from bdlbench.api.problem import Parts, Rows, num_outputs
+from bdlbench.api.problem import Parts, Rows, make_job, make_program, num_outputs
 from bdlbench.api.serving import Precision, Server
 from bdlbench.errors import ConfigError
+from bdlbench.runs import configuration
 from bdlbench.runs.job import Job
 from bdlbench.sampling.devices import settings
 from bdlbench.sampling.position import Position
@@ -49,6 +50,7 @@ def fit(
     seed: int = 0,
     standardize: bool = True,
     progress: bool | Literal["auto", "lines", "off"] = True,
+    store: Any = None,
     options: Mapping[str, Any] | None = None,
     **keywords: Any,
 ) -> "Posterior":
@@ -81,6 +83,9 @@ def fit(
         comes out of the posterior stays in your units, but :attr:`Posterior.params`.
     progress : bool
         Bars or lines while it runs.
+    store : path or Store, optional
+        Keep the run there as a command would, with its rows beside the store; the same fit is then found and not
+        repeated, and one that was interrupted goes on. What the model is made of must be importable.
     options, keywords
         Options of the method and its schedule: ``num_samples=500``, ``step_size=1e-3``, ``batch_size=32``; deeper ones by
         their path, as in ``options={"before.0.schedule.num_warmup": 100}``.
@@ -117,6 +122,10 @@ def fit(
             standardize=standardize,
             options=given,
         )
+        if store is not None:
+            from bdlbench.api.stored import fit_stored
+
+            return fit_stored(parts, rows, job.seed, store, progress)
         draws = fitting.sample(job, shown)
         return from_draws(parts, rows, job, draws, progress)
 
@@ -155,6 +164,20 @@ def from_draws(parts: Parts, rows: Rows, job: Job, draws: fitting.Draws, progres
     return Posterior(server, parts, facts, draws.stats, origin=origin)
 
 
+def _restored(
+    server: dict[str, Any], parts: Parts, facts: Any, stats: Any, report: Any, origin: tuple[Any, ...] | None
+) -> "Posterior":
+    """A posterior from what :meth:`Posterior.__reduce__` gave."""
+    nodes, _ = configuration.split(parts.nodes)
+    program = make_program(parts, nodes, server["numbers"], server["inputs"], server["targets"])
+    back = None
+    if origin is not None:
+        rows, start, position = origin
+        with settings():
+            back = Origin(rows, make_job(parts, rows, server["seed"]), start, position)
+    return Posterior(Server(program=program, **server), parts, facts, stats, origin=back, report=report)
+
+
 class Posterior:
     """Draws from the posterior of a model, and all that can be done with them.
 
@@ -174,6 +197,12 @@ class Posterior:
         self._server, self._parts, self._facts, self._stats = server, parts, dict(facts), dict(stats)
         self._origin = origin
         self._given_report = report
+
+    def __reduce__(self) -> Any:
+        # A program is functions made on the spot, so what is pickled is what it is made of.
+        server = {f.name: getattr(self._server, f.name) for f in dataclasses.fields(Server) if f.name != "program"}
+        origin = self._origin and (self._origin.rows, self._origin.start, self._origin.position)
+        return _restored, (server, self._parts, self._facts, self._stats, dict(self._report), origin)
 
     # ---- what it is
 
@@ -334,7 +363,12 @@ class Posterior:
     def _module(self) -> "networks.Module":
         server = self._server
         return networks.module_of(
-            self._parts, server.numbers, server.inputs, server.targets, server.feature_shape, num_outputs(server.targets)
+            self._parts,
+            server.numbers,
+            server.inputs,
+            server.targets,
+            server.feature_shape,
+            num_outputs(server.targets),
         )
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 from scipy.special import entr, logsumexp
+from scipy.stats import norm
 
 from bdlbench.api.inputs import Targets
+from bdlbench.data.dataset import Scaler
 from bdlbench.errors import ConfigError
 from bdlbench.metrics.calibration import mixture_quantile
 
@@ -42,6 +44,11 @@ class Prediction:
     def __repr__(self) -> str:
         kind = "amounts" if self._targets.classes is None else f"{len(self._targets.classes)} classes"
         return f"Prediction({self.num_rows} rows, {self.num_draws} draws, {kind})"
+
+    @property
+    def num_targets(self) -> int:
+        """K, the number of targets a row."""
+        return self._targets.shape[0] if self._targets.shape else 1
 
     # ---- amounts
 
@@ -190,7 +197,7 @@ class Prediction:
         """Log predictive density, or probability, of y at each row (n,): log (1/S) sum_s p(y | x, theta_s).
 
         In the caller's units: the density of a standardised target is divided by its scale (the Jacobian). Of several
-        targets it is the joint one.
+        targets it is the joint one; ``output(k).log_prob`` is that of one of them.
 
         Raises
         ------
@@ -199,9 +206,33 @@ class Prediction:
         """
         codes = self._targets.standardised(y, self.num_rows)
         log_lik = self._again(codes, 0)["log_lik"].astype(np.float64)
-        width = self._targets.shape[0] if self._targets.shape else 1
-        jacobian = np.broadcast_to(np.log(self._targets.loc_scale[1]), (width,)).sum()
+        jacobian = np.broadcast_to(np.log(self._targets.loc_scale[1]), (self.num_targets,)).sum()
         return logsumexp(log_lik, axis=0) - np.log(len(log_lik)) - jacobian
+
+    def output(self, k: int) -> "Prediction":
+        """The prediction of the k-th of several targets alone; y given theta must be normal."""
+        targets = self._targets
+        if not targets.shape or not 0 <= k < targets.shape[0]:
+            raise ConfigError(
+                f"k={k} is none of the targets, of which there are {targets.shape[0] if targets.shape else 1}."
+            )
+        if not self._gaussian:
+            raise ConfigError(
+                "output is for targets that are normal given theta: the marginals of others are not known."
+            )
+        scaler = targets.scaler
+        own = None if scaler is None else Scaler(np.asarray(scaler.loc)[k], np.asarray(scaler.scale)[k])
+        arrays = {name: values[..., k] for name, values in self._arrays.items()}
+
+        def again(y: np.ndarray | None, seed: int) -> dict[str, np.ndarray]:
+            if y is None:
+                return {"sample": self._again(None, seed)["sample"][..., k]}
+            mean, sd = arrays["mean"].astype(np.float64), np.sqrt(arrays["variance"].astype(np.float64))
+            return {**arrays, "log_lik": norm.logpdf(y, mean, sd), "cdf": norm.cdf(y, mean, sd)}
+
+        return Prediction(
+            arrays, Targets("regression", None, own, name=f"{targets.name}[{k}]"), gaussian=True, again=again
+        )
 
     def ingredients(self, y: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """What metrics are computed from: y as the metrics take it, and the mixture's ingredients.
@@ -210,6 +241,8 @@ class Prediction:
         """
         from bdlbench.metrics.mixture import PredictiveMixture
 
+        if self._targets.shape:
+            raise ConfigError("metrics are of one target: take output(k) of the prediction, or score_table.")
         codes = self._targets.standardised(y, self.num_rows)
         arrays = self._again(codes, 0)
         mixture = PredictiveMixture(gaussian=self._gaussian)

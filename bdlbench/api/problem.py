@@ -184,7 +184,9 @@ def _check_model(model: Callable[..., Any]) -> None:
 def _inference(
     inference: Any, options: Mapping[str, Any], nodes: dict[str, Any], objects: dict[str, Any], labels: dict[str, str]
 ) -> None:
-    given = {f"schedule.{name}" if name in SCHEDULE else name: plain(f"inference.{name}", v) for name, v in options.items()}
+    given = {
+        f"schedule.{name}" if name in SCHEDULE else name: plain(f"inference.{name}", v) for name, v in options.items()
+    }
     if isinstance(inference, str):
         nodes["inference"] = configuration.preset("inference", inference, given)
         labels["inference"] = inference
@@ -194,10 +196,14 @@ def _inference(
         nodes["inference"] = configuration.with_options("inference", plain("inference", inference), given)
         labels["inference"] = str(inference["_target_"]).rsplit(".", 1)[-1]
     elif callable(inference):
-        schedule = {name.removeprefix("schedule."): value for name, value in given.items() if name.startswith("schedule.")}
+        schedule = {
+            name.removeprefix("schedule."): value for name, value in given.items() if name.startswith("schedule.")
+        }
         other = set(given) - {f"schedule.{name}" for name in schedule}
         if other:
-            raise ConfigError(f"inference.{min(other)} is an option of your own method: bind it with functools.partial.")
+            raise ConfigError(
+                f"inference.{min(other)} is an option of your own method: bind it with functools.partial."
+            )
         lacking = [name for name in ("num_chains", "num_warmup", "num_samples", "thinning") if name not in schedule]
         if lacking:
             raise ConfigError(f"inference is your own method, whose schedule needs {lacking[0]}: give {lacking[0]}=...")

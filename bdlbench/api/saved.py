@@ -37,7 +37,9 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
     server, parts, origin = posterior._server, posterior._parts, posterior._origin
     if rows and origin is None:
         raise ConfigError("rows=True: this posterior was loaded without its training rows: save it without them.")
-    if folder.exists() and not (folder.is_dir() and ((folder / "posterior.json").is_file() or not any(folder.iterdir()))):
+    if folder.exists() and not (
+        folder.is_dir() and ((folder / "posterior.json").is_file() or not any(folder.iterdir()))
+    ):
         raise ConfigError(f"folder={str(folder)!r} exists and holds no saved posterior: choose another one.")
     arrays = {"theta": server.theta, "good": server.good} | {f"stats/{n}": v for n, v in posterior._stats.items()}
     optional = {"anchor": server.anchor, "keep": server.inputs.keep}
@@ -203,7 +205,9 @@ def _parts(about: Mapping[str, Any], folder: Path, given: Mapping[str, Any], tru
             objects[name] = problem._network(objects[name])
     extra = [name for name, value in given.items() if value is not None and name not in about["objects"]]
     if extra:
-        raise ConfigError(f"{extra[0]} is handed in, but '{folder}' was saved with one of bdlbench's own: leave it out.")
+        raise ConfigError(
+            f"{extra[0]} is handed in, but '{folder}' was saved with one of bdlbench's own: leave it out."
+        )
     if not trust:
         _check_targets(about["nodes"], folder)
     nodes = dict(about["nodes"])
@@ -282,7 +286,9 @@ def _imported(described: Mapping[str, Any], folder: Path) -> Callable[..., Any]:
     try:
         found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"'{folder}' needs '{described['import']}', which cannot be imported here: {error}.") from None
+        raise ConfigError(
+            f"'{folder}' needs '{described['import']}', which cannot be imported here: {error}."
+        ) from None
     return functools.partial(found, **described["options"]) if described["options"] else found
 
 
@@ -326,5 +332,3 @@ def _sha256(path: Path) -> str:
 
 def _text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-

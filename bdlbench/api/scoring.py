@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from bdlbench.api.prediction import Prediction
 from bdlbench.errors import ConfigError
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.runs.configuration import default_metrics
@@ -19,7 +22,8 @@ def score_table(
     x, y : as at the fit
     metrics : mapping of functions, optional
         As :func:`bdlbench.metrics.evaluate.evaluate` takes them; those of a run where None. A metric whose ingredients
-        a posterior does not have (accuracy of amounts) is left out.
+        a posterior does not have (accuracy of amounts) is left out. Of several targets ``lppd`` is the joint one, and
+        every metric is there for each target, as ``rmse[0]``.
 
     Returns
     -------
@@ -33,13 +37,24 @@ def score_table(
     wanted = default_metrics() if metrics is None else metrics
     rows = {}
     for name, posterior in posteriors.items():
-        observed, ingredients = posterior.predict(x).ingredients(y)
+        prediction = posterior.predict(x)
         found = posterior.diagnostics
         rows[name] = {
-            **evaluate(wanted, observed, ingredients),
+            **_scores(prediction, y, wanted),
             "rhat_max": found.get("rhat_max"),
             "ess_bulk_min": found.get("ess_bulk_min"),
             "num_grads": sum(found["num_grads"].values()),
             "seconds": sum(posterior.seconds.get(phase, 0.0) for phase in ("warmup", "sample")),
         }
     return pd.DataFrame.from_dict(rows, orient="index").astype(float)
+
+
+def _scores(prediction: Prediction, y: Any, metrics: Mapping[str, Callable[..., float]]) -> dict[str, float]:
+    if prediction.num_targets == 1:
+        return evaluate(metrics, *prediction.ingredients(y))
+    joint = {"lppd": float(prediction.log_prob(y).mean())}
+    columns = np.asarray(y)
+    for k in range(prediction.num_targets):
+        found = evaluate(metrics, *prediction.output(k).ingredients(columns[:, k]))
+        joint |= {f"{name}[{k}]": value for name, value in found.items()}
+    return joint

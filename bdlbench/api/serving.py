@@ -104,7 +104,9 @@ class Server:
             anchor = None if self.anchor is None else self.anchor.astype(real)
             for start in range(0, len(x), MOST_ROWS):
                 here = slice(start, start + MOST_ROWS)
-                rows = Shared(*(_padded(a[here]) for a in (x.astype(real), y.astype(real) if y.dtype.kind == "f" else y)))
+                rows = Shared(
+                    *(_padded(a[here]) for a in (x.astype(real), y.astype(real) if y.dtype.kind == "f" else y))
+                )
                 task: Any = self.targets.task
                 predictor = Predictor(self.program, task, shared, lane, rows, Clock())
                 found = predictor.predict(theta, 0, anchor)

@@ -88,11 +88,16 @@ def with_options(group: str, node: Any, options: Mapping[str, Any]) -> dict[str,
     return typing.cast(dict[str, Any], resolve(config)[group])
 
 
-def default_metrics() -> dict[str, Callable[..., Any]]:
-    """The metrics that a run has where its command names none."""
+def default_metric_nodes() -> dict[str, Any]:
+    """The section ``metrics`` of a run whose command names none."""
     listed = typing.cast(DictConfig, OmegaConf.load(conf_dir() / "config.yaml")).defaults
     names = next(entry["metrics"] for entry in listed if "metrics" in entry)
-    return {name: call(preset("metrics", name)[name], f"metrics.{name}") for name in names}
+    return {name: preset("metrics", name)[name] for name in names}
+
+
+def default_metrics() -> dict[str, Callable[..., Any]]:
+    """The metrics that a run has where its command names none, as functions of their ingredients."""
+    return {name: call(node, f"metrics.{name}") for name, node in default_metric_nodes().items()}
 
 
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:

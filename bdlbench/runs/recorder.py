@@ -176,11 +176,12 @@ class Recorder:
 
     def _store_predictions(self, own: Mapping[str, np.ndarray], start: int, good: np.ndarray) -> None:
         scaler = self.job.dataset.y_scaler
-        loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+        loc, scale = (0.0, 1.0) if scaler is None else (scaler.loc, scaler.scale)
+        if np.ndim(scale) == 0:
+            loc, scale = float(loc), float(scale)
+        jacobian = float(np.log(scale).sum()) if np.ndim(scale) else math.log(scale)  # of several targets all of theirs
         top = slice(0, self.rows)
-        self._write(
-            "log_likelihood", "y", (own["log_lik"] - math.log(scale))[:, :, top].astype(np.float32), start, good
-        )
+        self._write("log_likelihood", "y", (own["log_lik"] - jacobian)[:, :, top].astype(np.float32), start, good)
         if "probs" in own:
             self._write("posterior_predictive", "probs", own["probs"][:, :, top], start, good)
             self._write("posterior_predictive", "y", own["sample"][:, :, top], start, np.ones_like(good))

@@ -42,6 +42,17 @@ def test_a_folder_serves_equal_predictions(posterior, tmp_path):
     assert not list(tmp_path.glob(".p*"))
 
 
+def test_pickles_and_copies_are_the_same_posterior(posterior):
+    """Between the processes of a grid search, say."""
+    import copy
+    import pickle
+
+    x, _ = rows()
+    for other in (pickle.loads(pickle.dumps(posterior)), copy.deepcopy(posterior)):
+        np.testing.assert_array_equal(other.predict(x).mean, posterior.predict(x).mean)
+        assert repr(other) == repr(posterior)
+
+
 def test_rows_may_be_saved_too(posterior, tmp_path):
     """Then the log likelihood is there."""
     again = bdl.load(posterior.save(tmp_path / "p", rows=True))
