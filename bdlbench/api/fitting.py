@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bdlbench.api.problem import SCHEDULE as SCHEDULE
 from bdlbench.api.problem import Parts, Rows, make_job, make_parts, make_rows
 from bdlbench.data.dataset import Rows as ModelRows
 from bdlbench.errors import ConfigError

@@ -101,6 +101,7 @@ def load_run(store: Store, prefix: str) -> Posterior:
         "schedule": dict(job.program.stages[-1].schedule._asdict()),
         "num_train": len(job.dataset.train.y),
         "seconds": record["seconds"],
+        "rest_grads": 0.0,
         "notes": record["notes"],
     }
     origin = Origin(_rows(job.dataset, inputs, targets), dataclasses.replace(job, parent=None), method.start)

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bdlbench.api import fitting, networks
+from bdlbench.api import fitting, networks, partly
 from bdlbench.api.prediction import Prediction
 from bdlbench.api.problem import Parts, Rows, make_job, make_program, num_outputs
 from bdlbench.api.serving import Precision, Server
 from bdlbench.errors import ConfigError
 from bdlbench.runs import configuration
-from bdlbench.runs.job import Job
+from bdlbench.runs.job import Job, check_job
 from bdlbench.sampling.devices import settings
 from bdlbench.sampling.position import Position
 from bdlbench.types import Schedule
@@ -50,6 +50,7 @@ def fit(
     seed: int = 0,
     standardize: bool = True,
     progress: bool | Literal["auto", "lines", "off"] = True,
+    bayesian: str | Callable[[str], bool] | None = None,
     store: Any = None,
     options: Mapping[str, Any] | None = None,
     **keywords: Any,
@@ -83,6 +84,10 @@ def fit(
         comes out of the posterior stays in your units, but :attr:`Posterior.params`.
     progress : bool
         Bars or lines while it runs.
+    bayesian : "last_layer", or a function of a weight's path (as ``output.kernel``), optional
+        Which weights of the network get a posterior. The rest is first fitted to the mode of the whole posterior by the
+        preset ``map``, whose options begin with ``rest.`` (``options={"rest.num_warmup": 500}``) and whose price is
+        counted as ``rest``, and stays fixed. None: all weights.
     store : path or Store, optional
         Keep the run there as a command would, with its rows beside the store; the same fit is then found and not
         repeated, and one that was interrupted goes on. What the model is made of must be importable.
@@ -107,6 +112,11 @@ def fit(
     >>> posterior.predict(x_new).interval(0.9)  # doctest: +SKIP
     """
     given = _merged(options, keywords)
+    rest = {name.removeprefix(partly.REST): given.pop(name) for name in list(given) if name.startswith(partly.REST)}
+    if rest and bayesian is None:
+        raise ConfigError(
+            f"rest.{min(rest)} is an option of partly Bayesian networks: give bayesian='last_layer', say."
+        )
     shown = fitting.progress_of(progress)
     with settings():
         parts, rows, job = fitting.prepare(
@@ -122,12 +132,19 @@ def fit(
             standardize=standardize,
             options=given,
         )
+        price = {"num_grads": 0.0, "seconds": 0.0}
+        if bayesian is not None:
+            if store is not None:
+                raise ConfigError("store does not keep partly Bayesian networks: leave it out, and save the posterior.")
+            parts, price = partly.fix_the_rest(parts, rows, job, bayesian, rest, shown)
+            job = make_job(parts, rows, job.seed)
+            check_job(job)
         if store is not None:
             from bdlbench.api.stored import fit_stored
 
             return fit_stored(parts, rows, job.seed, store, progress)
         draws = fitting.sample(job, shown)
-        return from_draws(parts, rows, job, draws, progress)
+        return from_draws(parts, rows, job, draws, progress, price)
 
 
 def _merged(options: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,8 +155,10 @@ def _merged(options: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> d
     return options | dict(keywords)
 
 
-def from_draws(parts: Parts, rows: Rows, job: Job, draws: fitting.Draws, progress: Any) -> "Posterior":
-    """The posterior of what was sampled."""
+def from_draws(
+    parts: Parts, rows: Rows, job: Job, draws: fitting.Draws, progress: Any, rest: Mapping[str, float] | None = None
+) -> "Posterior":
+    """The posterior of what was sampled; ``rest`` is the price of weights that were fitted to a mode before."""
     dataset = job.dataset
     server = Server(
         program=job.program,
@@ -157,7 +176,8 @@ def from_draws(parts: Parts, rows: Rows, job: Job, draws: fitting.Draws, progres
     facts = {
         "schedule": dict(job.program.stages[-1].schedule._asdict()),
         "num_train": len(dataset.train.y),
-        "seconds": draws.seconds,
+        "seconds": {**draws.seconds, **({"rest": rest["seconds"]} if parts.fixed and rest else {})},
+        "rest_grads": rest["num_grads"] if parts.fixed and rest else 0.0,
         "notes": list(dataset.notes),
     }
     origin = Origin(rows, job, draws.start, draws.position, draws, progress)
@@ -248,7 +268,10 @@ class Posterior:
         assert self._origin is not None
         assert self._origin.draws is not None
         with settings():
-            return fitting.diagnose(self._origin.job, self._origin.draws)
+            found = fitting.diagnose(self._origin.job, self._origin.draws)
+        if self._facts["rest_grads"]:
+            found["diagnostics"]["num_grads"]["rest"] = self._facts["rest_grads"]
+        return found
 
     @property
     def diagnostics(self) -> dict[str, Any]:
@@ -343,6 +366,15 @@ class Posterior:
         return dict(self._sites)
 
     @property
+    def _weights(self) -> dict[str, np.ndarray]:
+        """Sites with those that are fixed, the same in every draw."""
+        shape = self._server.good.shape
+        return {
+            **{name: np.broadcast_to(value, (*shape, *value.shape)) for name, value in self._parts.fixed.items()},
+            **self._sites,
+        }
+
+    @property
     def params(self) -> Any:
         """The module's own parameters as its pytree, leaves (chain, draw, ...); a NumPyro model's sites by name.
 
@@ -357,7 +389,7 @@ class Posterior:
             )
         if not self._parts.has_network:
             return self.sites
-        return networks.params_of(self._module, self._sites)
+        return networks.params_of(self._module, self._weights)
 
     @functools.cached_property
     def _module(self) -> "networks.Module":
@@ -381,12 +413,16 @@ class Posterior:
         --------
         >>> posterior.apply(lambda net, x: net(x), posterior.standardize(x_new))  # doctest: +SKIP
         """
+        import jax
+        import jax.numpy as jnp
+
+        args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, args)
         with settings():
             if not self._parts.has_network:
                 return networks.map_over(lambda sites: function(sites, *args), self._sites)
             module = self._module
             return networks.map_over(
-                lambda tree: function(module.bind(tree), *args), networks.params_of(module, self._sites)
+                lambda tree: function(module.bind(tree), *args), networks.params_of(module, self._weights)
             )
 
     # ---- ArviZ

@@ -128,7 +128,8 @@ class Prediction:
     def _per_draw(self, name: str) -> np.ndarray:
         if self._targets.classes is None:
             raise ConfigError(f"{name} belongs to classes, but these are amounts: use mean, sd or quantile.")
-        return self._arrays["probs"].astype(np.float64)
+        probs = self._arrays["probs"].astype(np.float64)
+        return probs / probs.sum(axis=-1, keepdims=True)
 
     @property
     def classes(self) -> np.ndarray:
@@ -139,9 +140,8 @@ class Prediction:
 
     @property
     def probs(self) -> np.ndarray:
-        """P(y = k | x), (n, K): the mean over draws, normalised in float64."""
-        mean = self._per_draw("probs").mean(axis=0)
-        return mean / mean.sum(axis=-1, keepdims=True)
+        """P(y = k | x), (n, K): the mean over draws, each normalised in float64."""
+        return self._per_draw("probs").mean(axis=0)
 
     @property
     def labels(self) -> np.ndarray:

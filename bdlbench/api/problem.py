@@ -9,7 +9,9 @@ import numbers as number_types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from numpyro.primitives import Messenger
 
 from bdlbench.api.inputs import (
     Inputs,
@@ -70,6 +72,8 @@ class Parts:
     objects: dict[str, Any]
     temperature: float
     labels: dict[str, str]
+    fixed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Weights by their sites' names that have no posterior and stay at these values."""
 
     @property
     def has_network(self) -> bool:
@@ -335,7 +339,6 @@ def _real_valued(parts: Parts, inputs: Inputs, x: np.ndarray, y: np.ndarray) -> 
 def _observed(parts: Parts, inputs: Inputs, x: np.ndarray, y: np.ndarray) -> Any:
     """The distribution of y given theta of a NumPyro model, traced on abstract values."""
     import jax
-    import jax.numpy as jnp
 
     found: list[Any] = []
     seen = x if inputs.keep is None else x[:, inputs.keep]
@@ -365,7 +368,11 @@ def make_job(parts: Parts, rows: Rows, seed: int) -> Job:
     program_half, numbers = configuration.split(config)
     numbers["temperature"] = parts.temperature
     program = make_program(parts, program_half, numbers, rows.inputs, rows.targets)
-    target_id = name_of_target(program_half, numbers, dataset) if not set(parts.objects) - {"inference"} else ""
+    target_id = (
+        name_of_target(program_half, numbers, dataset)
+        if not parts.fixed and not set(parts.objects) - {"inference"}
+        else ""
+    )
     config.setdefault("inference", {"_target_": parts.labels["inference"]})
     name = f"{parts.labels['inference']} fit"
     return Job(name, target_id, config, parts.labels, program, numbers, seed, dataset, {})
@@ -395,6 +402,8 @@ def make_program(
     }
     if parts.objects:
         key["objects"] = {name: _token(thing) for name, thing in parts.objects.items()}
+    if parts.fixed:
+        key["fixed"] = _token(parts.fixed)
     if inputs.tree is not None:
         key["tree"] = repr(inputs.tree)
 
@@ -446,9 +455,26 @@ def build_model(
             factory = objects.get("likelihood") or call(fill(nodes["likelihood"], numbers), "likelihood")
             given["likelihood"] = factory(task, outputs)
         model = functools.partial(call(node, "model"), **given)
+    if parts.fixed:
+        model = _Fixed(model, parts.fixed)
     if inputs.tree is None:
         return model
     return lambda x, y=None: model(inputs.unpack(x), y)
+
+
+class _Fixed(Messenger):
+    """A NumPyro model some of whose latent sites are constants, which no outer handler sees."""
+
+    def __init__(self, model: Callable[..., None], fixed: Mapping[str, np.ndarray]) -> None:
+        super().__init__(model)
+        self.fixed = fixed
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Give a site its value, and stop there."""
+        name = msg["name"].replace("/", ".")
+        if msg["type"] == "sample" and name in self.fixed:
+            msg["value"] = jnp.asarray(self.fixed[name])
+            msg["stop"] = True
 
 
 def _prior(prior: Any) -> Callable[..., Any]:

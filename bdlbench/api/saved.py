@@ -1,5 +1,6 @@
 """A posterior as a folder of data, npz and JSON, and back. Nothing in a folder is run, unless the caller trusts it."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -42,6 +43,7 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
     ):
         raise ConfigError(f"folder={str(folder)!r} exists and holds no saved posterior: choose another one.")
     arrays = {"theta": server.theta, "good": server.good} | {f"stats/{n}": v for n, v in posterior._stats.items()}
+    arrays |= {f"fixed/{name}": value for name, value in parts.fixed.items()}
     optional = {"anchor": server.anchor, "keep": server.inputs.keep}
     for name, scaler in (("x", server.inputs.scaler), ("y", server.targets.scaler)):
         if scaler is not None:
@@ -104,6 +106,8 @@ def load(
     """See :func:`bdlbench.load`."""
     about, arrays = _read(folder)
     parts = _parts(about, folder, {"network": network, "model": model, "prior": prior, "likelihood": likelihood}, trust)
+    fixed = {name.removeprefix("fixed/"): value for name, value in arrays.items() if name.startswith("fixed/")}
+    parts = dataclasses.replace(parts, fixed=fixed)
     scalers = {
         name: Scaler(arrays[f"{name}_loc"], arrays[f"{name}_scale"]) if f"{name}_loc" in arrays else None
         for name in ("x", "y")

@@ -44,7 +44,7 @@ def score_table(
             "rhat_max": found.get("rhat_max"),
             "ess_bulk_min": found.get("ess_bulk_min"),
             "num_grads": sum(found["num_grads"].values()),
-            "seconds": sum(posterior.seconds.get(phase, 0.0) for phase in ("warmup", "sample")),
+            "seconds": sum(posterior.seconds.get(phase, 0.0) for phase in ("rest", "warmup", "sample")),
         }
     return pd.DataFrame.from_dict(rows, orient="index").astype(float)
 

@@ -24,7 +24,7 @@ NET = {"_target_": "bdlbench.networks.mlp.MLP", "width": 3, "depth": 1, "activat
 TINY = {
     "num_chains": 2,
     "num_warmup": 20,
-    "num_samples": 10,
+    "num_samples": 20,
     "options": {"before.0.schedule.num_warmup": 20},
     "progress": False,
 }
@@ -115,7 +115,7 @@ def test_variance_splits_and_quantiles_are_of_the_mixture(posterior):
         np.testing.assert_allclose(reached, level, atol=1e-8)
     low, high = p.interval(0.8)
     np.testing.assert_allclose([low, high], p.quantile([0.1, 0.9]))
-    assert p.sample().shape == (20, 7)
+    assert p.sample().shape == (40, 7)
     assert p.sample(5).shape == (5, 7)
     assert p.sample(50).shape == (50, 7)
     assert not np.array_equal(p.sample(), p.sample(seed=1))
@@ -143,10 +143,10 @@ def test_params_are_the_modules_and_apply_binds_them(posterior):
     """The network applied to each draw gives, with the draw's noise, the predicted means."""
     x, y = rows()
     params = posterior.params
-    assert params["hidden"][0]["kernel"].shape == (2, 10, 3, 3)
+    assert params["hidden"][0]["kernel"].shape == (2, 20, 3, 3)
     outputs = posterior.apply(lambda net, x: net(x), posterior.standardize(x))[..., 0]
     # Float32 sums of 3 terms a layer: relative error some 1e-6 of numbers of order 1.
-    np.testing.assert_allclose(outputs.reshape(20, -1) * y.std() + y.mean(), posterior.predict(x).means, rtol=1e-5)
+    np.testing.assert_allclose(outputs.reshape(40, -1) * y.std() + y.mean(), posterior.predict(x).means, rtol=1e-5)
 
 
 def test_linen_modules_and_instances(posterior):
@@ -231,9 +231,9 @@ def test_data_tree_is_arviz(posterior):
     assert set(tree.children) == {"posterior", "sample_stats", "log_likelihood", "observed_data"}
     assert az.summary(tree).shape[0] == posterior._server.theta.shape[-1]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of 20 draws: Pareto k is large
+        warnings.simplefilter("ignore")  # of 40 draws: Pareto k is large
         assert np.isfinite(az.loo(tree).elpd)
-    pointwise = tree["log_likelihood"]["y"].to_numpy().reshape(20, -1)
+    pointwise = tree["log_likelihood"]["y"].to_numpy().reshape(40, -1)
     direct = np.log(np.exp(pointwise.astype(float)).mean(0))
     np.testing.assert_allclose(direct, posterior.predict(x).log_prob(y), atol=1e-4)
     with pytest.warns(UserWarning, match="log_likelihood is left out"):
@@ -241,7 +241,7 @@ def test_data_tree_is_arviz(posterior):
 
 
 def test_diagnostics_and_repr_say_what_a_reader_must_know(posterior):
-    """20 draws are few: R-hat or ESS warn, and repr shows it."""
+    """40 draws are few: R-hat or ESS warn, and repr shows it."""
     found = posterior.diagnostics
     assert found["rhat_max"] > 0
     assert found["num_diverging"] >= 0
