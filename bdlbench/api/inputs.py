@@ -180,7 +180,8 @@ def fit_inputs(x: Any, *, standardize: bool, drop_constant: bool) -> tuple[Input
     if not standardize or not free.any():
         return inputs, rows, ()
     varies = np.ptp(rows, axis=0) > 0
-    keep, notes = None, ()
+    keep = None
+    notes: tuple[str, ...] = ()
     if not varies.all() and drop_constant and inputs.tree is None:
         if not varies.any():
             raise ConfigError("x is constant in every column, so nothing can be learned from it: check x.")

@@ -104,9 +104,8 @@ class Server:
             anchor = None if self.anchor is None else self.anchor.astype(real)
             for start in range(0, len(x), MOST_ROWS):
                 here = slice(start, start + MOST_ROWS)
-                rows = Shared(
-                    *(_padded(a[here]) for a in (x.astype(real), y.astype(real) if y.dtype.kind == "f" else y))
-                )
+                y_here = y[here].astype(real) if y.dtype.kind == "f" else y[here]
+                rows = Shared(_padded(x[here].astype(real)), _padded(y_here))
                 task: Any = self.targets.task
                 predictor = Predictor(self.program, task, shared, lane, rows, Clock())
                 found = predictor.predict(theta, 0, anchor)

@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 from flax import linen, nnx
+from from_python import NET, TINY, regression_on_tree, rows
 from models_of_users import LinenMLP, poisson
 
 import bdlbench as bdl
@@ -19,22 +20,6 @@ from bdlbench.data.splits import random_split
 from bdlbench.errors import ConfigError
 from bdlbench.runs.group import run
 from bdlbench.store import Store
-
-NET = {"_target_": "bdlbench.networks.mlp.MLP", "width": 3, "depth": 1, "activation": "tanh"}
-TINY = {
-    "num_chains": 2,
-    "num_warmup": 20,
-    "num_samples": 20,
-    "options": {"before.0.schedule.num_warmup": 20},
-    "progress": False,
-}
-
-
-def rows(n=40, seed=0):
-    """Inputs on unlike scales, amounts about 100."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 3)) * [1.0, 10.0, 100.0] + [0.0, 5.0, -7.0]
-    return x, 100 + 3 * x[:, 0] + rng.normal(size=n)
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +156,6 @@ def test_a_numpyro_model_of_counts_keeps_its_units():
     assert (p.sample() == np.round(p.sample())).all()
     assert set(fitted.params) == {"w"}
     np.testing.assert_array_equal(p.quantile(0.5), np.quantile(p.sample(), 0.5, axis=0))
-
-
-def regression_on_tree(x, y=None):
-    """A slope for each group and one for the dose."""
-    w = numpyro.sample("w", dist.Normal(0, 1).expand([3]).to_event(1))
-    v = numpyro.sample("v", dist.Normal(0, 1))
-    with numpyro.plate("rows", x["dose"].shape[0]):
-        numpyro.sample("y", dist.Normal(w[x["group"]] + v * x["dose"], 0.1), obs=y)
 
 
 def test_trees_of_inputs_reach_the_model_with_their_types():

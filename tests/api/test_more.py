@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 import pytest
+from from_python import NET, TINY, rows
 from models_of_users import LinenMLP
 from scipy.special import logsumexp
 from scipy.stats import norm
-from test_fit import NET, TINY, rows
 
 import bdlbench as bdl
 from bdlbench.errors import ConfigError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_fit import NET, rows
+from from_python import NET, rows
 
 import bdlbench as bdl
 from bdlbench.errors import ConfigError

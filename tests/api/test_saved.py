@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from from_python import NET, TINY, regression_on_tree, rows
 from models_of_users import LinenMLP
-from test_fit import NET, TINY, regression_on_tree, rows
 
 import bdlbench as bdl
 from bdlbench.api import saved

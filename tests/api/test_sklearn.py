@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from from_python import NET, rows
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.estimator_checks import check_estimator
-from test_fit import NET, rows
 
 from bdlbench.sklearn import BayesClassifier, BayesRegressor
 
