@@ -1,5 +1,6 @@
-"""Being told to stop: SIGTERM (a scheduler wants the machine), SIGINT (Ctrl-C) and SIGHUP (a lost terminal) end a
-command in good order.
+"""Signals end a command in good order: SIGTERM, SIGINT and SIGHUP.
+
+SIGTERM comes from a scheduler that wants the machine, SIGINT from Ctrl-C, SIGHUP from a terminal that is lost.
 
 A signal always leaves word first. While runs are in the loop nothing else happens at once: the loop writes checkpoints
 at the end of the block, which lasts about a second, and raises :class:`Stopped`. Anywhere else there is nothing to save,
