@@ -22,7 +22,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bdlbench import signatures, stages, step_sizes, warm_start
+from bdlbench import signatures, stages, step_sizes, tuned, warm_start
 from bdlbench.checks import check_optimizers, check_options, checked_schedule, refuse_missing
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
@@ -113,6 +113,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     """
     refuse_missing(config)
     check_options(config)
+    tuned.check(config)
     config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
     config, parent = warm_start.resolve(config, dataset.checksum)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdlbench import config as configuration
-from bdlbench import memory
+from bdlbench import memory, tuned
 from bdlbench.config import Job
 from bdlbench.provenance import device, git_commit, peak_memory, versions
 from bdlbench.recording import OOD, Recorder
@@ -89,6 +89,7 @@ def common(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
         "program_hash": configuration.short_hash(job.program.key),
         "seconds": dict(seconds),
         "num_grads": {"warmup": 0.0, "sample": 0.0},
+        "tuning_num_grads": job.config.get("tuning_num_grads"),
         "lanes": num_jobs * job.num_chains,
         "peak_memory_bytes": peak_memory(),
         "device": device(),
@@ -97,6 +98,6 @@ def common(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
         "data_checksum": job.dataset.checksum,
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
         "warm_start": job.parent and job.parent.record(),
-        "warnings": [],
+        "warnings": tuned.warnings(job.config, job.labels),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -54,6 +54,7 @@ FREE = {
     "signatures",
     "step_sizes",
     "stopping",
+    "tuned",
     "types",
 }
 LEAVES = {"data", "networks", "metrics", "store"}
@@ -67,6 +68,7 @@ ALLOWED = {
     "signatures": set(),
     "step_sizes": set(),
     "stopping": set(),
+    "tuned": set(),
     "types": set(),
     "data": set(),
     "networks": set(),
