@@ -42,13 +42,13 @@ bench: .venv/ready  ## speed against its limits, as a table and as JSON
 	$(BIN)/python -m benchmarks
 
 notebooks: .venv/ready  ## execute the notebooks again
-	$(BIN)/python -m bdlbench.report.notebooks results/*.ipynb
+	$(BIN)/python -m tools.notebooks results/*.ipynb
 
 data: .venv/ready  ## download every data set beforehand
 	$(BIN)/python -m bdlbench.data.fetch
 
 readme: .venv/ready  ## write the README's table of results again
-	$(BIN)/python -m bdlbench.report.readme README.md
+	$(BIN)/python -m tools.readme README.md
 
 lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from bdlbench.provenance import git_commit, versions
-from bdlbench.run import setup_jax
+from bdlbench.runs.provenance import git_commit, versions
+from bdlbench.sampling.devices import setup_jax
 from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_mile, rows_sweep, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 

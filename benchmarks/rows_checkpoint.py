@@ -21,11 +21,11 @@ def checkpoints(options: Options) -> list[Row]:
     largest.
     """
     need_hydra()
-    from bdlbench import resume
-    from bdlbench.run import run
+    from bdlbench.runs import checkpoint
+    from bdlbench.runs.group import run
 
     rows = []
-    write = resume.Checkpoints.write
+    write = checkpoint.Checkpoints.write
     shapes = [("sgld", 5, 2)] if options.quick else [("sgld", 50, 4), ("sgld", 1000, 4), ("nuts", 50, 4)]
     for method, width, chains in shapes:
         costs: list[float] = []
@@ -47,13 +47,13 @@ def checkpoints(options: Options) -> list[Row]:
                 f"inference.schedule={schedule}", "store.checkpoint_seconds=0.01",
                 *(["inference.max_tree_depth=4"] if method == "nuts" else []),
             ]  # fmt: skip
-            resume.Checkpoints.write = timed  # type: ignore[method-assign]
+            checkpoint.Checkpoints.write = timed  # type: ignore[method-assign]
             try:
                 took = time.perf_counter()
                 run(overrides)
                 took = time.perf_counter() - took
             finally:
-                resume.Checkpoints.write = write  # type: ignore[method-assign]
+                checkpoint.Checkpoints.write = write  # type: ignore[method-assign]
         dim = 10 * width + width + width + 1 + 1
         what = f"a checkpoint every {EVERY:g} s, {method}, {chains} chains x {dim:,} weights"
         detail = {"seconds": costs, "bytes": sizes, "run_seconds": took, "largest": 100 * max(costs) / EVERY}
@@ -63,7 +63,7 @@ def checkpoints(options: Options) -> list[Row]:
 
 def repeated_sweep(options: Options) -> list[Row]:
     """Wall seconds to find 1,000 finished runs, each file of them verified."""
-    from bdlbench.run import finished
+    from bdlbench.runs.group import finished
     from bdlbench.store import Store
 
     number = 20 if options.quick else 1000

@@ -33,7 +33,7 @@ PEER = "BDE_PYTHON"
 """The environment variable that names an interpreter with sklearn-contrib-bde."""
 _OURS = """
 import json, resource, sys, time
-from bdlbench.run import run
+from bdlbench.runs.group import run
 cpu = lambda: sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
 start, used = time.perf_counter(), cpu()
 record = run(json.loads(sys.argv[1]))

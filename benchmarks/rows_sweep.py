@@ -15,7 +15,7 @@ from benchmarks.timing import Options, Row, seconds
 _NETWORK = ("data=yacht", "network.width=10", "network.depth=1", "network.activation=tanh")
 # Settings of its own, whatever is tuned for yacht: steps that its posterior bears from the network's own start.
 _SGLD = (*_NETWORK, "inference=sgld", "inference.step_size=1e-7", "inference.before=[]")
-_COMMAND = "import sys; from bdlbench.cli import main; sys.exit(main())"
+_COMMAND = "import sys; from bdlbench.cli.main import main; sys.exit(main())"
 
 NUMPYRO = """
 import functools, sys
@@ -130,9 +130,9 @@ def growth(options: Options) -> list[Row]:
 def overhead(options: Options) -> list[Row]:
     """What the store, the record and progress take of a run in a sweep, measured in this process by their own calls."""
     need_hydra()
-    from bdlbench import config, progress, sweep
-    from bdlbench.outcome import Outcome
-    from bdlbench.recording import Recorder
+    from bdlbench.runs import configuration, progress, sweep
+    from bdlbench.runs.outcome import Outcome
+    from bdlbench.runs.recorder import Recorder
     from bdlbench.store.store import Store
     from bdlbench.store.writer import RunWriter
 
@@ -148,7 +148,7 @@ def overhead(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         for turn in range(2 if options.quick else 4):
             made = [
-                config.compose(
+                configuration.compose(
                     [*_SGLD, _schedule(steps, max(20, steps // 10)), f"seed={seed}", "progress=lines",
                      f"store.path={folder}/{turn}"]
                 )
@@ -171,21 +171,22 @@ def overhead(options: Options) -> list[Row]:
 def repeated(options: Options) -> list[Row]:
     """A finished sweep of 1,000 runs given again: the whole command, which finds them all."""
     need_hydra()
-    from bdlbench import config
-    from bdlbench.run import run_config
+    from bdlbench.runs import configuration
+    from bdlbench.runs.group import run_config
+    from bdlbench.runs.job import make_job
     from bdlbench.store import Store
 
     splits, seeds = (2, 5) if options.quick else (20, 50)
     tiny = ("inference=map", "inference.schedule.num_warmup=2", "metrics=[lppd,rmse]", "progress=off")
     with tempfile.TemporaryDirectory() as folder:
-        composed, labels = config.compose([*_NETWORK, *tiny, f"store.path={folder}/store"])
+        composed, labels = configuration.compose([*_NETWORK, *tiny, f"store.path={folder}/store"])
         whole = run_config(composed, labels)
         record = {name: value for name, value in whole.items() if name not in ("id", "schema", "config", "files")}
         store = Store(f"{folder}/store")
         for split in range(splits):
             for seed in range(seeds):
                 one = {**composed, "seed": seed, "data": {**composed["data"], "split": split}}
-                job = config.make_job(one, labels)
+                job = make_job(one, labels)
                 if not store.has(job.id):
                     with store.writer(job.id, job.config) as writer:
                         writer.finish({**record, "seed": seed, "status": "complete", "reason": None})
@@ -224,7 +225,7 @@ def table(options: Options) -> list[Row]:
 def _a_record(folder: str) -> dict[str, Any]:
     """A record as a run leaves it, with all its metrics."""
     need_hydra()
-    from bdlbench.run import run
+    from bdlbench.runs.group import run
 
     short = ("inference=svi", "inference.schedule.num_warmup=5", "inference.schedule.num_samples=20")
     record = run(["data=diabetes", *short, "progress=off", f"store.path={folder}"])

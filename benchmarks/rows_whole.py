@@ -25,7 +25,7 @@ _SHRINK = {
 def second_run(options: Options) -> list[Row]:
     """Programs compiled by a run with another seed and another split, after one of each method in this process."""
     need_hydra()
-    from bdlbench.run import run
+    from bdlbench.runs.group import run
 
     counted: list[str] = []
     listening = True
@@ -61,7 +61,7 @@ def new_process(options: Options) -> list[Row]:
         def once(i: int) -> float:
             start = time.perf_counter()
             command = ["inference=svi", "data=diabetes", f"store.path={folder}/store{i}", *shrink]
-            in_process(["-c", "import sys; from bdlbench.cli import main; sys.exit(main())", *command], env)
+            in_process(["-c", "import sys; from bdlbench.cli.main import main; sys.exit(main())", *command], env)
             return time.perf_counter() - start
 
         cold = once(0)
@@ -86,7 +86,7 @@ def memory(options: Options) -> list[Row]:
                 "inference.schedule.num_warmup=100", f"inference.schedule.num_samples={draws}",
                 "inference.schedule.thinning=1",
             ]  # fmt: skip
-            code = f"from bdlbench.run import run; print('peak', run({overrides!r})['peak_memory_bytes'])"
+            code = f"from bdlbench.runs.group import run; print('peak', run({overrides!r})['peak_memory_bytes'])"
             found[draws] = int(in_process(["-c", code], env).split("peak")[-1]) / 2**20
     rows = []
     for draws in (small, large):

@@ -21,14 +21,14 @@ jaxtyping.install_import_hook("bdlbench", "typechecking.checked")
 with warnings.catch_warnings():
     # OmegaConf's DictConfig, an annotation of the library, derives from typing's deprecated MutableMapping.
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)
-    from bdlbench import run as run_module
+    from bdlbench.sampling.devices import setup_jax
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the devices before the first JAX computation, as a run does: at least two on a CPU."""
     ignored = BeartypeDecorHintPep585DeprecationWarning
     config.addinivalue_line("filterwarnings", f"ignore::{ignored.__module__}.{ignored.__name__}")
-    run_module.setup_jax()
+    setup_jax()
 
 
 @pytest.fixture

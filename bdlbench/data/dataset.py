@@ -80,6 +80,8 @@ class Dataset:
     checksum : str
         SHA-256 over names, dtypes, shapes and bytes of all arrays, scalers included.
     class_names : tuple of str
+    rows_checksum : str
+        SHA-256 of the training rows and scalers before they are rounded to the run's precision.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Dataset:
     notes: tuple[str, ...]
     checksum: str = field(repr=False)
     class_names: tuple[str, ...] = ()
+    rows_checksum: str = field(default="", repr=False)
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -176,6 +179,7 @@ def make_dataset(
     if task == "classification":
         _check_labels(name, parts, num_outputs)
 
+    exact = {"train": parts["train"], "scaler/x": fitted_x, "scaler/y": fitted_y}
     y_dtype = np.dtype(np.int32) if task == "classification" else dtype
     rows = {key: Rows(_freeze(x, dtype), _freeze(y, y_dtype)) for key, (x, y) in parts.items()}
     x_scaler, y_scaler = (
@@ -197,6 +201,12 @@ def make_dataset(
         notes=notes,
         checksum=checksum(rows | {"scaler/x": x_scaler, "scaler/y": y_scaler}),
         class_names=class_names,
+        rows_checksum=checksum(
+            {
+                key: part if part is None else tuple(np.asarray(a, np.float64) for a in part)
+                for key, part in exact.items()
+            }
+        ),
     )
 
 

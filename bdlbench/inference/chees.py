@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench.checks import at_least, fits, fraction, full_data, non_negative, positive
-from bdlbench.libraries import blackjax
+from bdlbench.inference.libraries import blackjax
+from bdlbench.options import at_least, fits, fraction, full_data, non_negative, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from numpyro.infer.hmc import hmc as numpyro_hmc
 from numpyro.infer.util import ParamInfo
 
-from bdlbench.checks import at_least, at_most, fits, fraction, full_data, positive
+from bdlbench.options import at_least, at_most, fits, fraction, full_data, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 DEEPEST = 30

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench import step_sizes
-from bdlbench.checks import at_least, fraction, positive
 from bdlbench.errors import ConfigError
+from bdlbench.inference import schedules
+from bdlbench.options import at_least, fraction, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
@@ -59,7 +59,7 @@ def ivon(
     """
     fraction("inference", beta1=beta1, beta2=beta2)
     positive("inference", hessian_init=hessian_init)
-    step_sizes.check(schedule, learning_rate, "inference.learning_rate")
+    schedules.check_step_size(schedule, learning_rate, "inference.learning_rate")
     at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
     if schedule.thinning:
         raise ConfigError("inference.schedule.thinning must be 0 for ivon: its draws are read from the fitted normal.")
@@ -81,7 +81,7 @@ def ivon(
         f = g * away * h * size
         momentum = beta1 * momentum + (1 - beta1) * g
         h = beta2 * h + (1 - beta2) * f + 0.5 * (1 - beta2) ** 2 * (h - f) ** 2 / h
-        mean = mean - step_sizes.at(learning_rate, t) * momentum / (1 - beta1 ** (t + 1)) / h
+        mean = mean - schedules.at(learning_rate, t) * momentum / (1 - beta1 ** (t + 1)) / h
         return State(mean, h, momentum, size), {"num_grads": jnp.float32(1), "log_density": log_density}
 
     def noise(key: Array, state: State) -> Array:

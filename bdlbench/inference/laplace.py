@@ -8,9 +8,9 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
 
-from bdlbench.checks import fits
 from bdlbench.errors import ConfigError
 from bdlbench.inference.curvature import fisher_information, hessian, parameters, row_factor
+from bdlbench.options import fits
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 Structure = Literal["full", "diagonal", "last_layer"]

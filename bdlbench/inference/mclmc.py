@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bdlbench.checks import at_least, fraction, full_data, positive
 from bdlbench.errors import ConfigError
-from bdlbench.libraries import blackjax
-from bdlbench.signatures import static
+from bdlbench.inference.libraries import blackjax
+from bdlbench.options import at_least, fraction, full_data, positive, static
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 KEPT_BYTES = 2**24

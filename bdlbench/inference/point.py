@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bdlbench.checks import at_least, fraction
 from bdlbench.errors import ConfigError
-from bdlbench.signatures import static
+from bdlbench.options import at_least, fraction, static
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 Objective = Literal["posterior", "likelihood"]

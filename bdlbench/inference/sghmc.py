@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench import cycles, step_sizes
-from bdlbench.checks import positive
 from bdlbench.errors import ConfigError
+from bdlbench.inference import schedules
+from bdlbench.options import positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
@@ -40,7 +40,7 @@ def _gradient_and_noise(target: Target, key: Array, theta: Array, data: Data) ->
 
 
 def _check(schedule: Schedule, step_size: float | optax.Schedule, friction: float) -> None:
-    largest = step_sizes.check(schedule, step_size)
+    largest = schedules.check_step_size(schedule, step_size)
     positive("inference", friction=friction)
     if largest is not None and isinstance(friction, int | float) and largest * friction >= 1:
         raise ConfigError(
@@ -69,7 +69,7 @@ def sghmc(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
     _check(schedule, step_size, friction)
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
-        h = step_sizes.at(step_size, t)
+        h = schedules.at(step_size, t)
         theta, momentum = _drift(state, h, 1 - h * friction)
         log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
         momentum = momentum + h * grad + jnp.sqrt(2 * friction * h) * noise
@@ -95,12 +95,12 @@ def baoa(target: Target, schedule: Schedule, *, step_size: float | optax.Schedul
     friction : float
         gamma; exp(-h gamma) is what is kept of the momentum.
     """
-    step_sizes.check(schedule, step_size)
+    schedules.check_step_size(schedule, step_size)
     positive("inference", friction=friction)
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         log_density, grad, noise = _gradient_and_noise(target, key, state.theta, data)
-        h = step_sizes.at(step_size, t)
+        h = schedules.at(step_size, t)
         momentum = state.momentum + h * grad
         middle = state.theta + h / 2 * momentum
         kept = jnp.exp(-h * friction)
@@ -141,7 +141,7 @@ def sgnht(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
         return ThermostatState(*_start(key, theta, data), jnp.asarray(friction, theta.dtype))
 
     def step(key: Array, t: Array, state: ThermostatState, data: Data) -> tuple[ThermostatState, Info]:
-        h = step_sizes.at(step_size, t)
+        h = schedules.at(step_size, t)
         theta, momentum = _drift(state, h, 1 - h * state.thermostat)
         log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
         momentum = momentum + h * grad + jnp.sqrt(2 * friction * h) * noise
@@ -170,7 +170,7 @@ def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, fric
         M. ``num_warmup / (num_warmup + num_samples thinning)`` is the explored share, 0.8 in the paper.
     """
     _check(schedule, step_size, friction)
-    factor = cycles.cosine(schedule, num_cycles)
+    factor = schedules.cosine(schedule, num_cycles)
     damping = step_size * friction
 
     def move(key: Array, t: Array, state: State, data: Data, explores: bool) -> tuple[State, Info]:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench import cycles, step_sizes
-from bdlbench.checks import at_least, fraction, non_negative, positive
+from bdlbench.inference import schedules
+from bdlbench.options import at_least, fraction, non_negative, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
@@ -38,12 +38,12 @@ def sgld(
     decay_steps : float
         b, steps until the decay is felt.
     """
-    step_sizes.check(schedule, step_size)
+    schedules.check_step_size(schedule, step_size)
     positive("inference", decay_steps=decay_steps)
     non_negative("inference", decay=decay)
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
-        eps = step_sizes.at(step_size, t) * (1 + t / decay_steps) ** -decay
+        eps = schedules.at(step_size, t) * (1 + t / decay_steps) ** -decay
         log_density, grad = target.value_and_grad(state.theta, data)
         grad, noise = _apart(grad, key)
         theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
@@ -91,7 +91,7 @@ def psgld(
     damping : float
         lambda, in units of the mean gradient; bounds G.
     """
-    step_sizes.check(schedule, step_size)
+    schedules.check_step_size(schedule, step_size)
     positive("inference", damping=damping)
     fraction("inference", averaging=averaging)
     at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
@@ -100,7 +100,7 @@ def psgld(
         key: Array, t: Array, state: PreconditionedState, second_moment: Array, log_density: Array, grad: Array
     ) -> tuple[PreconditionedState, Info]:
         grad, noise = _apart(grad, key)
-        eps, scale = step_sizes.at(step_size, t), 1 / (damping + jnp.sqrt(second_moment))
+        eps, scale = schedules.at(step_size, t), 1 / (damping + jnp.sqrt(second_moment))
         theta = state.theta + eps * scale * grad + jnp.sqrt(2 * eps * scale) * noise
         return PreconditionedState(theta, second_moment), {"num_grads": jnp.float32(1), "log_density": log_density}
 
@@ -138,7 +138,7 @@ def cyclical_sgld(target: Target, schedule: Schedule, *, step_size: float, num_c
         M. ``num_warmup / (num_warmup + num_samples thinning)`` is the explored share, 0.8 in the paper.
     """
     positive("inference", step_size=step_size)
-    factor = cycles.cosine(schedule, num_cycles)
+    factor = schedules.cosine(schedule, num_cycles)
 
     def move(key: Array, t: Array, state: State, data: Data, explores: bool) -> tuple[State, Info]:
         eps = step_size * factor(t)
@@ -183,7 +183,7 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Sche
     step_size : float or schedule
         eps, or an optax schedule of the stage's step.
     """
-    step_sizes.check(schedule, step_size)
+    schedules.check_step_size(schedule, step_size)
 
     def init(key: Array, theta: Array, data: Data) -> AnchoredState:
         return AnchoredState(theta, theta, target.value_and_grad(theta, data)[1])
@@ -192,7 +192,7 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Sche
         log_density, grad = target.value_and_grad(state.theta, data)
         grad = state.anchor_grad + grad - target.value_and_grad(state.anchor, data)[1]
         grad, noise = _apart(grad, key)
-        eps = step_sizes.at(step_size, t)
+        eps = schedules.at(step_size, t)
         theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
         # The anchor's gradient, in units of this batch, is charged to the stage's first step.
         num_grads = 2 + jnp.where(t == 0, data.size / data.y.shape[0], 0)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from bdlbench.checks import at_least, fits, fraction, full_data, positive
 from bdlbench.errors import ConfigError
-from bdlbench.libraries import blackjax
+from bdlbench.inference.libraries import blackjax
+from bdlbench.options import at_least, fits, fraction, full_data, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 MOST_STAGES = 10_000

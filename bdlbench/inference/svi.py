@@ -10,9 +10,8 @@ import numpyro.distributions as dist
 import optax
 from numpyro.infer import SVI, Trace_ELBO, autoguide, init_to_value
 
-from bdlbench.checks import at_least, fits, positive
 from bdlbench.errors import ConfigError
-from bdlbench.signatures import static
+from bdlbench.options import at_least, fits, positive, static
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 Guide = Literal["mean_field", "low_rank", "full_rank", "iaf"]

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdlbench.checks import at_least, fits
 from bdlbench.errors import ConfigError
+from bdlbench.options import at_least, fits
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 

@@ -12,7 +12,7 @@ from numpyro.contrib.module import random_flax_module, random_nnx_module
 from bdlbench.errors import ConfigError
 from bdlbench.model.likelihoods import Likelihood
 from bdlbench.model.priors import Prior
-from bdlbench.signatures import parameters
+from bdlbench.options import parameters
 
 NetworkFactory = Callable[..., Any]
 

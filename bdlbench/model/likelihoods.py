@@ -13,8 +13,8 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from bdlbench.checks import non_negative, positive
 from bdlbench.errors import ConfigError
+from bdlbench.options import non_negative, positive
 from bdlbench.types import Task
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpyro.distributions as dist
 
-from bdlbench.checks import positive
+from bdlbench.options import positive
 
 Prior = Callable[[str, tuple[int, ...]], dist.Distribution]
 

@@ -50,8 +50,8 @@ def predictive_bands(
     x : array (n,)
         Inputs in increasing order, original units.
     prediction : mapping
-        What :func:`bdlbench.analysis.predictive` returns, with levels 0.025, 0.25, 0.75 and 0.975 among its quantiles.
-        The outline, 95 % of y with noise, is drawn where ``quantiles`` is there.
+        What :func:`bdlbench.evaluation.predictive.predictive` returns, with levels 0.025, 0.25, 0.75 and 0.975 among
+        its quantiles. The outline, 95 % of y with noise, is drawn where ``quantiles`` is there.
     data : (x, y), optional
         Training rows.
     truth : array (n,), optional

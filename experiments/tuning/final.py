@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from bdlbench import run
-from bdlbench.config import compose, conf_dir, make_job
+from bdlbench.runs import group
+from bdlbench.runs.configuration import compose, conf_dir
+from bdlbench.runs.job import make_job
+from bdlbench.sampling.devices import setup_jax
 from bdlbench.store import Store
 from experiments.tuning.spaces import DATA, METHODS
 
@@ -58,16 +60,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="run nothing, print the table of what the store has")
     arguments = parser.parse_args(argv)
     store, rows = Store(arguments.store), []
-    run.setup_jax()
+    setup_jax()
     for data in [name for name in DATA if name in arguments.only] or DATA:
         for method in [name for name in METHODS if name in arguments.only] or METHODS:
             if not (conf_dir() / "tuned" / f"{data}_{method}.yaml").exists():
                 continue
             config, labels = configuration(data, method, arguments.store)
             if arguments.table:
-                record = run.finished(store, make_job(config, labels).id)
+                record = group.finished(store, make_job(config, labels).id)
             else:
-                record = run.run_config(config, labels)
+                record = group.run_config(config, labels)
                 print(f"{data} {method}: {record['status']}", file=sys.stderr, flush=True)
             if record is not None:
                 rows.append(row(data, method, record))

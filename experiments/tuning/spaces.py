@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from bdlbench.config import compose
 from bdlbench.errors import ConfigError
+from bdlbench.runs.configuration import compose
 
 SPACES = yaml.safe_load(Path(__file__).with_name("spaces.yaml").read_text(encoding="utf-8"))
 DATA, METHODS = tuple(SPACES["data"]), tuple(SPACES["methods"])
@@ -81,6 +81,12 @@ def fixed(data: str, method: str) -> Options:
     if "before.0.schedule" in node:
         out |= {f"before.0.schedule.{key}": value for key, value in node["before.0.schedule"].items()}
     return out
+
+
+def shared(data: str, method: str) -> Options:
+    """What all trials and the chosen settings share, the schedule of the latter included."""
+    schedule = space(data, method).get("schedule", {})
+    return fixed(data, method) | {f"schedule.{key}": value for key, value in schedule.items()}
 
 
 def trials(data: str, method: str) -> Iterator[Options]:

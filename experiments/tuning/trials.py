@@ -123,7 +123,7 @@ def append(search: Sequence[Trial], file: Path = FILE) -> bool:
         pair = search[0].data, search[0].method
         last = in_force(rows).get(pair, [])
         number = last[0].search if last else 0
-        if [dataclasses.replace(row, search=number) for row in search] == last:
+        if encode(dataclasses.replace(row, search=number) for row in search) == encode(last):
             return False
         added = [dataclasses.replace(row, search=number + 1) for row in search]
         replace_file(file, lambda handle: handle.write(encode([*rows, *added])))

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from bdlbench.config import compose, conf_dir
-from bdlbench.tuned import PARTS
+from bdlbench.runs.configuration import compose, conf_dir
+from bdlbench.runs.tuned import PARTS
 from experiments.tuning import spaces, trials
 from experiments.tuning.trials import Trial
 

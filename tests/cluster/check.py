@@ -45,7 +45,7 @@ PRESETS = {
 
 def start(store: Path, *overrides: str) -> subprocess.Popen[str]:
     """The command, in a terminal's place."""
-    command = [sys.executable, "-m", "bdlbench.cli", "-m", *DATA, f"store.path={store}", *overrides]
+    command = [sys.executable, "-m", "bdlbench.cli.main", "-m", *DATA, f"store.path={store}", *overrides]
     STARTED.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     return STARTED[-1]
 

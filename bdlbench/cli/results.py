@@ -1,0 +1,286 @@
+"""``bdlbench-results``: what is in the store. Reads records alone, so it starts without JAX."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bdlbench.cli.tail import in_text, last_look, tail
+from bdlbench.errors import ConfigError
+from bdlbench.store import RunBusy, Store, StoreError
+from bdlbench.store.records import LABELS, STATUSES, encode, flatten
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+DEFAULT_STORE = "results/store"
+_LISTED = ("id", "status", "data", "inference", "network", "seed", "split", "lppd", "warnings", "created")
+_WIDE = 400  # columns where no terminal cuts them
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0; after one sentence on stderr 2 for bad input, 1 for a bad store.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the program's name; those of the process where None.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = _show_warning
+            return arguments.command(arguments) or 0
+    except BrokenPipeError:  # the reader of the pipe, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:  # how one leaves `tail --follow`
+        return 130
+    except (StoreError, RunBusy, ConfigError) as error:
+        print(f"bdlbench-results: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bdlbench-results", description="List, compare and check stored runs.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument("--store", default=DEFAULT_STORE, metavar="PATH", help="the store (default: %(default)s)")
+    filters = argparse.ArgumentParser(add_help=False)
+    filters.add_argument(
+        "--filter",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only runs with this label or setting, as in data=diabetes inference.step_size=1e-5",
+    )
+    filters.add_argument("--status", nargs="+", choices=STATUSES, help="only runs that ended so")
+
+    def add(name: str, command: Callable[[Any], int | None], help: str, *parents: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", parents=parents)
+        added.set_defaults(command=command)
+        return added
+
+    listed = add("list", _list, "list the finished runs, or those that are not", store, filters)
+    which = listed.add_mutually_exclusive_group()
+    which.add_argument("--unfinished", action="store_true", help="runs in progress or broken off, and how far they are")
+    which.add_argument("--running", action="store_true", help="runs that a process is writing now")
+    tailed = add("tail", tail, "show how far a run is: the end of its curve, and whether its process is alive", store)
+    tailed.add_argument("id", help="its id or a unique beginning")
+    tailed.add_argument("--lines", type=int, default=10, metavar="N", help="so many looks (default: %(default)s)")
+    tailed.add_argument("--follow", action="store_true", help="go on until the run ends")
+    tailed.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help=argparse.SUPPRESS)
+    add("show", _show, "print the record of a run as JSON", store).add_argument(
+        "id", help="its id or a unique beginning"
+    )
+    table = add("table", _table, "compare runs in a table", store, filters)
+    table.add_argument(
+        "ids", nargs="*", metavar="ID", help="ids or unique beginnings (default: all that fit the filter)"
+    )
+    table.add_argument("--markdown", action="store_true", help="print Markdown")
+    table.add_argument("--aggregate", action="store_true", help="means over splits and seeds, with standard errors")
+    diff = add("diff", _diff, "show where the configurations of two runs differ", store)
+    diff.add_argument("ids", nargs=2, metavar="ID")
+    delete = add("delete", _delete, "delete failed and diverged runs, on confirmation", store)
+    delete.add_argument("--failed", action="store_true", required=True, help="all runs that are not complete")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    sql = add("sql", _sql, "answer a DuckDB query over the table 'runs'", store)
+    sql.add_argument("query", help='such as "select inference, avg(lppd) from runs group by 1"')
+    verify = add("verify", _verify, "check stored files against their checksums", store)
+    verify.add_argument("id", nargs="?", help="its id or a unique beginning (default: all runs)")
+    add("data", _data, "list the data sets")
+    return parser
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    store = Store(arguments.store)
+    if arguments.unfinished or arguments.running:
+        if arguments.filter or arguments.status:
+            raise ConfigError("--filter and --status are about finished runs; leave them out or --unfinished.")
+        held = [(id, store.holder(id)) for id in store.unfinished()]
+        held = [(id, by) for id, by in held if by or arguments.unfinished]
+        if held:
+            cells = [[id, f"running ({by})" if by else "broken off", last_look(store, id)] for id, by in held]
+            _print(_grid(["id", "state", "last look"], cells))
+        else:
+            print(f"No {'running' if arguments.running else 'unfinished'} runs in {arguments.store}.")
+        return
+    rows = _selected(store, arguments)
+    if rows:
+        shown = [name for name in _LISTED if any(row.get(name) is not None for row in rows)]
+        _print(_grid(shown, [[in_text(row.get(name)) for name in shown] for row in rows]))
+    else:
+        _say_empty(arguments)
+    unfinished = store.unfinished()
+    if unfinished:
+        print(f"{len(unfinished)} unfinished (in progress or broken off): {', '.join(unfinished[:5])}", end="")
+        print(", ..." if len(unfinished) > 5 else "")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    store = Store(arguments.store)
+    record = store.record(store.find(arguments.id))
+    text = encode({key: value for key, value in record.items() if key not in ("nonfinite", "record_sha256")}).decode()
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return
+    console = _console()
+    console.print_json(text)
+    if record.get("traceback"):
+        console.print(record["traceback"], markup=False, highlight=False)
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    from bdlbench.report.tables import comparison, comparison_markdown
+
+    store = Store(arguments.store)
+    chosen = {store.find(prefix) for prefix in arguments.ids}
+    rows = [row for row in _selected(store, arguments) if not chosen or row["id"] in chosen]
+    if not rows:
+        _say_empty(arguments)
+        return
+    records = [store.record(row["id"]) for row in rows]
+    if arguments.markdown:
+        print(comparison_markdown(records, aggregate=arguments.aggregate), end="")
+    else:
+        _print(comparison(records, aggregate=arguments.aggregate))
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    store = Store(arguments.store)
+    ids = [store.find(prefix) for prefix in arguments.ids]
+    first, second = (dict(flatten(store.record(id)["config"])) for id in ids)
+    absent = object()
+    keys = [key for key in dict.fromkeys([*first, *second]) if first.get(key, absent) != second.get(key, absent)]
+    if not keys:
+        print("The configurations are equal.")
+        return
+    cells = [[key, *(in_text(one[key]) if key in one else "–" for one in (first, second))] for key in keys]
+    _print(_grid(["setting", *ids], cells))
+
+
+def _delete(arguments: argparse.Namespace) -> int:
+    store = Store(arguments.store)
+    rows = [row for row in store.rows(config=True) if row["status"] != "complete"]
+    if not rows:
+        print(f"No failed runs in {arguments.store}.")
+        return 0
+    for row in rows:
+        print(f"{row['id']}  {row['status']}: {row['reason']}")
+    if not arguments.yes:
+        try:
+            answer = input(f"Delete {_runs(len(rows))} and all their files? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            print("Nothing deleted.")
+            return 1
+    kept = 0
+    for row in rows:  # in the time of the question another process may have repeated one
+        try:
+            store.delete(row["id"], unless_complete=True)
+        except (RunBusy, ConfigError) as error:
+            print(error)
+        kept += (store.path / row["id"]).exists()
+    print(
+        f"Deleted {_runs(len(rows) - kept)}." + (f" {_runs(kept)} kept, being written or complete by now." * bool(kept))
+    )
+    return 0
+
+
+def _sql(arguments: argparse.Namespace) -> None:
+    frame = Store(arguments.store).sql(arguments.query)
+    _print(
+        _grid(
+            [str(name) for name in frame.columns], [[in_text(value) for value in row] for row in frame.to_numpy(object)]
+        )
+    )
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    store = Store(arguments.store)
+    ids = [store.find(arguments.id)] if arguments.id else store.finished()
+    faults = {id: found for id in ids if (found := store.verify(id))}
+    for id, found in faults.items():
+        for fault in found:
+            print(f"{id}: {fault}")
+    print(f"{_runs(len(ids))} checked, {len(faults)} damaged.")
+    return 1 if faults else 0
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from bdlbench.data import catalogue
+
+    columns = ("name", "n", "d", "task", "licence", "source", "note")
+    _print(_grid(columns, [[in_text(getattr(entry, name)) for name in columns] for entry in catalogue()]))
+
+
+def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = [row for row in store.rows(config=True) if not arguments.status or row["status"] in arguments.status]
+    known = dict.fromkeys(name for row in rows for name in row)
+    for text in arguments.filter:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--filter: '{text}' is not KEY=VALUE; write it as in data=diabetes.")
+        column = key if key in known else f"config.{key}"
+        if rows and column not in known:
+            raise ConfigError(
+                f"--filter: no run has '{key}'; use a label ({', '.join(LABELS)}), seed, split or a setting."
+            )
+        rows = [row for row in rows if _fits(row.get(column), value)]
+    return rows
+
+
+def _fits(stored: Any, wanted: str) -> bool:
+    if isinstance(stored, int | float) and not isinstance(stored, bool):
+        try:
+            return float(wanted) == stored  # 1e-5 is 0.00001
+        except ValueError:
+            return False
+    return in_text(stored).lower() == wanted.lower() if not isinstance(stored, str) else stored == wanted
+
+
+def _runs(number: int) -> str:
+    return f"{number} run" if number == 1 else f"{number} runs"
+
+
+def _say_empty(arguments: argparse.Namespace) -> None:
+    if arguments.filter or arguments.status:
+        print(f"No runs in {arguments.store} fit the filter.")
+    else:
+        print(f"No finished runs in {arguments.store} yet; make one with: bdlbench inference=svi data=diabetes")
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "RenderableType":
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(escape(column), overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=_WIDE)
+
+
+def _print(what: "RenderableType") -> None:
+    _console().print(what)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"bdlbench-results: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

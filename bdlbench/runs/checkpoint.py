@@ -1,0 +1,215 @@
+"""Nothing lost: what a run's checkpoint holds, when it is written, and how runs go on from theirs.
+
+The runs of a group share the loop, but each has a checkpoint of its own, of its own lanes: a kill may fall between two
+of them. Runs that were left at the same place go on together.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bdlbench.runs.job import Job
+from bdlbench.runs.provenance import versions
+from bdlbench.runs.recorder import Recorder
+from bdlbench.sampling import loop
+from bdlbench.sampling import position as positions
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.loop import Block
+from bdlbench.sampling.position import Position
+from bdlbench.sampling.programs import Lane, Program, Shared
+from bdlbench.store import RunWriter
+
+SCHEMA = 1
+"""Version of what a checkpoint holds; one of another version is not used."""
+SHARE = 0.02
+"""Checkpoints take at most this share of a run: those of large states come less often than was asked for."""
+UNFIT = (ValueError, KeyError, IndexError, TypeError)
+"""What a checkpoint raises that does not fit its run."""
+
+
+class Saved(NamedTuple):
+    """One run's checkpoint: all arrays have a row for each of its chains.
+
+    Attributes
+    ----------
+    position : Position
+    recorder : mapping
+        :meth:`~bdlbench.runs.recorder.Recorder.state`.
+    pending : Block or None
+        Draws since the last look, not yet stored.
+    seconds : mapping
+        What the run's attempts have taken so far, by phase.
+    curve_seconds : float
+        Warm-up and sampling of the attempts, of all lanes together.
+    """
+
+    position: Position
+    recorder: Mapping[str, np.ndarray]
+    pending: Block | None
+    seconds: Mapping[str, float]
+    curve_seconds: float
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As arrays by name, with what :func:`read` needs to know whether they fit."""
+        header = {**_made_by(), "seconds": dict(self.seconds), "curve_seconds": self.curve_seconds, "pending": None}
+        out = {f"position/{name}": a for name, a in self.position.arrays().items()}
+        out |= {f"recorder/{name}": a for name, a in self.recorder.items()}
+        if self.pending is not None:
+            assert self.pending.draws is not None
+            header["pending"] = [self.pending.first_draw, self.pending.steps_done]
+            out["draws"] = self.pending.draws
+            out |= {f"stats/{name}": a for name, a in self.pending.stats.items()}
+        return {"header": np.array(json.dumps(header)), **out}
+
+    @property
+    def place(self) -> Any:
+        """Equal for runs of one program that can go on as lanes of it."""
+        pending = None if self.pending is None else (self.pending.first_draw, self.pending.steps_done)
+        return self.position.place, pending, str([(a.shape, a.dtype) for a in self.position.leaves])
+
+
+def _made_by() -> dict[str, Any]:
+    device = {"backend": jax.default_backend(), "x64": bool(jax.config.jax_enable_x64)}
+    return {"schema": SCHEMA, "versions": {k: v for k, v in versions().items() if k != "python"}, **device}
+
+
+def read(arrays: Mapping[str, np.ndarray]) -> Saved:
+    """The checkpoint whose arrays these are.
+
+    Raises
+    ------
+    ValueError
+        If other versions of the packages, or another kind of device or precision, made it.
+    """
+    header = json.loads(str(arrays["header"]))
+    for name, here in _made_by().items():
+        there = header.get(name)
+        if there != here:
+            if name == "versions":
+                other = sorted(k for k in {*here, *there} if here.get(k) != there.get(k))
+                raise ValueError(f"made with another version of {', '.join(other)}")
+            raise ValueError(f"made with {name} {there}, not {here}")
+
+    def part(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+    where = positions.from_arrays(part("position/"))
+    pending = None
+    if header["pending"] is not None:
+        first, steps = header["pending"]
+        pending = _block(where, first, steps, arrays["draws"], part("stats/"))
+    return Saved(where, part("recorder/"), pending, header["seconds"], header["curve_seconds"])
+
+
+def _block(where: Position, first: int, steps: int, draws: np.ndarray, stats: dict[str, np.ndarray]) -> Block:
+    """Draws of an earlier attempt as the block they were; what they cost is in the record already."""
+    none = np.zeros(len(draws), np.int64)
+    return Block(
+        where.stage, where.phase, steps, first, draws, stats, none * 0.0, none, where.bad_step, 0.0, None, where.anchor
+    )
+
+
+class Part(NamedTuple):
+    """Jobs that go as lanes of one program, from the beginning or from the same place."""
+
+    jobs: list[Job]
+    writers: list[RunWriter]
+    saved: list[Saved] | None
+
+
+def parts(jobs: Sequence[Job], writers: Mapping[str, RunWriter], note: Callable[[str], object]) -> list[Part]:
+    """Sort jobs by where their last attempt left them; ``note`` hears of checkpoints that cannot be used."""
+    found: dict[Any, Part] = {}
+    for job in jobs:
+        writer = writers[job.id]
+        saved = None
+        arrays = writer.load_checkpoint(note)
+        if arrays is not None:
+            try:
+                saved = read(arrays)
+            except UNFIT as error:
+                note(f"{job.id}: starts over: its checkpoint cannot be used ({error})")
+                writer.start_over()
+        part = found.setdefault(saved and saved.place, Part([], [], None if saved is None else []))
+        part.jobs.append(job)
+        part.writers.append(writer)
+        if part.saved is not None and saved is not None:
+            part.saved.append(saved)
+    return list(found.values())
+
+
+def restore(
+    saved: Sequence[Saved], recorders: Sequence[Recorder], program: Program, shared: Shared, lane: Lane
+) -> tuple[Position, list[Block]]:
+    """Set recorders back; returns where the loop goes on and the draws that wait for their look.
+
+    Raises
+    ------
+    ValueError, KeyError, IndexError, TypeError
+        If what was saved does not fit the program.
+    """
+    where = positions.together([s.position for s in saved])
+    loop.check(program, shared, lane, where)
+    for recorder, one in zip(recorders, saved, strict=True):
+        recorder.restore(one.recorder)
+        recorder.seconds, recorder.curve_seconds = dict(one.seconds), one.curve_seconds
+    waiting = [s.pending for s in saved if s.pending is not None]
+    if not waiting:
+        return where, []
+    first = waiting[0]
+    draws = np.concatenate([b.draws for b in waiting if b.draws is not None])
+    stats = {name: np.concatenate([b.stats[name] for b in waiting]) for name in first.stats}
+    return where, [_block(where, first.first_draw, first.steps_done, draws, stats)]
+
+
+class Checkpoints:
+    """Writes the checkpoints of the runs of a group.
+
+    Parameters
+    ----------
+    recorders : sequence of Recorder
+    clock : Clock
+        The group's, of this attempt.
+    every : float or None
+        Seconds between two checkpoints, by a clock that no change of the date moves; None: never.
+    now : () -> seconds
+    """
+
+    def __init__(
+        self,
+        recorders: Sequence[Recorder],
+        clock: Clock,
+        every: float | None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.recorders, self.clock, self.every, self.now = recorders, clock, every, now
+        self.wait = every
+        self.last = now()
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return self.wait is not None and self.now() - self.last >= self.wait
+
+    def write(self, position: Callable[[], Position], pending: Sequence[Block]) -> None:
+        """Write one for each run, each whole or not at all; without ``every`` nothing."""
+        if self.every is None:
+            return
+        began = self.now()
+        where = position()
+        waiting = loop.joined(pending) if pending else None
+        for recorder in self.recorders:
+            own = None
+            if waiting is not None:
+                assert waiting.draws is not None
+                stats = {name: a[recorder.lanes] for name, a in waiting.stats.items()}
+                own = waiting._replace(draws=waiting.draws[recorder.lanes], stats=stats)
+            seconds = recorder.share(self.clock, len(self.recorders))
+            curve = recorder.curve_seconds + self.clock.sampling()
+            saved = Saved(where.of(recorder.lanes), recorder.state(), own, seconds, curve)
+            recorder.writer.checkpoint(saved.arrays())
+        self.last = self.now()
+        self.wait = max(self.every, (self.last - began) / SHARE)

@@ -1,0 +1,264 @@
+"""Reading configurations: composed, checked, split into program and numbers, instantiated. The only place that does.
+
+A configuration has two halves. What changes the computation's shape (names, ints, bools) is the *program*: it is
+compiled once. What only changes values (floats) are *numbers*: arguments of the compiled program. So a sweep over
+splits, seeds and step sizes compiles once, and nothing in a method's file knows about it.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from bdlbench import options
+from bdlbench.errors import ConfigError
+from bdlbench.options import at_least, non_negative, positive, static_names
+from bdlbench.types import Schedule
+
+TARGET_SECTIONS = ("model", "network", "prior", "likelihood")
+"""Sections of a configuration that, with the temperature and the training rows, make the posterior."""
+PROGRAM_SECTIONS = (*TARGET_SECTIONS, "inference")
+LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
+STAGE_KEYS = ("schedule", "start", "before")
+"""Keys of an inference configuration that are not its factory's parameters."""
+
+
+def conf_dir() -> Path:
+    """The folder of configuration groups: inside an installed package, else beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "conf"
+    return inside if inside.exists() else package.parent / "conf"
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """The place of a number in a program: its dotted path in the configuration."""
+
+    path: str
+
+
+def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose a configuration as the command line does; returns it resolved, with the chosen option of each group."""
+    with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+        config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    return resolve(without_hydra(config)), labels_of(choices)
+
+
+def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The same from inside a Hydra application."""
+    return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The configuration that is a run's, without Hydra's own."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Plain containers without interpolations."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def labels_of(choices: Mapping[str, Any]) -> dict[str, str]:
+    """What a reader calls the parts of a run: the chosen option of each group, without package suffixes."""
+    short = {name.split("@")[0].strip("/"): value for name, value in choices.items()}
+    return {name: str(short[name]) for name in LABELS if short.get(name) is not None}
+
+
+def name_of_factory(section: str, target: str) -> str:
+    """The name of a factory in a run's identity, which does not change when a module of this package moves.
+
+    A factory of this package is named by its section of the configuration and its function, as in ``inference.sgld``.
+    Any other factory is named by its full path.
+    """
+    return f"{section}.{target.rsplit('.', 1)[-1]}" if target.startswith("bdlbench.") else target
+
+
+def identity_of(node: Any, section: str) -> Any:
+    """The part of a configuration that names a run: factories by :func:`name_of_factory`, numbers by their place."""
+    if isinstance(node, Number):
+        return {"number": node.path}
+    if isinstance(node, Mapping):
+        return {
+            key: name_of_factory(section, value) if key == "_target_" else identity_of(value, section)
+            for key, value in node.items()
+        }
+    return [identity_of(value, section) for value in node] if isinstance(node, list) else node
+
+
+def coerced(node: Any, path: str) -> Any:
+    """The configuration with every factory's options checked and coerced, see :func:`checked`."""
+    if isinstance(node, Mapping):
+        node = checked(node, path) if "_target_" in node else node
+        return {key: coerced(value, f"{path}.{key}" if path else key) for key, value in node.items()}
+    return [coerced(value, f"{path}.{i}") for i, value in enumerate(node)] if isinstance(node, list) else node
+
+
+def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Split a configuration into its program, with :class:`Number` where a float stood, and the numbers by path."""
+    numbers: dict[str, float] = {}
+
+    def walk(node: Any, path: str, static: bool = False) -> Any:
+        if isinstance(node, Mapping):
+            kept: tuple[str, ...] = ()
+            if "_target_" in node:
+                kept = static_names(target_of(node, path))
+            return {key: walk(value, f"{path}.{key}", key in kept) for key, value in node.items()}
+        if isinstance(node, list):
+            return [walk(value, f"{path}.{i}") for i, value in enumerate(node)]
+        if isinstance(node, float) and not static:
+            numbers[path] = node
+            return Number(path)
+        return node
+
+    program = {name: walk(config[name], name) for name in PROGRAM_SECTIONS if config.get(name) is not None}
+    return program, numbers
+
+
+# ---- one instantiate site
+
+
+def call(node: Mapping[str, Any], path: str, *, partial: bool = True) -> Any:
+    """Instantiate a node: a partial of its factory, or (``partial=False``) what the factory returns."""
+    try:
+        return instantiate({**node, "_partial_": partial}, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, ConfigError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from error
+        raise ConfigError(f"{path}: {_first_line(error.__cause__ or error)}") from error
+
+
+def fill(node: Any, numbers: Mapping[str, Any]) -> Any:
+    """Put numbers back where :class:`Number` stands."""
+    if isinstance(node, Number):
+        return numbers[node.path]
+    if isinstance(node, Mapping):
+        return {key: fill(value, numbers) for key, value in node.items()}
+    return [fill(value, numbers) for value in node] if isinstance(node, list) else node
+
+
+def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
+    """The factory that ``_target_`` names."""
+    try:
+        return get_object(node["_target_"])
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}._target_={node['_target_']}: {_first_line(error)}") from error
+
+
+def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The node with its values coerced to the factory's annotations, so that ``a=1`` and ``a=1.0`` are one run.
+
+    Raises
+    ------
+    ConfigError
+        For an option that the factory does not take, one it needs, or a value of the wrong type.
+    """
+    reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
+    provided = PROGRAM_SECTIONS if path == "model" else ()
+    return options.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.splitlines()[0].split())
+
+
+# ---- checks that no factory makes
+
+MOST_STEPS = 2**31 - 1
+"""Steps of a stage: the step index is a 32-bit number."""
+POSITIVE = ("learning_rate", "step_size", "init_value", "peak_value")
+SHARES = ("momentum", "decay", "b1", "b2", "b3", "beta")
+"""Optimisers' averages: in [0, 1)."""
+
+
+def checked_schedule(node: Any, path: str, last: Schedule | None) -> Schedule:
+    """A schedule, checked. Earlier stages have the last stage's chains."""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{path}={node!r} must be a schedule with {', '.join(Schedule._fields)}.")
+    given = dict(node) if last is None else {"num_chains": last.num_chains, **node}
+    unknown = set(given) - set(Schedule._fields)
+    if unknown:
+        raise ConfigError(f"{path}.{min(unknown)} is unknown: a schedule has {', '.join(Schedule._fields)}.")
+    for name in ("num_chains", "num_warmup", "num_samples", "thinning"):
+        least = 1 if name == "num_chains" or (name == "num_samples" and last is None) else 0
+        value = given.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{path}.{name}={value} must be a whole number, at least {least}.")
+    size = given.get("batch_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        raise ConfigError(f"{path}.batch_size={size} must be a whole number, or null for all rows.")
+    if given.get("batching", "epoch") not in ("epoch", "iid"):
+        raise ConfigError(f"{path}.batching={given['batching']!r} is unknown: use epoch or iid.")
+    if (steps := given["num_warmup"] + given["num_samples"] * given["thinning"]) > MOST_STEPS:
+        raise ConfigError(
+            f"{path}.num_warmup + num_samples thinning = {steps} is more than the {MOST_STEPS} steps that are counted: "
+            "take fewer."
+        )
+    return Schedule(**given)
+
+
+def check_optimizers(node: Any, path: str) -> None:
+    """Raise ConfigError for a number that no optimiser or schedule of optax can use: optax does not look.
+
+    Rates are positive, averages in [0, 1), a decay of weights is not negative, steps are counted from 1, and anything
+    else is finite.
+    """
+    if isinstance(node, list):
+        for i, value in enumerate(node):
+            check_optimizers(value, f"{path}.{i}")
+    if not isinstance(node, Mapping):
+        return
+    ours = str(node.get("_target_", "")).startswith("optax.")
+    for name, value in node.items():
+        check_optimizers(value, f"{path}.{name}")
+        if not ours or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if name in POSITIVE:
+            positive(path, **{name: value})
+        elif name in SHARES:
+            if not 0 <= value < 1:
+                raise ConfigError(f"{path}.{name}={value} must be at least 0 and below 1.")
+        elif name in ("weight_decay", "eps"):
+            non_negative(path, **{name: value})
+        elif name.endswith("steps"):
+            at_least(path, 1, **{name: value})
+        elif not math.isfinite(value):
+            raise ConfigError(f"{path}.{name}={value} must be finite.")
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a top-level option that no factory would look at."""
+    if not isinstance(config["rerun"], bool):
+        raise ConfigError(f"rerun={config['rerun']!r} must be true or false.")
+    if config["progress"] not in ("auto", "lines", "off"):
+        raise ConfigError(f"progress={config['progress']!r} is unknown: use auto, lines or off.")
+    rows = config["store"]["predictive_rows"]
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+        raise ConfigError(f"store.predictive_rows={rows!r} must be a whole number, at least 1.")
+    seconds = config["store"]["checkpoint_seconds"]
+    good = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < math.inf
+    if seconds is not None and not good:
+        raise ConfigError(f"store.checkpoint_seconds={seconds!r} must be a number of seconds, or null for never.")
+
+
+def refuse_missing(node: Any, path: str = "") -> None:
+    """Raise ConfigError where a value is still ``???``."""
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        name = f"{path}.{key}" if path else str(key)
+        if value == "???":
+            raise ConfigError(f"{name} is required: give {name}=... on the command line.")
+        refuse_missing(value, name)

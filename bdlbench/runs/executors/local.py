@@ -1,0 +1,27 @@
+"""One task after another in this process: all devices work on one batch of lanes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bdlbench.runs.executors.base import Result
+
+
+class Local:
+    """The engine of one process."""
+
+    elsewhere, has_log, slots, memory_share = False, False, 1, 1.0
+
+    def execute(
+        self,
+        work: Callable[[Any], list[Any]],
+        tasks: Sequence[Any],
+        *,
+        folder: Path,
+        begin: Callable[[int], object],
+    ) -> Iterator[tuple[int, Result]]:
+        """See :meth:`bdlbench.runs.executors.base.Engine.execute`. An error that is no run's own stops the sweep."""
+        del folder
+        for index, task in enumerate(tasks):
+            begin(index)
+            yield index, work(task)

@@ -1,0 +1,232 @@
+"""A job: one run to do, composed and loaded, named and checked, and nothing compiled."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bdlbench.data.dataset import Dataset, default_dtype
+from bdlbench.errors import ConfigError
+from bdlbench.inference import schedules
+from bdlbench.options import coerce, parameters
+from bdlbench.runs import stages, tuned, warm_start
+from bdlbench.runs.configuration import (
+    STAGE_KEYS,
+    TARGET_SECTIONS,
+    call,
+    check_optimizers,
+    check_options,
+    checked_schedule,
+    coerced,
+    fill,
+    identity_of,
+    refuse_missing,
+    split,
+    target_of,
+)
+from bdlbench.sampling.programs import Numbers, Program
+from bdlbench.types import Data, Method, Schedule, Stage, Target
+
+RESULT_VERSION = 2
+"""Part of every run's identity: raised when the same configuration would give different results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run to do: everything composed and loaded, nothing compiled."""
+
+    id: str
+    target_id: str
+    config: Mapping[str, Any]
+    labels: Mapping[str, str]
+    program: Program
+    numbers: Mapping[str, float]
+    seed: int
+    dataset: Dataset
+    metrics: Mapping[str, Callable[..., Any]]
+    parent: warm_start.Parent | None = None
+
+    @property
+    def num_chains(self) -> int:
+        """Chains of every stage."""
+        return self.program.stages[-1].schedule.num_chains
+
+
+def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
+    """Load the data, split program from numbers and name the run; :func:`check_job` looks at what it would compute.
+
+    Raises
+    ------
+    ConfigError
+        One sentence on what does not fit, before anything is compiled or written.
+    """
+    refuse_missing(config)
+    check_options(config)
+    tuned.check_tuned_for(config)
+    config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
+    dataset = load_data(config)
+    config, parent = warm_start.resolve(config, dataset.checksum)
+    program_half, numbers = split(config)
+    numbers["temperature"] = config["temperature"]
+    program = make_program(program_half, numbers, dataset)
+    target_id = name_of_target(program_half, numbers, dataset)
+    metrics = {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in config["metrics"].items()}
+    identity = {
+        "version": RESULT_VERSION,
+        "program": program.key,
+        "numbers": numbers,
+        "seed": config["seed"],
+        "data": dataset.checksum,
+        "diagnosed_rows": config["store"]["predictive_rows"],
+    }
+    if parent is not None:
+        identity["warm_start"] = parent.id
+    digest = short_hash(json.dumps(identity, sort_keys=True))
+    name = "-".join(labels.get(part, part) for part in ("data", "inference"))
+    run_id = f"{name}-s{config['seed']}-{digest}"
+    return Job(run_id, target_id, config, labels, program, numbers, config["seed"], dataset, metrics, parent)
+
+
+def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset) -> str:
+    """Hash of the distribution that a run is asked for, whatever its method, its seed and its precision.
+
+    It names the model, network, prior, likelihood and temperature, and the training rows with their scaling.
+    """
+    parts = {name: identity_of(fill(program[name], numbers), name) for name in TARGET_SECTIONS if name in program}
+    rest = {"temperature": numbers["temperature"], "task": dataset.task, "rows": dataset.rows_checksum}
+    return short_hash(json.dumps(parts | rest, sort_keys=True))
+
+
+def short_hash(text: str) -> str:
+    """Ten hexadecimal digits of SHA-256: 40 bits tell a million runs apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@functools.cache
+def _metric(name: str, node: str) -> Callable[..., Any]:
+    found = call(json.loads(node), f"metrics.{name}")
+    # Hydra has looked at the target; to look at it again at every call costs more than most metrics.
+    return functools.partial(found.func, *found.args, **found.keywords)
+
+
+def load_data(config: Mapping[str, Any]) -> Dataset:
+    """The data set that the configuration names; the last few are kept in memory."""
+    from bdlbench.data import fetch
+
+    fetch.configure(cache=config["paths"]["data"], mirror=config["paths"]["mirror"])
+    node = config["data"]
+    # A file that has changed, or another precision, is another data set.
+    files = [os.stat(v) for v in node.values() if isinstance(v, str) and os.path.isfile(v)]
+    state = (str(default_dtype()), *((stat.st_mtime_ns, stat.st_size) for stat in files))
+    return _load_data(json.dumps(node, sort_keys=True), state)
+
+
+@functools.lru_cache(maxsize=8)
+def _load_data(node: str, state: tuple[Any, ...]) -> Dataset:
+    return typing.cast(Dataset, call(json.loads(node), "data", partial=False))
+
+
+def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset) -> Program:
+    """The program half as functions of numbers, ready to be traced."""
+    if dataset.task == "density":
+        raise ConfigError(
+            f"data '{dataset.name}' has no rows to learn from: choose a regression or classification set."
+        )
+    inference = program["inference"]
+    start = inference.get("start", "network")
+    if start not in ("prior", "network"):
+        raise ConfigError(f"inference.start={start!r} is unknown: use prior or network.")
+    earlier = inference.get("before") or []
+    if not isinstance(earlier, list) or not all(isinstance(node, Mapping) and "_target_" in node for node in earlier):
+        raise ConfigError("inference.before must be a list of stages, each with _target_ and schedule, or [].")
+    last = checked_schedule(fill(inference["schedule"], numbers), "inference.schedule", None)
+    before = [
+        make_stage(node, path, checked_schedule(fill(node.get("schedule"), numbers), f"{path}.schedule", last))
+        for path, node in ((f"inference.before.{i}", node) for i, node in enumerate(earlier))
+    ]
+    all_stages = (*before, make_stage(inference, "inference", last))
+    key = {
+        "program": {name: identity_of(node, name) for name, node in program.items()},
+        "task": dataset.task,
+        "outputs": dataset.num_outputs,
+        "stages": [s.schedule for s in all_stages],
+    }
+    return Program(
+        key=json.dumps(key, sort_keys=True),
+        make_target=functools.partial(build_target, program, dataset.task, dataset.num_outputs),
+        stages=all_stages,
+        start=start,
+    )
+
+
+def build_target(program: Mapping[str, Any], task: Any, num_outputs: int, numbers: Numbers, x: Any, y: Any) -> Target:
+    """Called while tracing: numbers are tracers."""
+    # Flax and NumPyro's modules take a second to import, and only a model needs them.
+    from bdlbench.model.target import make_target
+
+    node = fill(program["model"], numbers)
+    needs = parameters(target_of(node, "model"))
+    parts: dict[str, Any] = {}
+    for name in ("network", "prior", "likelihood"):
+        if name in needs:
+            if name not in program:
+                raise ConfigError(f"{name} is missing, but the model needs it: choose one with {name}=<option>.")
+            parts[name] = call(fill(program[name], numbers), name)
+    if "prior" in parts:
+        parts["prior"] = parts["prior"]()
+    if "likelihood" in parts:
+        parts["likelihood"] = parts["likelihood"](task, num_outputs)
+    model = functools.partial(call(node, "model"), **parts)
+    return make_target(model, x, y, numbers["temperature"])
+
+
+def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
+    """A stage whose factory is built from the configuration each time it is traced."""
+    hyper = {key: value for key, value in node.items() if key not in STAGE_KEYS}
+
+    def factory(target: Target, schedule: Schedule, numbers: Numbers) -> Method:
+        return call(fill(hyper, numbers), path)(target, schedule)
+
+    return Stage(node["_target_"].rsplit(".", 1)[-1], factory, schedule)
+
+
+_CHECKED: set[Any] = set()  # programs, numbers and shapes: the splits of a sweep are checked once
+
+
+def check_job(job: Job) -> None:
+    """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
+    import jax
+    import jax.numpy as jnp
+
+    if not isinstance(job.seed, int) or isinstance(job.seed, bool) or not 0 <= job.seed < 2**32:
+        raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
+    if not 0 < job.numbers["temperature"] < math.inf:
+        raise ConfigError(f"temperature={job.numbers['temperature']} must be positive, finite; 1 is the Bayesian one.")
+    check_optimizers(job.config["inference"], "inference")
+    nodes = stages.nodes(job.config["inference"])
+    size = len(job.dataset.train.y)
+
+    parts = job.dataset.train, job.dataset.validation
+
+    def build() -> Any:
+        x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
+        data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
+        target = job.program.make_target(job.numbers, data.x, data.y)
+        for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
+            with stages.named(path):
+                stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)
+        return target.log_density(jnp.zeros(target.dim), data)
+
+    shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
+    key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
+    if key not in _CHECKED:
+        for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):
+            schedules.check_learning_rates(node, path, stage.schedule, functools.partial(call, partial=False))
+        jax.eval_shape(build)
+        _CHECKED.add(key)
+    warm_start.thetas([job])

@@ -1,0 +1,312 @@
+"""How many jobs fit into memory together, estimated before anything is compiled, and what an error says of it."""
+
+import contextlib
+import math
+import os
+import re
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bdlbench.runs.job import Job
+from bdlbench.sampling import lanes
+from bdlbench.sampling.predictions import TOGETHER, describe
+from bdlbench.sampling.programs import Lane, Shared, StagePrograms, size_of
+from bdlbench.store.arrays import BUFFER_BYTES
+from bdlbench.types import Data, no_settle
+
+SAFETY = 0.6
+"""Share of the free memory that is planned with: allocators fragment, and other processes have their needs."""
+GRADIENTS = 4
+"""Temporaries of a step, in those of one gradient: rows gathered ahead, proposals, optimiser moments, copies."""
+STATES = 4
+"""Temporaries of a step, in states: an optimiser's moments and updates are as large as what it moves."""
+LOOK = 256
+"""Draws of a chain between two looks at most, with the padding of the last block of predictions."""
+COMPONENTS = 300
+"""Doubles a test row that a running predictive mixture keeps, about: two for each of its 128 components, and moments."""
+
+
+class Footprint(NamedTuple):
+    """Bytes that jobs of one program and one shape need.
+
+    Attributes
+    ----------
+    lane : int
+        What a lane keeps on its device between two blocks: state, draws, statistics, a block of predictions.
+    working : int
+        Temporaries of a lane while its step, settling or prediction is computed. On a CPU the lanes of a device are
+        taken one after another and share them; under ``vmap`` each has its own.
+    dataset : int
+        One data set's rows. Each device has a copy of each data set that its lanes use.
+    host : int
+        What the host holds of a lane: draws, named sites and predictions between two looks, and what waits to be written.
+    chains : int
+        Lanes a job.
+    num_datasets : int
+        Different data sets among all the jobs.
+    dim : int
+        Weights of a lane.
+    """
+
+    lane: int
+    working: int
+    dataset: int
+    host: int
+    chains: int
+    num_datasets: int
+    dim: int
+
+    def on_device(self, num_jobs: int) -> int:
+        """Bytes on the fullest device."""
+        here = -(-num_jobs * self.chains // jax.device_count())
+        at_once = 1 if lanes.sequential() else here
+        return here * self.lane + at_once * self.working + min(num_jobs, self.num_datasets) * self.dataset
+
+    def on_host(self, num_jobs: int) -> int:
+        """Bytes of the host; on a CPU those of its devices too."""
+        devices = jax.device_count() * self.on_device(num_jobs) if jax.default_backend() == "cpu" else 0
+        rows = min(num_jobs, self.num_datasets) * self.dataset
+        return devices + rows + num_jobs * self.chains * self.host
+
+
+def jobs_that_fit(jobs: Sequence[Job], share: float = 1.0) -> int:
+    """How many of these jobs, which share a program and shapes, run as lanes of one program; at least 1.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    share : float
+        Share of this machine's free memory that they may have: 1/n where n processes work side by side.
+    """
+    if len(jobs) < 2:
+        return 1
+    try:
+        need = footprint(jobs)
+    except Exception:  # what cannot be traced fails in the run itself, which records it
+        return len(jobs)
+    device, host = SAFETY * share * device_room(), SAFETY * share * host_room()
+
+    def fits(count: int) -> bool:
+        return need.on_device(count) <= device and need.on_host(count) <= host
+
+    low, high = 1, len(jobs)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def footprint(jobs: Sequence[Job]) -> Footprint:
+    """Estimate from shapes alone: everything is traced for one lane and nothing is computed."""
+    job = jobs[0]
+    data = job.dataset
+    sets = [rows for rows in (data.test, *data.shifted.values(), *data.ood.values()) if rows is not None]
+    held = None if data.validation is None else (_shape(data.validation.x), _shape(data.validation.y))
+    shared = Shared(_shape(data.train.x), _shape(data.train.y), held)
+    real = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    number = jax.ShapeDtypeStruct((1,), real)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    lane = Lane(
+        keys, jax.ShapeDtypeStruct((1,), jnp.int32), dict.fromkeys(job.numbers, number),
+        jax.ShapeDtypeStruct((1,), jnp.bool_),
+    )  # fmt: skip
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
+    resident, working = 0, 0
+    gradients: dict[int | None, int] = {}
+    for index in range(len(job.program.stages)):
+        stage = StagePrograms(job.program, index, shared, lane)
+        state, draw = max(size_of(shapes) for shapes in stage.states), size_of(stage.draw_shape)
+        particles = math.prod(stage.draw_shape.shape[:-1])
+        kept = stage.capacity * (draw + 64) if stage.schedule.num_samples else 0  # 64: some sixteen statistics
+        batch = stage.schedule.batch_size
+        if batch not in gradients:
+            gradients[batch] = _gradient_bytes(stage, shared, one)
+        settle = 0
+        if stage.method.settle is not no_settle:
+            settle = _peak(jax.make_jaxpr(stage.settle)(shared, one, stage.states[0]).jaxpr)
+        resident = max(resident, 2 * state + kept)  # the state handed over and the one made from it
+        working = max(working, GRADIENTS * gradients[batch] * particles + STATES * state, settle)
+    predictions = [_prediction_bytes(job, shared, one, stage.dim, rows) for rows in sets]
+    predicted, largest = sum(kept for kept, _ in predictions), max((peak for _, peak in predictions), default=0)
+    look = min(LOOK, job.program.stages[-1].schedule.num_samples) * particles
+    sites = 2 * draw // particles
+    mixture = sum(8 * COMPONENTS * len(rows.y) for rows in sets) // job.num_chains
+    # What waits to be written: up to a buffer a run, of all its chains.
+    every = job.program.stages[-1].schedule.num_samples * particles * (draw // particles + sites + predicted)
+    waiting = min(every, BUFFER_BYTES // job.num_chains)
+    return Footprint(
+        lane=resident + TOGETHER * predicted,
+        working=max(working, TOGETHER * largest),
+        dataset=size_of(shared) + sum(rows.x.nbytes + rows.y.nbytes for rows in sets),
+        # Draws, sites and predictions are there twice while the parts of a look are joined.
+        host=2 * look * (draw // particles + sites + predicted) + mixture + waiting,
+        chains=job.num_chains,
+        num_datasets=len({job.dataset.checksum for job in jobs}),
+        dim=stage.dim,
+    )
+
+
+def _shape(rows: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *rows.shape), jax.dtypes.canonicalize_dtype(rows.dtype))
+
+
+def _gradient_bytes(stage: StagePrograms, shared: Shared, lane: Lane) -> int:
+    """Temporaries of one gradient on the rows of a step."""
+
+    def gradient(shared: Shared, lane: Lane, theta: Any) -> Any:
+        target, _, data = stage.build(shared, lane)
+        count = stage.schedule.batch_size
+        rows = data if count is None else Data(data.x[:count], data.y[:count], data.size)
+        return target.value_and_grad(theta, rows)
+
+    theta = jax.ShapeDtypeStruct((stage.dim,), jnp.float32)
+    return _peak(jax.make_jaxpr(gradient)(shared, lane, theta).jaxpr)
+
+
+def _prediction_bytes(job: Job, shared: Shared, lane: Lane, dim: int, rows: Any) -> tuple[int, int]:
+    """What is kept of one draw's predictions, and their temporaries."""
+    assert job.dataset.task != "density"  # refused with the configuration
+    task = job.dataset.task
+
+    def one(shared: Shared, lane: Lane, theta: Any, x: Any, y: Any) -> Any:
+        data = shared.rows(lane.dataset)
+        target = job.program.make_target(lane.numbers, data.x, data.y)
+        return describe(target.predictive(theta, x), y, lane.key, task)
+
+    theta = jax.ShapeDtypeStruct((dim,), jnp.float32)
+    x, y = (jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype)) for a in (rows.x, rows.y))
+    traced = jax.make_jaxpr(one)(shared, lane, theta, x, y).jaxpr
+    return sum(_bytes_of(value) for value in traced.outvars), _peak(traced)
+
+
+def _peak(jaxpr: Any) -> int:
+    """Bytes of the values that are alive at a time while a program is computed line by line, its arguments left out.
+
+    An upper bound of what a compiler needs that fuses: a value lives from the line that makes it to its last use.
+    """
+    last: dict[Any, int] = {}
+    for line, equation in enumerate(jaxpr.eqns):
+        for value in equation.invars:
+            if not hasattr(value, "val"):  # a literal
+                last[value] = line
+    for value in jaxpr.outvars:
+        if not hasattr(value, "val"):
+            last[value] = len(jaxpr.eqns)
+    alive, peak = 0, 0
+    made: set[Any] = set()
+    for line, equation in enumerate(jaxpr.eqns):
+        inner = max((_peak(part) for part in _programs_in(equation.params)), default=0)
+        alive += sum(_bytes_of(value) for value in equation.outvars)
+        made.update(equation.outvars)
+        peak = max(peak, alive + inner)
+        done = {v for v in equation.invars if not hasattr(v, "val") and v in made and last[v] == line}
+        done |= {v for v in equation.outvars if v not in last}
+        alive -= sum(_bytes_of(value) for value in done)
+    return peak
+
+
+def _programs_in(params: Any) -> Iterator[Any]:
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield inner
+
+
+def _bytes_of(value: Any) -> int:
+    shape, dtype = getattr(value.aval, "shape", ()), getattr(value.aval, "dtype", None)
+    return math.prod(shape) * getattr(dtype, "itemsize", 8)
+
+
+# ---- what there is
+
+
+def device_room() -> float:
+    """Free bytes of the fullest accelerator; infinite where there is none, or where it does not say."""
+    if jax.default_backend() == "cpu":
+        return math.inf
+    told = [device.memory_stats() for device in jax.local_devices()]
+    return min(
+        (float(s["bytes_limit"] - s["bytes_in_use"]) for s in told if s and "bytes_limit" in s), default=math.inf
+    )
+
+
+def host_room() -> float:
+    """Bytes that this process may still take: free memory, the control group's limit and the process's own."""
+    return max(0.0, min(_free(), _control_group(), _own_limit()))
+
+
+def _free(meminfo: Path = Path("/proc/meminfo")) -> float:
+    with contextlib.suppress(OSError):
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    # macOS counts no available memory: half of what is built in.
+    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """What the process's control group (version 2) and those above it leave; schedulers and containers set them."""
+    room = math.inf
+    with contextlib.suppress(OSError, StopIteration):
+        name = next(line for line in own.read_text().splitlines() if line.startswith("0::"))[3:].strip("/")
+        folder = root / name
+        while True:
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number
+                limit = int((folder / "memory.max").read_text())
+                used = int((folder / "memory.current").read_text())
+                cache = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
+                room = min(room, limit - used + (int(cache[1]) if cache else 0))
+            if folder == root:
+                break
+            folder = folder.parent
+    return float(room)
+
+
+def _own_limit() -> float:
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return float(soft - pages * os.sysconf("SC_PAGE_SIZE"))
+    return float(soft)
+
+
+# ---- what an error says
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that host or device memory ran out."""
+    return isinstance(error, MemoryError) or bool(
+        re.search(r"RESOURCE_EXHAUSTED|[Oo]ut of memory|std::bad_alloc|Unable to allocate", str(error))
+    )
+
+
+def reason(error: BaseException, jobs: Sequence[Job]) -> str:
+    """One sentence for the record: what was asked for, what there is, what a job needs, and the remedy."""
+    asked = re.search(r"(\d+) ?bytes", str(error).replace(",", ""))
+    room = min(device_room(), host_room())
+    parts = [f"{in_bytes(int(asked[1]))} were asked for at once" if asked else "", f"{in_bytes(room)} are free"]
+    with contextlib.suppress(Exception):  # the sentence must not fail where memory is short
+        need = footprint(jobs[:1])
+        about = max(need.on_device(1), need.on_host(1))
+        chains = "1 chain" if need.chains == 1 else f"{need.chains} chains"
+        parts.append(f"a job of {chains} x {need.dim:,} weights needs about {in_bytes(about)}")
+    what = ", ".join(part for part in parts if part)
+    remedy = "fewer chains, a smaller network, batch_size or data set, or a machine with more memory"
+    return f"out of memory: {what}: use {remedy}."
+
+
+def in_bytes(number: float) -> str:
+    """3.2 GB, 15 MB."""
+    for unit, size in (("TB", 2**40), ("GB", 2**30), ("MB", 2**20)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{max(0, int(number)) // 1024} kB" if np.isfinite(number) else "an unknown number of bytes"

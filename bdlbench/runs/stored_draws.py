@@ -1,0 +1,71 @@
+"""From the store back to a job and its draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bdlbench.runs.job import Job, make_job
+from bdlbench.sampling.devices import setup_jax
+from bdlbench.store import Store
+from bdlbench.types import ConfigError
+
+
+def load_job(store: Store, run_id: str) -> Job:
+    """The job of a stored run, built again from the configuration in its record.
+
+    Raises
+    ------
+    ConfigError
+        Where the data are no longer those of the run.
+    """
+    setup_jax()
+    record = store.record(run_id)
+    # The run that it started from may be gone, and what is read here does not depend on it.
+    job = make_job({**record["config"], "warm_start": None}, record["labels"])
+    if job.dataset.checksum != record["data_checksum"]:
+        raise ConfigError(f"data: '{job.dataset.name}' has changed since run '{run_id}' was made: run it again.")
+    return job
+
+
+def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: int | None = None) -> np.ndarray:
+    """Posterior draws theta (S, D) of a stored run: its named sites, mapped back to the reals.
+
+    Parameters
+    ----------
+    store, run_id
+        The run.
+    job : Job, optional
+        What :func:`load_job` gave, if it is at hand.
+    num_draws : int, optional
+        At most so many, evenly spaced over all chains' draws; all of them where None.
+
+    Returns
+    -------
+    array (S, D)
+        One chain after another. Draws that were stored as not finite are left out.
+
+    Raises
+    ------
+    ConfigError
+        Where the run has no finite draw.
+    """
+    job = load_job(store, run_id) if job is None else job
+    with store.posterior(run_id) as tree:
+        sites = {str(name): _flat(values.to_numpy()) for name, values in tree["posterior"].data_vars.items()}
+    good = np.logical_and.reduce([np.isfinite(v).reshape(len(v), -1).all(1) for v in sites.values()])
+    index = np.flatnonzero(good)
+    if not len(index):
+        raise ConfigError(f"id: run '{run_id}' has no finite draw: choose a run that is complete.")
+    if num_draws is not None:
+        if num_draws < 1:
+            raise ConfigError(f"num_draws={num_draws} must be at least 1.")
+        index = index[np.linspace(0, len(index) - 1, min(num_draws, len(index))).round().astype(int)]
+    train = job.dataset.train
+    target = job.program.make_target(job.numbers, jnp.asarray(train.x), jnp.asarray(train.y))
+    unconstrain = jax.jit(lambda values: jax.lax.map(target.unconstrain, values))
+    return np.asarray(unconstrain({name: values[index] for name, values in sites.items()}))
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """(chain, draw, ...) -> (chain * draw, ...)."""
+    return values.reshape(-1, *values.shape[2:])

@@ -1,0 +1,152 @@
+"""Every number of every file of conf/inference, fed with what no number should be: one sentence that names it."""
+
+import copy
+import functools
+import math
+from typing import Any
+
+import pytest
+import yaml
+
+from bdlbench.runs import configuration
+from bdlbench.runs.configuration import STAGE_KEYS, conf_dir
+from bdlbench.runs.job import check_job, make_job
+from bdlbench.types import ConfigError
+
+DATA = ["data=cosine_gap", "data.n_cluster=40", "data.n_test=4", "network.width=3"]
+BAD = {"negative": -1, "negative float": -0.5, "zero": 0, "nan": math.nan, "inf": math.inf, "text": "three"}
+BAD |= {"bool": True, "list": [1]}
+
+Place = tuple[str | int, ...]
+
+
+def numbers(node: Any, path: Place = (), owner: str = "") -> list[tuple[str, Place]]:
+    """The numbers of a configuration: whose they are (a factory, or the schedule of one) and where they stand."""
+    found = []
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    owner = node.get("_target_", owner) if isinstance(node, dict) else owner
+    for key, value in items:
+        if isinstance(value, dict | list):
+            found += numbers(value, (*path, key), f"{owner}.schedule" if key == "schedule" else owner)
+        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            found.append((f"{owner}.{key}", (*path, key)))
+    return found
+
+
+def once() -> dict[str, tuple[str, Place]]:
+    """Each number of each factory, in the first file that has it; a stage before another is a place of its own."""
+    found: dict[str, tuple[str, Place]] = {}
+    for path in sorted((conf_dir() / "inference").glob("*.yaml")):
+        for name, place in numbers(yaml.safe_load(path.read_text())):
+            found.setdefault(f"before {name}" if place[0] == "before" else name, (path.stem, place))
+    return found
+
+
+NUMBERS = once()
+# What may be zero, and what that says.
+ZERO = {
+    "weight_decay": "no decay",
+    "momentum": "plain gradient descent",
+    "decay": "a constant step",
+    "collect_after": "points from the first step on",
+    "init_scale": "ChEES's particles begin at one point; everything else starts a width at it",
+    "num_warmup": "a sampler without adaptation, a MAP that is the start",
+    "num_samples": "a stage before the last leaves no draws",
+    "thinning": "draws are read from a state that is a distribution",
+}
+NO_ZERO = {  # factories that cannot do without what others may
+    "num_warmup": ("svi", "ivon", "svgd", "psgld", "chees", "swag"),
+    "thinning": ("nuts", "hmc", "mclmc", "adjusted_mclmc", "chees", "smc", "sgld", "psgld", "sgld_cv", "sghmc", "baoa",
+                 "sgnht", "cyclical_sgld", "cyclical_sghmc"),
+    "num_samples": ("",),
+    "init_scale": ("svi", "svgd"),
+}  # fmt: skip
+
+
+def may_be_zero(name: str) -> bool:
+    """Whether zero makes sense for this number of this factory."""
+    owner, key = name.rsplit(".", 1)
+    factory = owner.removesuffix(".schedule").rsplit(".", 1)[-1]
+    if name.startswith("before ") and owner.endswith(".schedule"):
+        # An ensemble that looks at validation rows must take the steps between two looks.
+        return key != "batch_size" and (factory, key) != ("deep_ensemble", "num_warmup")
+    return key in ZERO and factory not in NO_ZERO.get(key, ()) and NO_ZERO.get(key) != ("",)
+
+
+FIRST = min(preset for preset, _ in NUMBERS.values())
+
+
+@functools.cache
+def of_preset(preset: str) -> dict[str, Any]:
+    """The composed configuration of a preset; nobody changes it."""
+    return configuration.compose([*DATA, f"inference={preset}"])[0]
+
+
+def outcome(composed: dict[str, Any], place: Place, value: Any) -> str | None:
+    """The sentence that refuses the value before anything is compiled, or None."""
+    composed = copy.deepcopy(composed)
+    node = composed["inference"]
+    for step in place[:-1]:
+        node = node[step]
+    node[place[-1]] = value
+    try:
+        check_job(make_job(composed, {}))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_no_number_is_refused_by_name(name):
+    """Negative, zero, not a number, infinite, text, a truth value, a list."""
+    preset, place = NUMBERS[name]
+    composed = of_preset(preset)
+    # Schedules are read by one function; what a factory makes of a zero is its own.
+    owner = name.rsplit(".", 1)[0]
+    values = {"zero": 0} if owner.endswith(".schedule") and preset != FIRST else BAD
+    for what, value in values.items():
+        said = outcome(composed, place, value)
+        if what == "zero" and may_be_zero(name):
+            assert said is None, said
+            continue
+        assert said is not None, f"{what} is accepted"
+        assert str(place[-1]) in said and "\n" not in said, said
+
+
+def test_an_optimizer_that_is_none_is_refused():
+    """A number, a name or nothing where a factory belongs."""
+    composed = of_preset("map")
+    for value in (3, "adam", None, [1]):
+        said = outcome(composed, ("optimizer",), value)
+        assert said is not None
+        assert said.startswith("inference.optimizer=") and "_target_" in said
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "hot"])
+def test_temperatures_that_are_none_are_refused(value):
+    composed = copy.deepcopy(of_preset("map"))
+    composed["temperature"] = value
+    with pytest.raises(ConfigError, match="temperature"):
+        check_job(make_job(composed, {}))
+
+
+@pytest.mark.parametrize("preset", sorted({preset for preset, _ in NUMBERS.values()}))
+def test_batches_beyond_the_data_are_refused(preset):
+    """Whatever the method: as a batch that does not fit the rows, or as one that does not fit the method."""
+    composed = of_preset(preset)
+    said = outcome(composed, ("schedule", "batch_size"), 81)
+    assert said is not None
+    assert "batch_size=81" in said
+
+
+def test_more_steps_than_are_counted_are_refused():
+    """Step indices have 32 bits; a billion draws of a thousand steps are a mistake, not a budget."""
+    composed = of_preset("chees")
+    said = outcome(composed, ("schedule", "thinning"), 10**9)
+    assert said is not None
+    assert "inference.schedule.num_warmup + num_samples thinning" in said
+
+
+def test_the_keys_of_a_stage_are_no_numbers():
+    """What is looked at here are hyperparameters and schedules, whatever else a stage has."""
+    assert set(STAGE_KEYS) == {"schedule", "start", "before"}

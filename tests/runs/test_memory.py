@@ -1,0 +1,250 @@
+"""Memory: the estimate against what XLA allots, batches cut where memory is short, and what running out leaves behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from presets import mostly
+
+from bdlbench.runs import configuration, group, memory, sweep
+from bdlbench.runs import group as group_module
+from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.job import make_job
+from bdlbench.runs.outcome import Outcome
+from bdlbench.runs.progress import Silent
+from bdlbench.sampling import lanes, predictions
+from bdlbench.sampling.programs import DRAW_BYTES, StagePrograms
+from bdlbench.store import Store
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=8", "network.width=4", "progress=off", "metrics=[lppd]"]
+SHORT = {
+    "nuts": [
+        "inference.schedule={num_chains: 2, num_warmup: 5, num_samples: 40}",
+        "inference.max_tree_depth=3",
+        "inference.before.0.schedule.num_warmup=5",
+    ],
+    "sgld": ["inference.schedule={num_chains: 2, num_warmup: 5, num_samples: 40, thinning: 2, batch_size: 8}"],
+    "svi_fullrank": [
+        "inference.schedule={num_chains: 2, num_warmup: 5, num_samples: 40, thinning: 0}",
+        "inference.before.0.schedule.num_warmup=5",
+    ],
+    "laplace": ["inference.schedule={num_chains: 2, num_samples: 40}", "inference.before.0.schedule.num_warmup=5"],
+    "svgd": ["inference.schedule={num_chains: 2, num_warmup: 5}"],
+}
+
+
+def job(*more):
+    """A job that has been checked."""
+    return make_job(*configuration.compose([*SMALL, *more]))
+
+
+@pytest.mark.parametrize("method", mostly(SHORT, "sgld", "svgd"))
+def test_the_estimate_is_of_the_size_that_xla_allots(method, store_path, monkeypatch):
+    """Arguments, results and temporaries of every program of a run: the largest is within the estimate, or nearly.
+
+    The estimate counts without fusion, so it may be well above; that it is within a factor of 30 of the largest
+    program keeps it from being vacuous. It may fall short by a quarter: the plan keeps 40 % in reserve for that.
+    """
+    found = []
+    original = StagePrograms.call
+
+    def call(self, name, *args, **options):
+        out = original(self, name, *args, **options)
+        kind = "block" if name.startswith("block_") and not self.two_bodies else name
+        found.append(self._compiled[kind])
+        return out
+
+    monkeypatch.setattr(StagePrograms, "call", call)
+    monkeypatch.setattr(predictions, "_COMPILED", {})
+    one = job(f"inference={method}", *SHORT[method], "network.width=100")
+    need = memory.footprint([one])
+    (record,) = group.run_group([one], Store(store_path), Silent())
+    assert record["status"] == "complete", record["reason"]
+
+    def total(program):
+        stats = program.memory_analysis()
+        return stats.temp_size_in_bytes + stats.output_size_in_bytes + stats.argument_size_in_bytes
+
+    largest = max(total(program) for program in [*found, *predictions._COMPILED.values()])
+    assert 0.75 * largest <= need.on_device(1) <= 30 * largest
+
+
+def test_lanes_share_temporaries_on_a_cpu_and_not_under_vmap(monkeypatch):
+    """n lanes on one of d devices: one after another one's temporaries, side by side those of all of them."""
+    need = memory.Footprint(lane=10, working=1000, dataset=7, host=100, chains=4, num_datasets=3, dim=5)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert need.on_device(5) == 10 * 10 + 1000 + 3 * 7
+    assert need.on_host(2) == 2 * (4 * 10 + 1000 + 2 * 7) + 2 * 7 + 8 * 100
+    monkeypatch.setattr(lanes, "sequential", lambda: False)
+    assert need.on_device(5) == 10 * 10 + 10 * 1000 + 3 * 7
+    assert need.on_device(1) == 2 * 10 + 2 * 1000 + 7
+
+
+@pytest.mark.parametrize("room", [1.0, 3.0, 7.5])
+def test_the_most_jobs_that_fit(room, monkeypatch):
+    """The largest count within the planned share of what is free; one job where not even one fits."""
+    jobs = [job("inference=sgld", *SHORT["sgld"], f"seed={seed}") for seed in range(8)]
+    need = memory.footprint(jobs)
+    free = room / memory.SAFETY * need.on_host(1)
+    monkeypatch.setattr(memory, "host_room", lambda: free)
+    fit = memory.jobs_that_fit(jobs)
+    assert need.on_host(fit) <= room * need.on_host(1)
+    assert fit == 8 or need.on_host(fit + 1) > room * need.on_host(1)
+    assert fit > 1 or room == 1.0
+    assert memory.jobs_that_fit(jobs, share=0.01) == 1
+
+
+def test_a_group_is_cut_where_memory_is_short(store_path, monkeypatch):
+    """With room for two of five jobs a sweep runs batches of two, two and one, and all five are complete."""
+    made = [configuration.compose([*SMALL, "inference=sgld", *SHORT["sgld"], f"store.path={store_path}", f"seed={s}"])
+            for s in range(5)]  # fmt: skip
+    jobs = [make_job(*each) for each in made]
+    need = memory.footprint(jobs)
+    free = (need.on_host(2) + 1) / memory.SAFETY
+    assert free * memory.SAFETY < need.on_host(3)
+    monkeypatch.setattr(memory, "host_room", lambda: free)
+    sizes = []
+    together = group.run_group
+
+    def run_group(jobs, *args, **options):
+        sizes.append(len(jobs))
+        return together(jobs, *args, **options)
+
+    monkeypatch.setattr(group_module, "run_group", run_group)
+    outcome = Outcome()
+    sweep.run_sweep([(*each, "") for each in made], outcome, max_lanes=256)
+    assert sizes == [2, 2, 1]
+    assert outcome.exit_code == 0 and len(outcome.records) == 5
+
+
+def test_a_group_that_runs_out_is_halved_and_one_that_cannot_run_says_so(store_path, monkeypatch, capsys):
+    """More than two jobs together fail, and one of them alone too: its record names sizes and a remedy, exit code 1."""
+    original = group._run_lanes
+
+    def short(part, *args, **options):
+        if len(part.jobs) > 2 or any(job.seed == 3 for job in part.jobs):
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5368709120 bytes.")
+        return original(part, *args, **options)
+
+    monkeypatch.setattr(group_module, "_run_lanes", short)
+    own = [o for o in SMALL if o != "progress=off"]
+    made = [configuration.compose([*own, "progress=lines", "inference=sgld", *SHORT["sgld"], f"store.path={store_path}",
+                            f"seed={s}"]) for s in range(4)]  # fmt: skip
+    outcome = Outcome()
+    records = sweep.run_sweep([(*each, "") for each in made], outcome, max_lanes=256)
+    assert [record["status"] for record in records] == ["complete"] * 3 + ["failed"]
+    reason = records[3]["reason"]
+    assert reason.startswith("out of memory: 5 GB were asked for at once, ")
+    assert "a job of 2 chains x 14 weights needs about " in reason and "use fewer chains" in reason
+    assert "RESOURCE_EXHAUSTED" in records[3]["traceback"]
+    assert outcome.exit_code == 1
+    said = capsys.readouterr().err
+    assert "4 runs together failed (out of memory): trying halves" in said
+    assert outcome.closing()[0] == "3 complete, 1 failed or diverged, 0 refused"
+    assert outcome.closing()[1].startswith(f"  {records[3]['id']}: failed: out of memory: 5 GB")
+
+
+def test_what_a_failed_group_held_is_free_before_its_halves_run(store_path, monkeypatch):
+    """The frames of an error hold the group's arrays for as long as it is being handled."""
+    import weakref
+
+    class Large:
+        """Stands for an array of the group."""
+
+    held, seen = [], []
+
+    def run_group(jobs, *args, **options):
+        seen.append([ref() for ref in held])
+        large = Large()
+        held.append(weakref.ref(large))
+        if len(jobs) > 1:
+            raise MemoryError
+        return [{"status": "complete"}]
+
+    monkeypatch.setattr(group_module, "run_group", run_group)
+    jobs = [job("inference=sgld", *SHORT["sgld"], f"seed={seed}") for seed in range(4)]
+    sweep.run_together(jobs, Store(store_path), Silent(), 0.0)
+    assert len(seen) == 7
+    assert all(one is None for before in seen for one in before)
+
+
+REAL = """
+import resource, sys
+from bdlbench import config, run
+from bdlbench.inference import svi
+from bdlbench.runs.progress import Silent
+from bdlbench.store import Store
+svi.fits = lambda *args, **kwargs: None  # it refuses such a guide
+run.setup_jax()
+import jax
+jax.block_until_ready(jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))))
+job = config.make_job(*config.compose(sys.argv[2:]))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, resource.RLIM_INFINITY))
+(record,) = run.run_group([job], Store(sys.argv[1]), Silent())
+print(record["status"], record["reason"])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc and a limit on address space")
+def test_xla_that_really_runs_out_leaves_a_record(store_path):
+    """A full-rank guide over 21,002 weights has a factor of 1.6 GB; the process may take 1 GB more than it has."""
+    wanted = [*SMALL, "inference=svi_fullrank", "network.width=7000", "inference.schedule.num_warmup=5"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", REAL, str(store_path), *wanted], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.startswith("failed out of memory: "), done.stdout + done.stderr[-2000:]
+    assert "1.64 GB were asked for at once" in done.stdout and "use fewer chains" in done.stdout
+    (record,) = Store(store_path).rows()
+    assert record["status"] == "failed" and record["reason"].startswith("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3 bytes"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (np._core._exceptions._ArrayMemoryError((2**40,), np.dtype(float)), True),
+        (ValueError("memory of a fish"), False),
+    ],
+)
+def test_errors_that_mean_memory(error, is_memory):
+    """XLA's, numpy's, C++'s and Python's own."""
+    assert memory.is_out_of_memory(error) is is_memory
+
+
+def test_limits_of_the_machine_are_read(tmp_path):
+    """Free memory as the kernel counts it, and the tightest control group above the process."""
+    info = tmp_path / "meminfo"
+    info.write_text("MemTotal: 100 kB\nMemAvailable:      42 kB\n")
+    assert memory._free(info) == 42 * 1024
+    inner = tmp_path / "cgroup" / "job" / "step"
+    inner.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text("0::/job/step\n")
+    for folder, limit, used in ((inner, "max", 5), (inner.parent, "1000", 700)):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text("anon 1\ninactive_file 100\n")
+    assert memory._control_group(tmp_path / "cgroup", own) == 400
+    assert memory._control_group(tmp_path / "none", own) == float("inf")
+    assert 0 < memory.host_room() < float("inf")
+
+
+@pytest.mark.parametrize("method", ["smc", "svgd"])
+def test_a_population_fills_its_slots_with_all_its_particles(method):
+    """Draws on the device stay within their megabyte, or are one."""
+    one = job(f"inference={method}", "network.width=100")
+    shared, lane, _, _ = arrange([one])
+    lane = lane._replace(active=np.ones(len(lane.dataset), bool))
+    stage = StagePrograms(one.program, len(one.program.stages) - 1, shared, lane)
+    particles = stage.draw_shape.shape[0]
+    assert particles > 1 and stage.draw_shape.shape == (particles, stage.dim)
+    assert stage.capacity == min(stage.schedule.num_samples, max(1, DRAW_BYTES // (4 * particles * stage.dim)))

@@ -1,0 +1,135 @@
+"""What a record warns of: each threshold, from just below it and from just above it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bdlbench.runs import configuration
+from bdlbench.runs.job import make_job
+from bdlbench.runs.recorder import Recorder
+from bdlbench.sampling.loop import Block
+from bdlbench.sampling.programs import NEVER
+from bdlbench.store import Store
+
+CHAINS, SAMPLES = 4, 100
+
+
+def recorder(path: Path, *more: str, thinning: int = 1) -> Recorder:
+    """Follow a job of 4 chains x 100 draws that is not run; its writer is never entered."""
+    schedule = f"{{num_chains: {CHAINS}, num_warmup: 10, num_samples: {SAMPLES}, thinning: {thinning}}}"
+    small = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "network.width=3", f"store.path={path}"]
+    made = configuration.compose([*small, "inference=hmc", f"inference.schedule={schedule}", *more])
+    job = make_job(*made)
+    writer = Store(path).writer(job.id, job.config)
+    return Recorder(job, writer, slice(0, CHAINS), gaussian=True, markov=True, predictive_rows=4)
+
+
+def block(num_diverging: list[int], *, stage: int, phase: str = "sample") -> Block:
+    """A block of a stage in which the lanes' transitions diverged so often."""
+    size = len(num_diverging)
+    return Block(
+        stage=stage, phase=phase, steps_done=SAMPLES, first_draw=0, draws=None, stats={}, num_grads=np.ones(size),
+        num_diverging=np.array(num_diverging), bad_step=np.full(size, NEVER), seconds=1.0, provisional=None,
+        anchor=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("thinning", "diverging", "warnings"),
+    [
+        (1, [1, 1, 1, 1], []),  # 4 of 400: 1 % is not over 1 %
+        (1, [5, 0, 0, 0], ["1.2% of the transitions diverged (over 1 %)"]),
+        (1, [20, 0, 0, 0], ["5.0% of the transitions diverged (over 1 %)"]),
+        (1, [18, 1, 1, 1], ["5.2% of the transitions diverged (over 5 %): not to be ranked"]),
+        (1, [100, 100, 100, 100], ["100.0% of the transitions diverged (over 5 %): not to be ranked"]),
+        (10, [40, 0, 0, 0], []),  # of 4,000 transitions, of which one in ten is kept
+        (10, [41, 0, 0, 0], ["1.0% of the transitions diverged (over 1 %)"]),
+    ],
+)
+def test_divergences(tmp_path: Path, thinning: int, diverging: list[int], warnings: list[str]) -> None:
+    """The share is of all transitions after warm-up, over the job's own chains; over 5 % a run is not to be ranked."""
+    one = recorder(tmp_path, thinning=thinning)
+    last = len(one.job.program.stages) - 1
+    one.count(block([99] * CHAINS, stage=last, phase="warmup"))
+    # two blocks, and a lane of another job beside this one's
+    one.count(block([*diverging[:1], *[0] * (CHAINS - 1), 77], stage=last))
+    one.count(block([0, *diverging[1:], 77], stage=last))
+    assert one.warnings({}) == warnings
+
+
+@pytest.mark.parametrize(
+    ("diverging", "warnings"),
+    [
+        ([8, 8, 8, 8], []),  # 32 of 3,200
+        ([33, 0, 0, 0], ["1.0% of the transitions diverged (over 1 %)"]),
+        ([161, 0, 0, 0], ["5.0% of the transitions diverged (over 5 %): not to be ranked"]),
+    ],
+)
+def test_divergences_of_a_population(tmp_path: Path, diverging: list[int], warnings: list[str]) -> None:
+    """Each of 8 particles has a transition of its own at every step."""
+    one = recorder(tmp_path)
+    one.population = 8
+    one.count(block(diverging, stage=len(one.job.program.stages) - 1))
+    assert one.warnings({}) == warnings
+
+
+@pytest.mark.parametrize(("capped", "warnings"), [(4, []), (8, ["2% of the draws reached max_tree_depth"])])
+def test_depth_cap(tmp_path: Path, capped: int, warnings: list[str]) -> None:
+    """Over 1 % of the draws whose tree was cut off at its greatest depth."""
+    one = recorder(tmp_path)
+    one.capped = {"reached_max_treedepth": capped}
+    assert one.warnings({}) == warnings
+
+
+@pytest.mark.parametrize(
+    ("temperature", "warnings"),
+    [("1", []), ("1.0", []), ("0.5", ["tempered: T = 0.5, not the Bayesian posterior"])],
+)
+def test_a_tempered_run_says_so(tmp_path: Path, temperature: str, warnings: list[str]) -> None:
+    """Any temperature but 1 is labelled."""
+    assert recorder(tmp_path, f"temperature={temperature}").warnings({}) == warnings
+
+
+@pytest.mark.parametrize(
+    ("diagnostics", "warnings"),
+    [
+        ({"rhat_max": 1.01, "ess_bulk_min": 400.0, "psis_khat": 0.69}, []),
+        ({"rhat_max": None, "ess_bulk_min": None, "psis_khat": None}, []),
+        ({"rhat_max": 1.0123}, ["R-hat 1.012 > 1.01: the chains disagree"]),
+        ({"ess_bulk_min": 399.4}, ["bulk ESS 399 < 400 (100 a chain)"]),
+        ({"psis_khat": 0.7}, ["Pareto k-hat 0.70 >= 0.7: not to be trusted as a posterior"]),
+    ],
+)
+def test_diagnostics(tmp_path: Path, diagnostics: dict[str, float | None], warnings: list[str]) -> None:
+    """R-hat, bulk ESS a chain and k-hat at their limits; what could not be computed warns of nothing."""
+    assert recorder(tmp_path).warnings(diagnostics) == warnings
+
+
+def test_energy(tmp_path: Path) -> None:
+    """E-BFMI is the mean square step over the variance: 2 with sd 2 / sqrt(100) of independent energies, far over 0.3."""
+    one = recorder(tmp_path)
+    rng = np.random.default_rng(0)
+    one.energy = [rng.standard_normal((CHAINS, SAMPLES))]
+    assert one.warnings({}) == []
+    one.energy[0][2] = np.arange(SAMPLES)  # one chain suffices: steps of 1, variance n^2 / 12, ratio 0.001
+    assert one.warnings({}) == ["E-BFMI 0.00 < 0.3"]
+
+
+@pytest.mark.parametrize(
+    ("energy", "warnings"),
+    [
+        (np.zeros((CHAINS, 3)), []),  # too few to say anything of
+        (np.full((CHAINS, SAMPLES), np.inf), []),
+        (np.ones((1, SAMPLES)), ["the energy of 1 chains never changes: they stand still"]),
+        (
+            np.stack([np.arange(SAMPLES), np.ones(SAMPLES), np.full(SAMPLES, np.nan)]),
+            ["the energy of 1 chains never changes: they stand still", "E-BFMI 0.00 < 0.3"],
+        ),
+    ],
+)
+def test_energies_without_a_fraction(tmp_path: Path, energy: np.ndarray, warnings: list[str]) -> None:
+    """Chains that are short, lost or stuck have no E-BFMI; the others' counts."""
+    one = recorder(tmp_path)
+    one.energy = [energy]
+    assert one.warnings({}) == warnings

@@ -1,0 +1,93 @@
+"""Every inference preset, shortened to what a test has time for, and what of a run must not depend on interruptions."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from bdlbench.runs.configuration import conf_dir
+from bdlbench.store import Store
+
+PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))
+_OWN = {
+    "chees": ["num_particles=4", "max_leapfrog_steps=8"],
+    "adjusted_mclmc": ["max_num_steps=8"],
+    "nuts": ["max_tree_depth=3"],
+    "hmc": ["trajectory_length=0.05"],
+    "mile": ["before.0.validate_every=2"],
+    "smc": ["num_particles=8", "num_moves=1", "num_leapfrog_steps=2", "target_ess=0.5"],
+    "svgd": ["num_particles=4"],
+    "svi_lowrank": ["rank=2"],
+    "swag": ["collect_after=6", "collect_every=2", "rank=4"],
+    "multiswag": ["collect_after=6", "collect_every=2", "rank=4"],
+}
+
+
+def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
+    """Parameters of a test that takes seconds each: ``always`` in every run, the others where slow tests run too."""
+    names = list(names)
+    assert set(always) <= set(names)
+    return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]
+
+
+def shortened(preset: str, warmup: int, samples: int, before: int, chains: int = 2) -> list[str]:
+    """Overrides that choose a preset and cut it to so many steps and draws; one that keeps one draw keeps it."""
+    import yaml
+
+    node = yaml.safe_load((conf_dir() / "inference" / f"{preset}.yaml").read_text())
+    schedule = node["schedule"]
+    out = [f"inference={preset}", f"inference.schedule.num_chains={chains}"]
+    if schedule["num_warmup"]:
+        out.append(f"inference.schedule.num_warmup={warmup}")
+    if schedule["num_samples"] > 1:
+        out.append(f"inference.schedule.num_samples={samples}")
+    if schedule["thinning"] > 1:
+        out.append("inference.schedule.thinning=2")
+    if schedule["batch_size"]:
+        out.append("inference.schedule.batch_size=8")
+    for i, earlier in enumerate(node["before"]):
+        out.append(f"inference.before.{i}.schedule.num_warmup={before}")
+        if earlier["schedule"].get("batch_size"):
+            out.append(f"inference.before.{i}.schedule.batch_size=8")
+    return [*out, *(f"inference.{option}" for option in _OWN.get(preset, []))]
+
+
+def outcome(store: Store, run_id: str) -> dict[str, Any]:
+    """All of a run that must be the same bits however often it was interrupted: arrays, curve, record."""
+    record = store.record(run_id)
+    found: dict[str, Any] = {
+        name: json.dumps(record[name], sort_keys=True)
+        for name in (
+            "status",
+            "reason",
+            "metrics",
+            "num_grads",
+            "num_draws",
+            "num_diverging",
+            "num_nonfinite",
+            "warnings",
+        )
+    }
+    curve = store.curve(run_id)
+    if len(curve):
+        found["curve"] = curve.drop(columns="seconds").to_json(double_precision=15)
+    root = zarr.open_group(Path(store.path) / run_id / "posterior.zarr", mode="r")
+    for group, parent in root.groups():
+        for name, array in parent.arrays():
+            found[f"{group}/{name}"] = np.asarray(array[...])
+    return found
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Bitwise, NaN equal to NaN."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, np.ndarray):
+            assert value.dtype == other[name].dtype
+            np.testing.assert_array_equal(value, other[name], err_msg=name)
+        else:
+            assert value == other[name], name

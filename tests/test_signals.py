@@ -1,0 +1,71 @@
+"""Signals: deferred or raised at once, the second one the system's, handlers put back."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from bdlbench.signals import Stopped, deferred, on_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_raised_where_nothing_is_deferred(number):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(Stopped) as stopped, on_signals():
+        os.kill(os.getpid(), number)
+    assert stopped.value.exit_code == 128 + number
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_deferred_signal_is_heeded_at_the_end_or_where_it_is_asked_for():
+    reached = []
+    with pytest.raises(Stopped), on_signals(), deferred() as stop:
+        stop.check()
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        reached.append("end")
+    with pytest.raises(Stopped), on_signals(), deferred() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.check()
+        reached.append("not here")
+    with on_signals(), deferred() as stop:  # an earlier command's signal is none of this one's
+        assert not stop.requested
+    assert reached == ["end"]
+
+
+def test_an_error_inside_is_not_hidden():
+    with pytest.raises(ZeroDivisionError), on_signals(), deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        1 / 0  # noqa: B018
+
+
+def test_a_library_sets_no_handlers():
+    """Without a command, and outside the main thread, signals are nobody's here."""
+    before = signal.getsignal(signal.SIGTERM)
+    with deferred() as stop:
+        assert not stop.requested
+        assert signal.getsignal(signal.SIGTERM) is before
+    found = []
+
+    def other():
+        with on_signals():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert found == [before]
+
+
+def test_the_second_signal_is_the_systems():
+    code = (
+        "import os, signal\nfrom bdlbench.signals import *\nwith on_signals(), deferred():\n"
+        "  os.kill(os.getpid(), signal.SIGTERM)\n  os.kill(os.getpid(), signal.SIGINT)\n  print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout == ""

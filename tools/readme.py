@@ -1,0 +1,111 @@
+"""The README's table of results, written again from the store: ``python -m tools.readme README.md``."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bdlbench.errors import ConfigError
+from bdlbench.report.tables import comparison_markdown
+from bdlbench.store import Store, StoreError
+
+METHODS = ("nuts", "svi", "sgld")
+BEGIN = "<!-- results: written by `make readme` -->"
+END = "<!-- end of results -->"
+
+Record = Mapping[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite the table in the README named (default: ``README.md``), from the configuration and store beside it."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    readme = Path(arguments[0] if arguments else "README.md")
+    try:
+        records = compared(Store(readme.parent / "results" / "store"), readme.parent / "conf")
+        text = readme.read_text(encoding="utf-8")
+        readme.write_text(replaced(text, section(records), readme.name), encoding="utf-8")
+    except (ConfigError, StoreError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def compared(store: Store, conf: Path) -> list[Record]:
+    """The runs that ``make compare`` makes: one a method, with the settings that ``conf`` gives it.
+
+    Parameters
+    ----------
+    store : Store
+    conf : path
+        Folder of configuration groups. Hydra is not asked: a stored configuration is complete, so the run of a method
+        is the one whose sections are those of the yamls.
+
+    Raises
+    ------
+    ConfigError
+        If a run is missing.
+    """
+    found: dict[str, Record] = {}
+    for row in store.rows():  # in order of creation: a run that was done again replaces the earlier one
+        if row["data"] == "diabetes" and row["inference"] in METHODS:
+            record = store.record(row["id"])
+            if _as_shipped(record, conf):
+                found[row["inference"]] = record
+    missing = [method for method in METHODS if method not in found]
+    if missing:
+        raise ConfigError(f"store.path: '{store.path}' lacks the diabetes run of {', '.join(missing)}: make compare.")
+    return [found[method] for method in METHODS]
+
+
+def _as_shipped(record: Record, conf: Path) -> bool:
+    import yaml
+
+    def read(file: Path) -> dict[str, Any]:
+        return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+
+    top = read(conf / "config.yaml")
+    chosen = {name: option for item in top["defaults"] if isinstance(item, dict) for name, option in item.items()}
+    groups = {"data": "diabetes", "inference": record["labels"]["inference"]}
+    for item in read(conf / "model" / f"{chosen['model']}.yaml")["defaults"]:
+        for name, option in item.items():
+            groups[name.split("@")[0].strip("/")] = option
+    wanted = {group: read(conf / group / f"{option}.yaml") for group, option in groups.items()}
+    tuned = conf / "tuned" / f"diabetes_{groups['inference']}.yaml"
+    if tuned.exists():
+        settings = read(tuned)
+        wanted = _merged(wanted, {name: settings[name] for name in wanted if name in settings})
+    wanted |= {name: top[name] for name in ("seed", "temperature")}
+    return all(record["config"].get(name) == value for name, value in wanted.items())
+
+
+def _merged(base: Any, over: Any) -> Any:
+    if isinstance(base, Mapping) and isinstance(over, Mapping):
+        return {key: _merged(base.get(key), over[key]) if key in over else base[key] for key in {**base, **over}}
+    return over
+
+
+def section(records: Sequence[Record]) -> str:
+    """What stands between the markers: the table, and where its numbers come from."""
+    first = records[0]
+    versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("bdlbench", "jax", "numpyro"))
+    made = sorted({record["created"][:10] for record in records})
+    return f"{comparison_markdown(records)}\n<sub>{first['device']}; {versions}; {' to '.join(made)}.</sub>\n"
+
+
+def replaced(text: str, content: str, name: str = "README.md") -> str:
+    """``text`` with ``content`` between the two markers.
+
+    Raises
+    ------
+    ConfigError
+        Unless each marker is there once, the beginning first.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ConfigError(f"{name}: the markers '{BEGIN}' and '{END}' must each stand there once, in this order.")
+    return f"{before}{BEGIN}\n\n{content}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
