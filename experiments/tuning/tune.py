@@ -83,7 +83,7 @@ def tune(path: str, data: str, method: str, quick: bool) -> str:
 
 def fresh(data: str, method: str) -> list[spaces.Options]:
     """The trials without those that repeat another one under other words, as the preset spelled out."""
-    plain = spaces.base(data, method, {})[0]["inference"]
+    plain = spaces.preset(method)
     distinct: dict[str, spaces.Options] = {}
     for each in spaces.trials(data, method):
         distinct.setdefault(json.dumps(spaces.applied(plain, each), sort_keys=True), each)

@@ -3,7 +3,6 @@
 python -m experiments.tuning.write
 """
 
-import functools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +10,10 @@ from typing import Any
 
 import yaml
 
-from bdlbench.runs.configuration import compose, conf_dir
+from bdlbench.runs.configuration import conf_dir
 from bdlbench.runs.tuned import PARTS
 from experiments.tuning import spaces, trials
 from experiments.tuning.trials import Trial
-
-
-@functools.cache
-def preset(method: str) -> dict[str, Any]:
-    """The inference section of a method that is not tuned."""
-    return compose([f"inference={method}", "~tuned"])[0]["inference"]
 
 
 def difference(found: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +29,7 @@ def difference(found: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, A
 
 def settings(trial: Trial) -> dict[str, Any]:
     """What a trial would change in its method's preset, as a tuned file holds it."""
-    base = preset(trial.method)
+    base = spaces.preset(trial.method)
     return difference(spaces.applied(base, trial.shared | trial.setting), base)
 
 
