@@ -29,9 +29,9 @@ from linear_recursions import (
 )
 from mutation import mutate
 from presets import PRESETS, mostly
-from test_momentum import check_thermostat
 from test_point import dropout_gradient_z
-from test_sghmc import check_frozen_preconditioner
+from test_sghmc import check_thermostat
+from test_sgld import check_frozen_preconditioner
 
 from bdlbench.inference.point import mc_dropout
 from bdlbench.runs.arrangement import arrange
@@ -271,8 +271,8 @@ SHORT_PATH = (
     *ALONE,
 )
 TRAINED = (schedule(0, 300, 0), mode(150))
-REVERSIBLE = "test_deterministic.py::test_leapfrog_is_reversible"
-GUIDE = "test_ivon.py::test_log_q_is_the_density_of_the_draw"
+REVERSIBLE = "test_integrators.py::test_leapfrog_is_reversible"
+GUIDE = "test_svi.py::test_log_q_is_the_density_of_the_draw"
 MCLACHLAN = "test_mclmc.py::test_mclmc_is_reversible_and_of_second_order"
 EXPECTED = "test_laplace.py::test_the_precision_is_the_expected_hessian"
 LAWS = {
@@ -294,11 +294,11 @@ LAWS = {
         MCLACHLAN, 64, (schedule(1500, 400, 10), *ALONE), centred,
     ),
     "sgld": Law(
-        "own recursion", "test_deterministic.py::test_sgld_without_noise_is_gradient_ascent", 64,
+        "own recursion", "test_sgld.py::test_sgld_without_noise_is_gradient_ascent", 64,
         (schedule(20, 250, 40, 8), "inference.step_size=5e-4", *ALONE), LANGEVIN,
     ),
     "sgld_cv": Law(
-        "own recursion, from the mode", FACTOR + "test_control_variates_are_exact_at_the_anchor", 64,
+        "own recursion, from the mode", "test_sgld.py::test_control_variates_are_exact_at_the_anchor", 64,
         (schedule(20, 250, 40, 8), "inference.step_size=5e-4", mode(150)),
         of_recursion(
             constant(lambda run: control_variates(run.problem, 5e-4, run.problem.mean)),
@@ -306,11 +306,11 @@ LAWS = {
         ),
     ),
     "psgld": Law(
-        "own recursion, given the frozen preconditioner", FACTOR + "test_psgld_without_noise_is_rmsprop", 4,
+        "own recursion, given the frozen preconditioner", "test_sgld.py::test_psgld_without_noise_is_rmsprop", 4,
         (schedule(5, 5, 1, 8), *ALONE), of_its_own(check_frozen_preconditioner),
     ),
     "cyclical_sgld": Law(
-        "own recursion at every step of every cycle", "test_cycles.py::test_exploration_has_no_noise", 1400,
+        "own recursion at every step of every cycle", "test_schedules.py::test_exploration_has_no_noise", 1400,
         (schedule(30 * CYCLES, 10 * CYCLES, 1, 8), "inference.step_size=1e-3", f"inference.num_cycles={CYCLES}",
          *ALONE),
         of_recursion(cyclical_langevin, lambda run: from_prior(run, False)),
@@ -330,7 +330,7 @@ LAWS = {
         (schedule(5, 5, 1, 8), *ALONE), of_its_own(check_thermostat),
     ),
     "cyclical_sghmc": Law(
-        "own recursion at every step of every cycle", "test_cycles.py::test_exploration_has_no_noise", 1400,
+        "own recursion at every step of every cycle", "test_schedules.py::test_exploration_has_no_noise", 1400,
         (schedule(30 * CYCLES, 10 * CYCLES, 1, 8), "inference.step_size=0.03", "inference.friction=6.6666666666666667",
          f"inference.num_cycles={CYCLES}", *ALONE),
         of_recursion(cyclical_momentum, lambda run: from_prior(run, True)),
@@ -362,7 +362,7 @@ LAWS = {
     "laplace_lastlayer": Law("exact on a linear network, which is all last layer", EXPECTED, 64, TRAINED, posterior),
     "laplace_diag": Law("variances 1 / diag(precision)", EXPECTED, 64, TRAINED, mean_field),
     "map": Law(
-        "mode", "test_deterministic.py::test_map_is_the_plain_optimiser", 4,
+        "mode", "test_point.py::test_map_is_the_plain_optimiser", 4,
         (schedule(3000, 1, 0), falling(0.1, 3000), *ALONE), at_the_mode,
     ),
     "deep_ensemble": Law(
@@ -374,15 +374,15 @@ LAWS = {
         ("network=mlp", "network.width=3", schedule(5, 5, 0, 8)), of_its_own(dropout),
     ),
     "swag": Law(
-        "moments of the optimiser's path", "test_point.py::test_swag_keeps_the_moments_of_the_path", 240,
+        "moments of the optimiser's path", "test_swag.py::test_swag_keeps_the_moments_of_the_path", 240,
         SHORT_PATH, path_of_sgd,
     ),
     "multiswag": Law(
-        "moments of the optimiser's path", "test_point.py::test_swag_keeps_the_moments_of_the_path", 240,
+        "moments of the optimiser's path", "test_swag.py::test_swag_keeps_the_moments_of_the_path", 240,
         SHORT_PATH, path_of_sgd,
     ),
     "svgd": Law(
-        "Stein's equation at rest", "test_ivon.py::test_svgd_moves_along_the_stein_direction", 4,
+        "Stein's equation at rest", "test_svgd.py::test_svgd_moves_along_the_stein_direction", 4,
         (schedule(30000, 1, 0), "inference.optimizer={_target_: optax.sgd, learning_rate: 0.1}",
          "inference.num_particles=6", *ALONE),
         stein,
