@@ -13,6 +13,7 @@ from known_posteriors import (
     sample,
     stage,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, posterior, schedule
 from mutation import mutate
 
 from bdlbench.inference import adjusted_mclmc as adjusted_module
@@ -109,3 +110,22 @@ def test_bad_settings_are_refused(dim, options, message):
     target, _ = target_of(gaussian(dim, 1))
     with pytest.raises(ConfigError, match=message):
         adjusted_module.adjusted_mclmc(target, Schedule(1, 100, 10, 1), **MAMS | options)
+
+
+# ---- the presets of this family
+
+
+class TestLaws(PresetLaws):
+    """Adjusted MCLMC is exact."""
+
+    laws = {
+        "adjusted_mclmc": Law(
+            "exact",
+            "test_mclmc.py::test_mclmc_is_reversible_and_of_second_order",
+            64,
+            (schedule(300, 400, 1), *ALONE),
+            posterior,
+        )
+    }
+    mutants = {"adjusted_mclmc": Mutant("begun.logdensity - kinetic_change", "begun.logdensity")}
+    small = {"adjusted_mclmc": ("max_num_steps=8",)}

@@ -19,6 +19,7 @@ from known_posteriors import (
     stage,
     target_of,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, posterior, schedule
 from mutation import mutate
 
 from bdlbench.inference import chees as chees_module
@@ -170,3 +171,24 @@ def test_bad_settings_are_refused(options, schedule, message):
 def test_a_population_too_large_is_refused():
     """By the size of what would be allotted."""
     assert_refused(["inference=chees", "inference.num_particles=200000"], r"num_particles=200000 needs .* GiB")
+
+
+# ---- the presets of this family
+
+
+class TestLaws(PresetLaws):
+    """ChEES-HMC is exact."""
+
+    laws = {
+        "chees": Law(
+            "exact", "test_integrators.py::test_leapfrog_is_reversible", 16, (schedule(150, 100, 1), *ALONE), posterior
+        )
+    }
+    mutants = {
+        "chees": Mutant(
+            "lambda theta: target.log_density(theta, data)  # noqa",
+            "lambda theta: 0.8 * target.log_density(theta, data)  # noqa",
+        )
+    }
+    small = {"chees": ("num_particles=4", "max_leapfrog_steps=8")}
+    not_zero = {"chees": ("num_warmup",)}

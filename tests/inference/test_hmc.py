@@ -25,6 +25,7 @@ from known_posteriors import (
     sample,
     stage,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, posterior, schedule
 from mutation import mutate
 from numpyro.infer import MCMC, NUTS
 
@@ -290,3 +291,26 @@ def test_a_dense_mass_matrix_too_large_is_refused():
     assert_refused(
         ["inference=nuts", "inference.dense_mass=true", "network.width=3000"], r"dense_mass=true needs five .* 24"
     )
+
+
+# ---- the presets of this family
+
+
+REVERSIBLE = "test_integrators.py::test_leapfrog_is_reversible"
+
+
+class TestLaws(PresetLaws):
+    """NUTS and HMC are exact."""
+
+    laws = {
+        "nuts": Law("exact", REVERSIBLE, 64, (schedule(150, 300, 1), *ALONE), posterior),
+        "hmc": Law(
+            "exact", REVERSIBLE, 64, (schedule(150, 700, 1), "inference.trajectory_length=0.13", *ALONE), posterior
+        ),
+    }
+    mutants = {
+        "nuts": Mutant(
+            "lambda theta: -target.log_density(theta, data)", "lambda theta: -0.8 * target.log_density(theta, data)"
+        )
+    }
+    small = {"nuts": ("max_tree_depth=3",), "hmc": ("trajectory_length=0.05",)}

@@ -7,6 +7,7 @@ import optax
 import pytest
 import scipy.stats
 from known_posteriors import assert_refused, gaussian, lanes_of, moments, program, regression, rows, sample, stage
+from laws import ALONE, Law, Mutant, PresetLaws, mean_field, schedule
 from mutation import mutate
 
 from bdlbench.inference.ivon import ivon
@@ -95,3 +96,28 @@ def test_ivon_log_q_is_the_density_of_the_draw():
 )
 def test_what_is_refused(option, sentence):
     assert_refused(["inference=ivon", f"inference.{option}"], sentence)
+
+
+# ---- the presets of this family
+
+
+class TestLaws(PresetLaws):
+    """IVON reaches the variational optimum among independent normals."""
+
+    laws = {
+        "ivon": Law(
+            "variational optimum",
+            "test_ivon_log_q_is_the_density_of_the_draw",
+            64,
+            (
+                schedule(6000, 500, 0),
+                "inference.beta2=0.999",
+                "inference.hessian_init=10.0",
+                "inference.learning_rate.init_value=0.1",
+                *ALONE,
+            ),
+            mean_field,
+        )
+    }
+    mutants = {"ivon": Mutant("f = g * away * h * size", "f = g * away * h * size * 1.2")}
+    not_zero = {"ivon": ("num_warmup",)}

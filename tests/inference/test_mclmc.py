@@ -8,6 +8,7 @@ from blackjax.diagnostics import effective_sample_size
 from blackjax.mcmc import mclmc as blackjax_mclmc
 from blackjax.mcmc.integrators import IntegratorState
 from known_posteriors import (
+    Verdict,
     gaussian,
     lanes_of,
     largest_z,
@@ -18,6 +19,7 @@ from known_posteriors import (
     sample,
     stage,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, Run, schedule
 from mutation import mutate
 
 from bdlbench.inference import mclmc as mclmc_module
@@ -338,3 +340,31 @@ def test_bad_settings_are_refused(dim, options, schedule, message):
     target, _ = target_of(gaussian(dim, 1))
     with pytest.raises(ConfigError, match=message):
         mclmc_module.mclmc(target, Schedule(1, 100, 10, 1)._replace(**schedule), **TUNER | options)
+
+
+# ---- the presets of this family
+
+
+def centred(run: Run) -> Verdict:
+    """First moments alone: on a Gaussian the dynamics do not change under theta -> 2 mean - theta, at any step."""
+    draws = run.drawn.draws.astype(np.float64) - run.problem.mean
+    white = draws @ np.linalg.cholesky(run.problem.precision)
+    z, most = largest_z(white.mean(1), np.zeros(white.shape[-1]))
+    return Verdict(z, most, float((white.mean(1).std(0, ddof=1) / len(white) ** 0.5).max()))
+
+
+SYMMETRIC = Law(
+    "symmetric about the mean at any step; its bias in spread falls with the step, which has a test of its own",
+    "test_mclmc_is_reversible_and_of_second_order",
+    64,
+    (schedule(1500, 400, 10), *ALONE),
+    centred,
+)
+
+
+class TestLaws(PresetLaws):
+    """MCLMC, alone and after an ensemble, has the posterior's mean at any step."""
+
+    laws = {"mclmc": SYMMETRIC, "mile": SYMMETRIC}
+    mutants = {"mclmc": Mutant("moved.momentum + nu * noise", "moved.momentum + nu * (noise + 0.3)")}
+    small = {"mile": ("before.0.validate_every=2",)}

@@ -18,6 +18,7 @@ from jax import random
 from known_posteriors import (
     FAMILY_WISE,
     PRIOR_SCALE,
+    Verdict,
     assert_refused,
     gaussian,
     lanes_of,
@@ -28,6 +29,8 @@ from known_posteriors import (
     sample,
     stage,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, Run, of_its_own, schedule
+from laws import falling as adam_that_falls
 from mutation import mutate
 from small_networks import network_target
 
@@ -432,3 +435,54 @@ def test_map_is_the_plain_optimiser():
 )
 def test_what_is_refused(options, sentence):
     assert_refused(options, sentence)
+
+
+# ---- the presets of this family
+
+
+def at_the_mode(run: Run) -> Verdict:
+    """Distance in posterior standard deviations, at most the 1e-3 that single-precision gradients leave."""
+    away = run.drawn.draws[:, 0].astype(np.float64) - run.problem.mean
+    return Verdict(float(np.sqrt(np.einsum("ci,ij,cj->c", away, run.problem.precision, away)).max()), 1e-3, 0.0)
+
+
+def bound_of_dropout() -> Verdict:
+    """The mean stochastic gradient is that of Gal and Ghahramani's bound."""
+    z, most = dropout_gradient_z(mc_dropout)
+    return Verdict(float(z), most, 0.0)
+
+
+STEP = (
+    "-grad / data.size)\n        updates, opt_state = optimizer.update(loss_grad, state.optimizer, state.theta)\n"
+    "        theta = optax.apply_updates(state.theta, updates)\n        return State"
+)
+
+
+class TestLaws(PresetLaws):
+    """MAP and the members of an ensemble end at the mode; dropout climbs its bound."""
+
+    laws = {
+        "map": Law(
+            "mode",
+            "test_map_is_the_plain_optimiser",
+            4,
+            (schedule(3000, 1, 0), adam_that_falls(0.1, 3000), *ALONE),
+            at_the_mode,
+        ),
+        "deep_ensemble": Law(
+            "mode",
+            "test_a_member_reaches_its_closed_form",
+            4,
+            (schedule(3000, 1, 0), adam_that_falls(0.1, 3000, "optax.adamw"), *ALONE),
+            at_the_mode,
+        ),
+        "mc_dropout": Law(
+            "stochastic gradients of its bound",
+            "test_dropout_climbs_gal_and_ghahramanis_bound",
+            4,
+            ("network=mlp", "network.width=3", schedule(5, 5, 0, 8)),
+            of_its_own(bound_of_dropout),
+        ),
+    }
+    mutants = {"map": Mutant(STEP, STEP.replace("-grad /", "-(grad - state.theta) /"), within="maximum_a_posteriori")}
+    refuses = {("mc_dropout", task): "no deterministic site 'f'" for task in ("eight schools", "robust regression")}

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import linear_recursions as recursions
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -28,8 +29,10 @@ from known_posteriors import (
     stage,
     target_of,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, Run, of_its_own, schedule
 from linear_recursions import baoa, law, sghmc
 from mutation import mutate
+from recursion_laws import CYCLES, constant, cosine, cycle, from_prior, of_recursion
 from trajectories import NUM_STEPS, STEPS_AS_BLACKJAX, assert_same_path, small_problem, trajectory
 
 from bdlbench.inference import sghmc as momentum
@@ -322,3 +325,62 @@ def test_a_mutant_of_sgnht_leaves_blackjaxs_trajectory():
     mutant = mutate(momentum.__name__, "jnp.mean(momentum**2) - 1", "jnp.sum(momentum**2) - 1", within="sgnht")
     ours, theirs = beside_blackjaxs_sgnht(mutant.sgnht)
     assert not np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+# ---- the presets of this family
+
+
+def cyclical(run: Run, t: int) -> recursions.Recursion:
+    """h_t^2 follows the cosine, h_t alpha_t = 0.2 stays."""
+    made = sghmc(5, 0.03 * cosine(run, t) ** 0.5, 0.2, noisy=t % cycle(run) >= 30)
+    return recursions.recursion(run.problem, *made, run.schedule.batch_size)
+
+
+def at_rest(run: Run) -> recursions.Moments:
+    """Theta from the prior, the momentum a standard normal."""
+    return from_prior(run, momentum=True)
+
+
+STEP = ("inference.step_size=0.03", "inference.friction=5.0")
+
+
+class TestLaws(PresetLaws):
+    """SGHMC and its kin have the law of their own recursion."""
+
+    laws = {
+        "sghmc": Law(
+            "own recursion",
+            "test_sghmc_without_noise_is_momentum_descent",
+            64,
+            (schedule(20, 250, 40, 8), *STEP, *ALONE),
+            of_recursion(constant(lambda run: sghmc(5, 0.03, 0.15)), at_rest),
+        ),
+        "baoa": Law(
+            "own recursion",
+            "test_the_noise_is_the_written_one",
+            64,
+            (schedule(20, 250, 40, 8), *STEP, *ALONE),
+            of_recursion(constant(lambda run: baoa(5, 0.03, 5.0)), at_rest),
+        ),
+        "sgnht": Law(
+            "equipartition and the virial theorem of its own recursion",
+            "test_the_noise_is_the_written_one",
+            4,
+            (schedule(5, 5, 1, 8), *ALONE),
+            of_its_own(check_thermostat),
+        ),
+        "cyclical_sghmc": Law(
+            "own recursion at every step of every cycle",
+            "test_schedules.py::test_exploration_has_no_noise",
+            1400,
+            (
+                schedule(30 * CYCLES, 10 * CYCLES, 1, 8),
+                "inference.step_size=0.03",
+                "inference.friction=6.6666666666666667",
+                f"inference.num_cycles={CYCLES}",
+                *ALONE,
+            ),
+            of_recursion(cyclical, at_rest, CYCLES),
+        ),
+    }
+    mutants = {"baoa": Mutant("jnp.sqrt(1 - kept**2)", "jnp.sqrt(1 - kept)")}

@@ -6,6 +6,7 @@ Var = (2 eps + eps^2 V) / (2 eps A - eps^2 A^2), that is (1/A) (1 + eps V / 2) /
 
 import jax
 import jax.numpy as jnp
+import linear_recursions as recursions
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -32,8 +33,10 @@ from known_posteriors import (
     stage,
     target_of,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, Run, mode, of_its_own, schedule
 from linear_recursions import control_variates, law
 from mutation import mutate
+from recursion_laws import CYCLES, constant, cosine, cycle, from_prior, of_recursion
 from small_networks import network_target
 from trajectories import NUM_STEPS, STEPS_AS_BLACKJAX, assert_same_path, small_problem, trajectory
 
@@ -456,3 +459,64 @@ def test_a_mutant_of_sgld_leaves_blackjaxs_trajectory():
     mutant = mutate(langevin.__name__, "jnp.sqrt(2 * eps) * noise", "jnp.sqrt(eps) * noise", within="sgld")
     ours, theirs = beside_blackjaxs_sgld(mutant.sgld)
     assert not np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+# ---- the presets of this family
+
+
+def cyclical(run: Run, t: int) -> recursions.Recursion:
+    """Gradient ascent in the first 30 steps of a cycle, Langevin's step in the others."""
+    step = recursions.ascent if t % cycle(run) < 30 else recursions.langevin
+    return recursions.recursion(run.problem, *step(5, 1e-3 * cosine(run, t)), run.schedule.batch_size)
+
+
+class TestLaws(PresetLaws):
+    """SGLD and its kin have the law of their own recursion."""
+
+    laws = {
+        "sgld": Law(
+            "own recursion",
+            "test_sgld_without_noise_is_gradient_ascent",
+            64,
+            (schedule(20, 250, 40, 8), "inference.step_size=5e-4", *ALONE),
+            of_recursion(constant(lambda run: recursions.langevin(5, 5e-4)), from_prior),
+        ),
+        "sgld_cv": Law(
+            "own recursion, from the mode",
+            "test_control_variates_are_exact_at_the_anchor",
+            64,
+            (schedule(20, 250, 40, 8), "inference.step_size=5e-4", mode(150)),
+            of_recursion(
+                constant(lambda run: control_variates(run.problem, 5e-4, run.problem.mean)),
+                lambda run: recursions.moments_of(run.problem.mean, np.zeros((5, 5))),
+            ),
+        ),
+        "psgld": Law(
+            "own recursion, given the frozen preconditioner",
+            "test_psgld_without_noise_is_rmsprop",
+            4,
+            (schedule(5, 5, 1, 8), *ALONE),
+            of_its_own(check_frozen_preconditioner),
+        ),
+        "cyclical_sgld": Law(
+            "own recursion at every step of every cycle",
+            "test_schedules.py::test_exploration_has_no_noise",
+            1400,
+            (
+                schedule(30 * CYCLES, 10 * CYCLES, 1, 8),
+                "inference.step_size=1e-3",
+                f"inference.num_cycles={CYCLES}",
+                *ALONE,
+            ),
+            of_recursion(cyclical, from_prior, CYCLES),
+        ),
+    }
+    mutants = {
+        "sgld": Mutant(
+            "jnp.sqrt(2 * eps) * noise\n        return State(theta), {",
+            "jnp.sqrt(eps) * noise\n        return State(theta), {",
+            within="sgld",
+        )
+    }
+    everyday = ("sgld",)
+    not_zero = {"psgld": ("num_warmup",)}

@@ -18,6 +18,7 @@ from known_posteriors import (
     stage,
     target_of,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, posterior, schedule
 from mutation import mutate
 
 from bdlbench.inference import smc as smc_module
@@ -203,3 +204,22 @@ def test_bad_settings_are_refused(options, schedule, message):
 def test_a_population_too_large_is_refused():
     """By the size of what would be allotted."""
     assert_refused(["inference=smc", "inference.num_particles=200000"], r"num_particles=200000 needs .* GiB")
+
+
+# ---- the presets of this family
+
+
+class TestLaws(PresetLaws):
+    """Tempered SMC is exact as its particles grow in number."""
+
+    laws = {
+        "smc": Law(
+            "exact",
+            "test_integrators.py::test_leapfrog_is_reversible",
+            16,
+            (schedule(25, 20, 1), "inference.num_particles=64", *ALONE),
+            posterior,
+        )
+    }
+    mutants = {"smc": Mutant("at * target.log_density(theta, data)", "0.8 * at * target.log_density(theta, data)")}
+    small = {"smc": ("num_particles=8", "num_moves=1", "num_leapfrog_steps=2", "target_ess=0.5")}

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from known_posteriors import assert_refused
+from known_posteriors import Verdict, assert_refused
+from laws import ALONE, Law, Mutant, PresetLaws, Run, schedule
 from mutation import mutate
 
 from bdlbench.inference.svgd import State, svgd
@@ -85,3 +86,45 @@ def test_svgd_fits_one_dimension_and_collapses_in_fifty():
 )
 def test_what_is_refused(option, sentence):
     assert_refused(["inference=svgd", f"inference.{option}"], sentence)
+
+
+# ---- the presets of this family
+
+
+def stein(run: Run) -> Verdict:
+    """At rest phi vanishes at each particle: the paper's double sum, against the largest of its terms, to 1e-3.
+
+    Gradient steps converge to rounding: 1e-7 of a position, times the precision, is 1e-5 of a term and less.
+    """
+    worst = 0.0
+    for particles in run.drawn.draws[:, 0].astype(np.float64):
+        apart = particles[:, None] - particles
+        squared = (apart**2).sum(-1)
+        h = np.median(squared[np.triu_indices(len(particles), 1)]) / np.log(len(particles) + 1)
+        kernel = np.exp(-squared / h)
+        drift = kernel @ ((run.problem.mean - particles) @ run.problem.precision)
+        repulsion = 2 / h * np.einsum("ij,ijd->id", kernel, apart)
+        worst = max(worst, float((abs(drift + repulsion) / (abs(drift) + abs(repulsion)).max()).max()))
+    return Verdict(worst, 1e-3, 0.0)
+
+
+class TestLaws(PresetLaws):
+    """SVGD comes to rest where Stein's equation holds."""
+
+    laws = {
+        "svgd": Law(
+            "Stein's equation at rest",
+            "test_svgd_moves_along_the_stein_direction",
+            4,
+            (
+                schedule(30000, 1, 0),
+                "inference.optimizer={_target_: optax.sgd, learning_rate: 0.1}",
+                "inference.num_particles=6",
+                *ALONE,
+            ),
+            stein,
+        )
+    }
+    mutants = {"svgd": Mutant("kernel @ grads + repulsion", "kernel @ grads + 0.9 * repulsion")}
+    small = {"svgd": ("num_particles=4",)}
+    not_zero = {"svgd": ("num_warmup", "init_scale")}

@@ -7,9 +7,13 @@ import optax
 import pytest
 import scipy.stats
 from known_posteriors import (
+    NOISE,
+    PRIOR_SCALE,
+    Verdict,
     assert_refused,
     gaussian,
     lanes_of,
+    largest_z,
     moments,
     program,
     regression,
@@ -17,6 +21,8 @@ from known_posteriors import (
     sample,
     stage,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, Run, mean_field, posterior, schedule
+from laws import falling as adam_that_falls
 from mutation import mutate
 
 from bdlbench.inference.svi import _check_guide, _Cholesky, svi
@@ -249,3 +255,44 @@ def test_reusing_a_step_key_is_caught(monkeypatch):
 )
 def test_what_is_refused(options, sentence):
     assert_refused(options, sentence)
+
+
+# ---- the presets of this family
+
+
+def evidence(run: Run) -> Verdict:
+    """E_q[p(y, theta) / q(theta)] = p(y), whatever q is; a small standard error says that q is close to the posterior.
+
+    With S ratios over all lanes it is the root of chi^2(p, q) / S.
+    """
+    x, y = run.problem.x.astype(np.float64), run.problem.y.astype(np.float64)
+    # The rows were divided by the noise's scale: so is their density.
+    log_p = scipy.stats.multivariate_normal(cov=np.eye(len(y)) + PRIOR_SCALE**2 * x @ x.T).logpdf(y)
+    log_p -= len(y) * np.log(NOISE)
+    stats = {name: run.drawn.stat(name).astype(np.float64) for name in ("log_density", "log_q")}
+    ratio = np.exp(stats["log_density"] - stats["log_q"] - log_p)
+    z, most = largest_z(ratio.mean(1, keepdims=True), np.ones(1))
+    return Verdict(z, most, float(ratio.mean(1).std(ddof=1) / len(ratio) ** 0.5))
+
+
+DENSITY = "test_log_q_is_the_density_of_the_draw"
+FITTED = (schedule(2500, 1000, 0), adam_that_falls(0.03, 2500), "inference.num_particles=4", *ALONE)
+LONGER = (schedule(4000, 1000, 0), adam_that_falls(0.03, 4000), "inference.num_particles=4", "inference.rank=4", *ALONE)
+
+
+class TestLaws(PresetLaws):
+    """Guides reach their variational optimum, which for those with a whole covariance is the posterior."""
+
+    laws = {
+        "svi": Law("variational optimum", DENSITY, 32, FITTED, mean_field),
+        "svi_lowrank": Law("variational optimum, which is the posterior", DENSITY, 32, LONGER, posterior),
+        "svi_fullrank": Law("variational optimum, which is the posterior", DENSITY, 32, FITTED, posterior),
+        "svi_flow": Law("a density close to the posterior", DENSITY, 32, FITTED, evidence),
+    }
+    mutants = {
+        "svi_fullrank": Mutant(
+            "log_q.sum() - target.log_density(theta, data)", "0.8 * log_q.sum() - target.log_density(theta, data)"
+        )
+    }
+    small = {"svi_lowrank": ("rank=2",)}
+    not_zero = {"svi": ("num_warmup", "init_scale")}

@@ -10,9 +10,13 @@ import scipy.stats
 from known_posteriors import (
     FAMILY_WISE,
     PRIOR_SCALE,
+    Verdict,
     assert_refused,
+    moments,
     regression,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, Run, schedule
+from linear_recursions import heavy_ball, recursion
 from mutation import mutate
 
 from bdlbench.inference.swag import swag
@@ -108,3 +112,57 @@ def test_swag_mutants_are_noticed(old, new):
 )
 def test_what_is_refused(options, sentence):
     assert_refused(["inference=swag", *options], sentence)
+
+
+# ---- the presets of this family
+
+
+def path_of_sgd(run: Run) -> Verdict:
+    """SWAG's draws over paths: Cov(mean) + E[diag s^2] / 2 + E[D D'] / (2 (K - 1)) from the path's autocovariances.
+
+    Points are ``EVERY`` steps of the heavy ball apart, z_(t + k) depends on z_t by E[T]^k, and mean, variances and
+    deviations are linear in the points.
+    """
+    num, every, rank, dim = 200, 25, 20, run.problem.x.shape[1]
+    found = recursion(run.problem, *heavy_ball(run.problem, 0.02, 0.9), run.schedule.batch_size)
+    step = np.linalg.matrix_power(found.mean_map[:-1, :-1], every)
+    lags = [found.stationary().cov]
+    for _ in range(num - 1):
+        lags.append(step @ lags[-1])
+    lag = np.stack([a[:dim, :dim] for a in lags])
+    index = np.arange(num)
+    apart = index[:, None] - index
+    gamma = np.where((apart >= 0)[..., None, None], lag[abs(apart)], lag[abs(apart)].swapaxes(-1, -2))
+    quadratic = lambda w: np.einsum("i,ijab,j->ab", w, gamma, w)
+    whole = quadratic(np.full(num, 1 / num))
+    spread = lag[0] - whole
+    kept = np.zeros((dim, dim))
+    for n in range(num - rank + 1, num + 1):
+        kept += quadratic(np.where(index == n - 1, 1.0, 0.0) - np.where(index < n, 1 / n, 0.0))
+    cov = whole + np.diag(np.diag(spread)) / 2 + kept / (2 * (rank - 1))
+    return moments(run.drawn.draws, run.problem.mean, cov)
+
+
+MOMENTS = Law(
+    "moments of the optimiser's path",
+    "test_swag_keeps_the_moments_of_the_path",
+    240,
+    (
+        schedule(5500, 200, 0, 8),
+        "inference.optimizer.learning_rate=0.02",
+        "inference.rank=20",
+        "inference.collect_after=500",
+        "inference.collect_every=25",
+        *ALONE,
+    ),
+    path_of_sgd,
+)
+
+
+class TestLaws(PresetLaws):
+    """SWAG and its ensemble have the moments of the optimiser's path."""
+
+    laws = {"swag": MOMENTS, "multiswag": MOMENTS}
+    mutants = {"swag": Mutant("/ (2 * (rank - 1)) ** 0.5", "/ (rank - 1) ** 0.5")}
+    small = dict.fromkeys(("swag", "multiswag"), ("collect_after=6", "collect_every=2", "rank=4"))
+    not_zero = {"swag": ("num_warmup",)}
