@@ -60,6 +60,7 @@ def check_chees(dim, condition, factory=chees_module.chees, seed=0, temperature=
     return population_moments(problem, drawn, temperature)
 
 
+@pytest.mark.slow
 def test_a_mutant_of_chees_fails():
     """Twice the log density."""
     mutant = mutate(
@@ -70,6 +71,7 @@ def test_a_mutant_of_chees_fails():
     assert not check_chees(2, 1, mutant.chees).passes
 
 
+@pytest.mark.slow
 def test_chees_agrees_with_blackjaxs_driver():
     """The same Gaussian by ``blackjax.chees_adaptation``, from the same law of starts.
 
@@ -96,6 +98,7 @@ def test_chees_agrees_with_blackjaxs_driver():
     assert error < 0.1, "lengths are known to a tenth"
 
 
+@pytest.mark.slow
 def test_chees_counts_every_particle_that_diverges():
     """All P at a step far beyond stability, none at a small one."""
     target, data = target_of(gaussian(3, 10))
@@ -121,7 +124,12 @@ def test_each_particle_is_a_chain_of_the_store(store_path):
         "inference.before=[]",
         f"store.path={store_path}",
     ]
-    sizes = ["inference.num_particles=4", "inference.schedule.num_warmup=20", "inference.schedule.num_samples=30"]
+    sizes = [
+        "inference.num_particles=4",
+        "inference.max_leapfrog_steps=8",
+        "inference.schedule.num_warmup=20",
+        "inference.schedule.num_samples=30",
+    ]
     record = run([*options, *sizes, "inference.schedule.num_chains=2"])
     assert record["status"] == "complete", record["reason"]
     assert record["num_draws"] == 2 * 4 * 30
@@ -141,6 +149,7 @@ def test_particles_are_followed():
     np.testing.assert_array_equal(as_chains(values, 1), values)
 
 
+@pytest.mark.slow
 def test_chees_reaches_a_gaussian():
     """All moments from overdispersed starts."""
     verdict = check_chees(10, 100)
@@ -148,6 +157,7 @@ def test_chees_reaches_a_gaussian():
     assert verdict.mcse <= 0.01, verdict
 
 
+@pytest.mark.slow
 def test_chees_samples_the_tempered_target():
     """T = 2 doubles the covariance, once."""
     verdict = check_chees(2, 1, temperature=2.0)

@@ -94,8 +94,15 @@ def outcome(composed: dict[str, Any], place: Place, value: Any) -> str | None:
     return None
 
 
+KIN = tuple(BAD.keys() - {"negative", "zero", "nan", "text"})
+"""Refused by the same checks as others: where slow tests run too."""
+
+
+@pytest.mark.parametrize(
+    "left_out", [pytest.param(KIN, id="usual"), pytest.param((), id="all", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", NUMBERS)
-def test_what_is_no_number_is_refused_by_name(name):
+def test_what_is_no_number_is_refused_by_name(name, left_out):
     """Negative, zero, not a number, infinite, text, a truth value, a list."""
     preset, place = NUMBERS[name]
     composed = of_preset(preset)
@@ -103,6 +110,8 @@ def test_what_is_no_number_is_refused_by_name(name):
     owner = name.rsplit(".", 1)[0]
     values = {"zero": 0} if owner.endswith(".schedule") and preset != FIRST else BAD
     for what, value in values.items():
+        if what in left_out:
+            continue
         said = outcome(composed, place, value)
         if what == "zero" and may_be_zero(name, place, preset):
             assert said is None, said

@@ -60,7 +60,13 @@ def methods():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("factory", "schedule", "options"), [pytest.param(*m[1:], id=m[0]) for m in methods()])
+@pytest.mark.parametrize(
+    ("factory", "schedule", "options"),
+    [
+        pytest.param(*m[1:], id=m[0], marks=() if m[0] in ("deep_ensemble", "laplace") else pytest.mark.slow)
+        for m in methods()
+    ],
+)
 def test_lanes_mapped_and_vmapped_agree(factory, schedule, options):
     """The same keys give the same draws to rounding, whether lanes are taken one by one or together."""
     target, data = network(functools.partial(MLP, width=3, depth=1, activation="tanh"))

@@ -9,6 +9,7 @@ import optax
 import pytest
 from known_posteriors import gaussian, lanes_of, program, rows, sample, silence, stage, target_of
 from linear_recursions import baoa, langevin, sghmc
+from presets import mostly
 
 from bdlbench.inference import sghmc as momentum
 from bdlbench.inference import sgld
@@ -86,7 +87,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", mostly(SCHEDULES, "sghmc"))
 def test_a_run_follows_a_schedule(name, store_path):
     """From the command line; also where optax branches on a number in Python, so that it cannot be traced."""
     small = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "network.width=3", f"store.path={store_path}"]

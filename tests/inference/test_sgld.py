@@ -36,6 +36,7 @@ from known_posteriors import (
 from laws import ALONE, Law, Mutant, PresetLaws, Run, mode, of_its_own, schedule
 from linear_recursions import control_variates, law
 from mutation import mutate
+from presets import mostly
 from recursion_laws import CYCLES, constant, cosine, cycle, from_prior, of_recursion
 from small_networks import network_target
 from trajectories import NUM_STEPS, STEPS_AS_BLACKJAX, assert_same_path, small_problem, trajectory
@@ -179,7 +180,7 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", mostly(CHECKS, "full batch", "epochs", "decay"))
 def test_sgld_obeys_its_own_law(name):
     """Each is passed once in 10^6 runs too few; the draws are enough to tell a bias of some hundredths."""
     verdict = CHECKS[name]()
@@ -205,7 +206,7 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", mostly(MUTANTS, "loses sqrt 2", "never decays"))
 def test_a_mutant_sampler_is_caught(name):
     """A wrong step fails the check that a right one passes."""
     old, new, check = MUTANTS[name]
@@ -225,7 +226,7 @@ TARGET_MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("name", TARGET_MUTANTS)
+@pytest.mark.parametrize("name", mostly(TARGET_MUTANTS, "drops N / B", "tempers twice"))
 def test_a_mutant_target_is_caught(name, monkeypatch):
     """A log density that is scaled or tempered wrongly fails too."""
     old, new, check = TARGET_MUTANTS[name]
@@ -234,6 +235,7 @@ def test_a_mutant_target_is_caught(name, monkeypatch):
     assert not verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_reusing_a_step_key_is_caught(monkeypatch):
     """The loop's keys: one key for all steps makes the noise a constant."""
     mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")
@@ -366,6 +368,7 @@ def test_psgld_frozen_has_the_law_of_its_recursion():
     assert verdict.mcse <= 0.01, verdict
 
 
+@pytest.mark.slow
 def test_mutants_of_langevin_fail():
     """The anchor's gradient forgotten; the preconditioner not under the noise's root."""
     forgotten = mutate("bdlbench.inference.sgld", "state.anchor_grad + grad -", "grad -")

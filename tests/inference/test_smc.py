@@ -75,6 +75,7 @@ def test_smc_finds_the_evidence():
     assert (drawn.stat("inverse_temperature") == 1).all()
 
 
+@pytest.mark.slow
 def test_smc_takes_the_stages_that_the_warm_up_did_not():
     """Without warm-up all tempering happens before the first draw, and is charged."""
     problem, drawn = draws_of("smc", smc_module.smc, SMC, Schedule(1, 0, 20, 3), 3, 10)
@@ -174,6 +175,7 @@ def test_smc_counts_every_particle_that_diverges():
         np.testing.assert_array_equal(counted, share * SMC["num_particles"] * 6)
 
 
+@pytest.mark.slow
 def test_smc_reaches_a_gaussian():
     """All moments, from the prior."""
     verdict = check_smc(10, 100)

@@ -24,6 +24,7 @@ from known_posteriors import (
 from laws import ALONE, Law, Mutant, PresetLaws, Run, mean_field, posterior, schedule
 from laws import falling as adam_that_falls
 from mutation import mutate
+from presets import mostly
 
 from bdlbench.inference.svi import _check_guide, _Cholesky, svi
 from bdlbench.metrics.diagnostics import psis_khat
@@ -59,19 +60,21 @@ def check_svi(guide="mean_field", factory=svi, *, batch=None, temperature=1.0, s
     return moments(drawn.draws, problem.mean, law)
 
 
-@pytest.mark.parametrize("guide", ["mean_field", "full_rank", "low_rank"])
+@pytest.mark.parametrize("guide", mostly(["mean_field", "full_rank", "low_rank"], "full_rank"))
 def test_a_guide_reaches_its_fixed_point(guide):
     """Mean-field underestimates every variance of a correlated target by a known factor; the others are exact."""
     verdict = check_svi(guide)
     assert verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_a_guide_on_minibatches_reaches_its_fixed_point():
     """Batches of 8 of 24 rows, weighted by N / B."""
     verdict = check_svi(batch=8, steps=4000)
     assert verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_a_tempered_guide_reaches_the_tempered_fixed_point():
     """T = 2: every variance doubles."""
     verdict = check_svi(temperature=2.0)
@@ -136,6 +139,7 @@ def state_of(factory, key, dim=4, **options):
     return method, run(), target, data
 
 
+@pytest.mark.slow
 def test_a_low_rank_guide_of_enough_factors_is_exact():
     """Diagonal plus D - 1 factors holds any covariance: the posterior's."""
     problem = gaussian(3, 5)
@@ -146,7 +150,7 @@ def test_a_low_rank_guide_of_enough_factors_is_exact():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("guide", ["mean_field", "low_rank", "full_rank", "iaf"])
+@pytest.mark.parametrize("guide", mostly(["mean_field", "low_rank", "full_rank", "iaf"], "full_rank", "iaf"))
 def test_log_q_is_the_density_of_the_draw(guide):
     """Against the guide's own density, whose evaluation inverts the flow: equal to rounding."""
     options = {"guide": guide, "rank": 2 if guide == "low_rank" else None, "init_scale": 0.1, "num_particles": 1}
@@ -224,6 +228,7 @@ def test_the_record_has_khat_and_warns(tmp_path):
     assert any("k-hat" in warning for warning in record["warnings"])
 
 
+@pytest.mark.slow
 def test_a_mutant_target_is_caught(monkeypatch):
     """Tempered twice."""
     old, new = "/ self.temperature +", "/ self.temperature / self.temperature +"
@@ -232,6 +237,7 @@ def test_a_mutant_target_is_caught(monkeypatch):
     assert not verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_reusing_a_step_key_is_caught(monkeypatch):
     """One draw of the guide for all steps."""
     mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")

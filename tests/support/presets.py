@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from laws import declared
+from laws import declared, families
 
 from bdlbench.runs.configuration import conf_dir
 from bdlbench.store import Store
@@ -16,11 +16,20 @@ from bdlbench.store import Store
 PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))
 
 
+FIRST = sorted(next(iter(family.laws)) for family in families().values())
+"""One preset a family: the first of its laws."""
+
+
 def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
     """Parameters of a test that takes seconds each: ``always`` in every run, the others where slow tests run too."""
     names = list(names)
     assert set(always) <= set(names)
     return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]
+
+
+def first_of(cases: list[Any]) -> list[Any]:
+    """Parameters of a test of kin cases: the first in every run, the others where slow tests run too."""
+    return [cases[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[1:])]
 
 
 def shortened(preset: str, warmup: int, samples: int, before: int, chains: int = 2) -> list[str]:
