@@ -8,7 +8,8 @@ from typing import Any
 from bdlbench.runs import memory
 from bdlbench.runs.job import Job, short_hash
 from bdlbench.runs.provenance import device, git_commit, peak_memory, versions
-from bdlbench.runs.recorder import OOD, Recorder
+from bdlbench.runs.recorder import Recorder
+from bdlbench.runs.scores import all_scores
 from bdlbench.sampling.clock import Clock
 from bdlbench.store import NoRoom, RunWriter
 
@@ -28,13 +29,9 @@ def finish_record(recorder: Recorder, clock: Clock, num_jobs: int) -> Record:
     job = recorder.job
     try:
         with clock.measure("predict"):
-            scores, diagnostics = recorder.scores(), recorder.diagnostics()
-            for other, mixture in recorder.apart.items():
-                if other.startswith(OOD):
-                    scores.setdefault("ood", {})[other.removeprefix(OOD)] = recorder.detection(mixture)
-                else:
-                    found = recorder.scores(mixture, job.dataset.shifted[other].y)
-                    scores.setdefault("shifted", {})[other] = found
+            mixtures = {"": recorder.mixture, **recorder.apart}
+            scores = all_scores(job.metrics, mixtures, job.dataset, recorder.scores())
+            diagnostics = recorder.diagnostics()
         status, reason = recorder.status()
         outcome = {
             "status": status,

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS, function_diagnostics, psis_khat
-from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
-from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
+from bdlbench.runs import scores
 from bdlbench.runs.diagnosis import BOUNDS, NO_MOMENTS, status, warnings
 from bdlbench.runs.job import Job
 from bdlbench.runs.particles import MOMENTS, as_chains, finite_predictions, moments_kept, num_particles, pooled
@@ -19,15 +18,11 @@ from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 from bdlbench.store.writer import RunWriter
 
-OOD = "ood/"
-"""Prefix that tells out-of-distribution rows from shifted ones."""
 SITE_STAT = {"log_density": "lp"}  # ArviZ's names for statistics where they differ
 GATHERED = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "population", "moments", "capped", "_written")
 """Plain numbers that a checkpoint keeps."""
 SERIES = ("energy", "log_ratios")  # lists of arrays (C, n) that it keeps
 PHASES = ("setup", "compile", "warmup", "sample", "predict")
-STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
-"""Metrics that have units and are recorded in standardised ones too."""
 
 
 class Recorder:
@@ -59,7 +54,7 @@ class Recorder:
         self.gaussian, self.markov, self.rows = gaussian, markov, predictive_rows
         self.schedule = job.program.stages[-1].schedule
         self.mixture = PredictiveMixture(gaussian=gaussian)
-        names = [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)]
+        names = [*job.dataset.shifted, *(scores.OOD + name for name in job.dataset.ood)]
         self.apart = {name: PredictiveMixture(gaussian=gaussian) for name in names}
         self.row_grads = {"warmup": 0, "sample": 0}
         # Of earlier attempts: this run's share by phase, and for the curve warm-up and sampling of all lanes.
@@ -72,7 +67,7 @@ class Recorder:
         self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
-        self._scored: tuple[int, dict[str, Any]] | None = None
+        self._scored: tuple[int, dict[str, float]] | None = None
         self._allocated: dict[tuple[str, str], tuple[tuple[int, ...], str]] = {}
 
     @property
@@ -238,57 +233,20 @@ class Recorder:
         test = self.job.dataset.test
         if test is None:
             return
-        y = self.original(test.y)[: self.rows]
+        y = scores.original(test.y, self.job.dataset)[: self.rows]
         self.writer.allocate("observed_data", "y", y.shape, y.dtype, ["row"])
         self.writer.write("observed_data", "y", 0, y)
 
-    def original(self, y: np.ndarray) -> np.ndarray:
-        """Targets in original units."""
-        scaler = self.job.dataset.y_scaler
-        return y if scaler is None else np.asarray(scaler.original(y), np.float64)
-
-    def scores(self, mixture: PredictiveMixture | None = None, y: np.ndarray | None = None) -> dict[str, Any]:
-        """Metrics of the draws so far: original units, and standardised ones beside them where they differ."""
-        out = self.plain_scores(mixture, y)
-        scaler, test = self.job.dataset.y_scaler, self.job.dataset.test
-        if not out or scaler is None or test is None:
-            return out
-        standard = {name: self.job.metrics[name] for name in STANDARDISED if name in self.job.metrics}
-        here = (self.mixture if mixture is None else mixture).ingredients()
-        return out | {"standardized": evaluate(standard, test.y if y is None else y, here)}
-
-    def plain_scores(self, mixture: PredictiveMixture | None = None, y: np.ndarray | None = None) -> dict[str, Any]:
-        """Metrics in original units; of the run's own draws at its test rows they are computed once a look."""
-        own, mixture = mixture is None and y is None, self.mixture if mixture is None else mixture
-        test, scaler = self.job.dataset.test, self.job.dataset.y_scaler
-        y = test.y if y is None and test is not None else y
-        if y is None or mixture.num_draws == 0:
-            return {}
-        if own and self._scored is not None and self._scored[0] == mixture.num_draws:
-            return dict(self._scored[1])
-        here = mixture.ingredients()
-        if scaler is not None:
-            here = mixture.to_original(float(scaler.loc), float(scaler.scale))
-        out: dict[str, Any] = dict(evaluate(self.job.metrics, self.original(y), here))
-        if own:
-            self._scored = mixture.num_draws, dict(out)
-        return out
-
-    def detection(self, mixture: PredictiveMixture) -> dict[str, float]:
-        """How well uncertainty tells rows out of distribution from test rows, which it should score lower.
-
-        By the entropy of the mean prediction (classification) or the variance between draws (regression).
-        """
-        if self.mixture.num_draws == 0 or mixture.num_draws == 0:
-            return {}
-        name = "entropy_of_mean" if self.job.dataset.task == "classification" else "model_variance"
-        inside, outside = self.mixture.ingredients()[name], mixture.ingredients()[name]
-        scores = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
-        return {key: float(score(inside, outside)) for key, score in scores.items()}
+    def scores(self) -> dict[str, float]:
+        """Metrics of the draws so far at the test rows, in original units; computed once a look."""
+        if self._scored is None or self._scored[0] != self.mixture.num_draws:
+            self._scored = self.mixture.num_draws, scores.scores(self.job.metrics, self.mixture, self.job.dataset)
+        return self._scored[1]
 
     def curve(self, phase: str, num_draws: int, seconds: float, mixture: PredictiveMixture | None = None) -> None:
         """Append the running posterior's scores at its price so far."""
-        flat = self.plain_scores(mixture)
+        job = self.job
+        flat = self.scores() if mixture is None else scores.scores(job.metrics, mixture, job.dataset)
         price = {"num_grads": sum(self.num_grads.values()), "seconds": seconds}
         self.writer.append_curve({"phase": phase, "num_draws": num_draws, **price, **flat})
 
