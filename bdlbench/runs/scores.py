@@ -52,20 +52,6 @@ def scores(
     return evaluate(metrics, original(y, dataset), here)
 
 
-def with_standardised(
-    plain: Mapping[str, float],
-    metrics: Metrics,
-    mixture: PredictiveMixture,
-    dataset: Dataset,
-    y: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """Metrics in original units as :func:`scores` gives them, and those with units standardised beside them."""
-    if not plain or dataset.y_scaler is None or dataset.test is None:
-        return dict(plain)
-    chosen = {name: metrics[name] for name in STANDARDISED if name in metrics}
-    return {**plain, "standardized": evaluate(chosen, dataset.test.y if y is None else y, mixture.ingredients())}
-
-
 def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) -> dict[str, float]:
     """How well uncertainty tells rows out of distribution from test rows, which it should score lower.
 
@@ -101,14 +87,20 @@ def all_scores(
     dict
         Metrics at the test rows, with ``standardized``, ``shifted`` and ``ood`` as dicts where there are any.
     """
+
+    def both_units(plain: Mapping[str, float], mixture: PredictiveMixture, y: np.ndarray) -> dict[str, Any]:
+        if not plain or dataset.y_scaler is None:
+            return dict(plain)
+        chosen = {name: metrics[name] for name in STANDARDISED if name in metrics}
+        return {**plain, "standardized": evaluate(chosen, y, mixture.ingredients())}
+
     own = mixtures[""]
     plain = scores(metrics, own, dataset) if plain is None else plain
-    out = with_standardised(plain, metrics, own, dataset)
+    out = {} if dataset.test is None else both_units(plain, own, dataset.test.y)
     for place, mixture in mixtures.items():
         if place.startswith(OOD):
             out.setdefault("ood", {})[place.removeprefix(OOD)] = detection(own, mixture, dataset.task)
         elif place:
             y = dataset.shifted[place].y
-            found = scores(metrics, mixture, dataset, y)
-            out.setdefault("shifted", {})[place] = with_standardised(found, metrics, mixture, dataset, y)
+            out.setdefault("shifted", {})[place] = both_units(scores(metrics, mixture, dataset, y), mixture, y)
     return out

@@ -27,7 +27,7 @@ from bdlbench.inference import chees as chees_module
 from bdlbench.inference import smc as smc_module
 from bdlbench.model.target import make_target
 from bdlbench.runs.group import run
-from bdlbench.runs.recorder import as_chains
+from bdlbench.runs.look import as_chains
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import NEVER, UNFINISHED
