@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-slow test-faults test-bench test-cluster bench notebooks data lint format types requirements clean python
+.PHONY: help compare test test-slow test-faults test-bench test-cluster bench notebooks drawing data lint format types requirements clean python
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ data: .venv/ready  ## download every data set beforehand
 
 readme: .venv/ready  ## write the README's table of results again
 	$(BIN)/python -m tools.readme README.md
+
+drawing: .venv/ready  ## draw the packages and what imports what again
+	$(BIN)/python -m tools.drawing docs/packages.svg
 
 lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

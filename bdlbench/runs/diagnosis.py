@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bdlbench.metrics.diagnostics import MIN_DRAWS, e_bfmi
+from bdlbench.runs import tuned
 from bdlbench.runs.job import Job
 from bdlbench.runs.tally import BOUNDS, Tally
 from bdlbench.sampling.programs import UNFINISHED
@@ -117,6 +118,7 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
     out += [job.parent.warning()] if job.parent else []
     if job.numbers["temperature"] != 1:
         out.append(f"tempered: T = {job.numbers['temperature']:g}, not the Bayesian posterior")
+    out += tuned.warnings(job.config, job.labels)
     return out if tally.moments is not False else [*out, NO_MOMENTS]
 
 

@@ -36,7 +36,7 @@ def answer(rows: list[Row], query: str) -> "pd.DataFrame":
             quoted = f"CASE WHEN \"nan {place}\" THEN 'NaN'::DOUBLE ELSE {quoted} END AS {quoted}"
         select.append(quoted)
     # A query is text that may have been copied from anywhere: it sees the table and nothing else of this machine.
-    guarded = {"enable_external_access": "false", "python_enable_replacements": "false"}
+    guarded: dict[str, Any] = {"enable_external_access": "false", "python_enable_replacements": "false"}
     with duckdb.connect(config=guarded) as connection:
         connection.register("records", pd.DataFrame(columns))
         connection.execute(f"CREATE VIEW runs AS SELECT {', '.join(select)} FROM records")
