@@ -6,6 +6,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -306,3 +307,17 @@ def test_checkpoints_keep_their_distance():
             taken += 1
     assert taken == 10  # after 30 s, then every 100 s and what it takes
     assert checkpoint.Checkpoints(Clock(), 1, None).due() is False
+
+
+def test_a_checkpoint_counts_its_runs_share_of_the_seconds():
+    """A third of the group's, though only one of the three runs is left to be finished."""
+    kept: list[dict] = []
+    storage = SimpleNamespace(allocated={}, writer=SimpleNamespace(checkpoint=kept.append))
+    before = dict.fromkeys(PHASES, 1.0)
+    member = Member(None, slice(0, 1), Tally(1, [], gaussian=True), storage, before, 5.0)
+    clock = Clock()
+    clock.seconds["sample"] = 30.0
+    where = Position(0, 0, "sample", 1, (), np.zeros(1, int), None)
+    checkpoint.Checkpoints(clock, 3, 30.0).write([member], lambda: where, [])
+    header = json.loads(str(kept[0]["header"]))
+    assert header["seconds"] == before | {"sample": 11.0} and header["curve_seconds"] == 35.0
