@@ -21,8 +21,8 @@ class Earlier(NamedTuple):
 
     Attributes
     ----------
-    tally : mapping of arrays or None
-        :meth:`~bdlbench.runs.tally.Tally.state`; None where nothing has been gathered.
+    tally : mapping of arrays
+        :meth:`~bdlbench.runs.tally.Tally.state`.
     allocated : mapping
         :attr:`~bdlbench.runs.storage.Storage.allocated`.
     seconds : mapping
@@ -31,7 +31,7 @@ class Earlier(NamedTuple):
         Warm-up and sampling, of all lanes together.
     """
 
-    tally: Mapping[str, np.ndarray] | None
+    tally: Mapping[str, np.ndarray]
     allocated: Mapping[Variable, tuple[Sequence[int], str]]
     seconds: Mapping[str, float]
     curve_seconds: float
@@ -91,8 +91,9 @@ def make_member(job: Job, writer: RunWriter, index: int, earlier: Earlier | None
     """
     chains, rows = job.num_chains, job.config["store"]["predictive_rows"]
     tally = Tally(chains, [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)], gaussian=gaussian)
-    earlier = earlier or Earlier(None, {}, dict.fromkeys(PHASES, 0.0), 0.0)
-    if earlier.tally is not None:
+    if earlier is None:
+        earlier = Earlier({}, {}, dict.fromkeys(PHASES, 0.0), 0.0)
+    else:
         tally.restore(earlier.tally)
     storage = Storage(writer, job.dataset, job.program.stages[-1].schedule.num_samples, rows, earlier.allocated)
     own = slice(index * chains, (index + 1) * chains)
