@@ -1,10 +1,11 @@
 # Everything a fresh machine needs is python3, make, git and a package index.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+QUICK := $(addprefix tests/,inference metrics report runs store test_design.py test_signals.py)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-slow test-faults test-bench test-cluster bench notebooks data lint format types requirements clean python
+.PHONY: help compare test test-quick test-adding test-slow test-faults test-bench test-cluster bench notebooks drawing data lint format types requirements clean python
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,11 +23,17 @@ python:
 compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, one table
 	$(BIN)/bdlbench -m inference=nuts,svi,sgld data=diabetes
 
-test: .venv/ready  ## the whole test suite
+test: .venv/ready  ## the whole test suite: some eight minutes on 2 cores
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 tests
 
-test-slow: .venv/ready  ## tests as in the suite, of further methods
+test-quick: .venv/ready  ## for every commit: one law a family of methods, and what is fast
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m quick $(QUICK)
+
+test-slow: .venv/ready  ## tests as in the suite, of further methods and cases
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m slow tests
+
+test-adding: .venv/ready  ## the suite in a clean clone with the examples of CONTRIBUTING.md; SELECT: arguments of pytest
+	$(BIN)/python tests/adding/check.py $(SELECT)
 
 test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m faults tests
@@ -49,6 +56,9 @@ data: .venv/ready  ## download every data set beforehand
 
 readme: .venv/ready  ## write the README's table of results again
 	$(BIN)/python -m tools.readme README.md
+
+drawing: .venv/ready  ## draw the packages and what imports what again
+	$(BIN)/python -m tools.drawing docs/packages.svg
 
 lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,4 +1,4 @@
-"""Errors that a user should read, apart from everything heavy: reading the store needs no JAX."""
+"""The error that tells a user what to change. It stands apart so that reading a store needs no JAX."""
 
 
 class ConfigError(ValueError):

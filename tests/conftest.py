@@ -31,6 +31,28 @@ def pytest_configure(config: pytest.Config) -> None:
     setup_jax()
 
 
+QUICK = (
+    "metrics/",
+    "report/test_tables.py",
+    "runs/test_progress.py",
+    "store/test_arrays.py",
+    "store/test_runs.py",
+    "test_design.py",
+    "test_signals.py",
+)
+"""Files whose tests compile nothing: ``make test-quick`` runs them beside tests that are marked ``quick``."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is quick by its file: a law of each family, and single runs, are marked where they stand."""
+    folder = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(folder).as_posix()
+        if place.startswith(QUICK) and "slow" not in item.keywords:
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture
 def store_path(tmp_path: Path) -> Path:
     """Where a test's runs go: a store that does not exist yet."""

@@ -11,12 +11,14 @@ from bdlbench.api.problem import SCHEDULE as SCHEDULE
 from bdlbench.api.problem import Parts, Rows, make_job, make_parts, make_rows
 from bdlbench.data.dataset import Rows as ModelRows
 from bdlbench.errors import ConfigError
+from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
 from bdlbench.runs.arrangement import arrange
-from bdlbench.runs.diagnosis import status as how_it_ended
+from bdlbench.runs.diagnosis import diagnosis, status
 from bdlbench.runs.job import Job, check_job
-from bdlbench.runs.particles import num_particles
+from bdlbench.runs.look import look_at
 from bdlbench.runs.progress import Notebook, Progress, make_progress
-from bdlbench.runs.recorder import Recorder
+from bdlbench.runs.storage import Storage
+from bdlbench.runs.tally import Tally
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.marks import num_steps
@@ -44,8 +46,10 @@ class Draws:
         Of the step before each draw.
     blocks : tuple of Block
         The blocks of the last stage that hold the draws.
-    recorder : Recorder
-        Has counted all blocks.
+    tally : Tally
+        Charged with all blocks; no draw has been added to it.
+    gaussian, markov : bool
+        Whether y given theta is one normal number, and whether a chain's draws are a Markov chain.
     seconds : dict
     position : Position or None
         The last state, where it is a distribution from which an update may go on.
@@ -58,15 +62,16 @@ class Draws:
     anchor: np.ndarray | None
     stats: dict[str, np.ndarray]
     blocks: tuple[loop.Block, ...]
-    recorder: Recorder
+    tally: Tally
+    gaussian: bool
+    markov: bool
     seconds: dict[str, float]
     position: Position | None
     start: str
 
-    @property
-    def population(self) -> int:
-        """Particles that a chain carries."""
-        return num_particles(self.theta)
+    def num_grads(self, num_rows: int) -> dict[str, float]:
+        """Gradients by phase, in passes over the training rows."""
+        return {phase: rows / num_rows for phase, rows in self.tally.row_grads.items()}
 
 
 class _Memory(RunWriter):
@@ -158,20 +163,13 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
     shared = lanes.replicate(shared)
     last = len(job.program.stages) - 1
     first = job.dataset.train
-    dataset = dataclasses.replace(job.dataset, test=ModelRows(first.x[:DIAGNOSED_ROWS], first.y[:DIAGNOSED_ROWS]))
-    job = dataclasses.replace(job, dataset=dataset)
-    recorder = Recorder(
-        job,
-        _Memory(),
-        slice(0, job.num_chains),
-        gaussian=is_gaussian(job.program, job.numbers, first.x, first.y),
-        markov=loop.is_markov(job.program, shared, lane),
-        predictive_rows=DIAGNOSED_ROWS,
-    )
+    num_rows, every, thinning = len(first.y), slice(0, job.num_chains), job.program.stages[last].schedule.thinning
+    gaussian = is_gaussian(job.program, job.numbers, first.x, first.y)
+    markov = loop.is_markov(job.program, shared, lane)
+    tally = Tally(job.num_chains, [], gaussian=gaussian)
     method = loop.stage_programs(job.program, last, shared, lane._replace(active=np.ones(job.num_chains, bool)))
     lengths = [num_steps(stage.schedule) for stage in job.program.stages]
     blocks: list[loop.Block] = []
-    latest: loop.Block | None = None
     carried: Position | None = None
     message = f"{job.id}: stopped"
     progress.start(job.id, sum(lengths))
@@ -179,8 +177,7 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
         for block in loop.run(job.program, shared, lane, clock=clock, theta=theta, resume=position):
             name = job.program.stages[block.stage].name
             progress.advance(block.phase, name, sum(lengths[: block.stage]) + block.steps_done, block.stats)
-            recorder.count(block)
-            latest = block
+            tally.charge(block, num_rows, last=block.stage == last)
             if block.stage == last and block.draws is not None:
                 blocks.append(block._replace(position=None, provisional=None))
                 if method.has_density and not method.two_bodies and block.position is not None and carried is None:
@@ -188,11 +185,14 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
         message = f"{job.id}: done in {clock.sampling():.1f} s"
     finally:
         progress.finish(message)
-    good = [recorder.finite(block) for block in blocks]
+    looks = [look_at(block, every, thinning, {}, {}, None) for block in blocks]
+    good = [look.good for look in looks]
+    seen = _copied(tally)
+    for look in looks:
+        seen.add(look)
+    _, reason = status(job, seen)
     if not blocks or not np.concatenate(good, 1).any():
-        _, reason = how_it_ended(job, recorder.bad, sum(g.size for g in good) or 1)
         raise FloatingPointError(f"The fit has no finite draw: {reason}.")
-    assert latest is not None
     theta_all = np.concatenate([block.draws for block in blocks if block.draws is not None], 1)
     starts = np.cumsum([0, *(block.draws.shape[1] for block in blocks if block.draws is not None)])
     blocks = [  # views, so that draws are held once
@@ -202,7 +202,6 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
     mask = np.concatenate(good, 1)
     if not mask.all():
         bad = int((~mask.all(1)).sum())
-        _, reason = how_it_ended(job, recorder.bad, int((~mask).sum()))
         warnings.warn(f"{bad} of {len(mask)} chains are not used whole: {reason}.", stacklevel=4)
     return Draws(
         theta_all,
@@ -210,7 +209,9 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
         blocks[-1].anchor,
         stats,
         tuple(blocks),
-        recorder,
+        tally,
+        gaussian,
+        markov,
         dict(clock.seconds),
         carried,
         method.method.start,
@@ -219,28 +220,46 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
 
 def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
     """What a record would say of the draws: diagnostics in function space, at training rows, and warnings."""
-    recorder = draws.recorder
+    some = slice(DIAGNOSED_ROWS)
     train = job.dataset.train
+    rows = ModelRows(train.x[some], train.y[some])
+    schedule = job.program.stages[-1].schedule
+    # Ranks and ratios have no units, so that the targets need not be scaled back.
+    dataset = dataclasses.replace(job.dataset, test=rows, y_scaler=None)
+    tally, storage = _copied(draws.tally), Storage(_Memory(), dataset, schedule.num_samples, DIAGNOSED_ROWS, {})
     shared, lane, _, _ = arrange([job])
-    rows = Shared(train.x[None, :DIAGNOSED_ROWS], train.y[None, :DIAGNOSED_ROWS])
-    predictor = Predictor(job.program, _task(job), shared, lane, rows, Clock())
+    predictor = Predictor(job.program, _task(job), shared, lane, Shared(rows.x[None], rows.y[None]), Clock())
     for block in draws.blocks:
         assert block.draws is not None
         seen = predictor.predict(block.draws, block.first_draw, block.anchor)
-        recorder.keep(block, {}, seen, {})
-    found = recorder.diagnostics()
-    status, reason = recorder.status()
+        seen = _as_rows(seen) if rows.y.ndim == 2 else seen
+        look = look_at(block, slice(0, job.num_chains), schedule.thinning, {}, {"": seen}, tally.moments)
+        tally.add(look)
+        storage.write(look)
+    chains = tally.sound_chains() if draws.markov else []
+    mixing = storage.mixing(chains, tally.drawn) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
+    found = diagnosis(job, tally, mixing)
+    counts = {"num_diverging": tally.num_diverging, "num_nonfinite": tally.num_nonfinite}
     return {
-        "status": status,
-        "reason": reason,
-        "diagnostics": {
-            **found,
-            "num_diverging": recorder.num_diverging,
-            "num_nonfinite": recorder.num_nonfinite,
-            "num_grads": dict(recorder.num_grads),
-        },
-        "warnings": [*([] if reason is None else [reason]), *recorder.warnings(found)],
+        "status": found.status,
+        "reason": found.reason,
+        "diagnostics": {**found.diagnostics, **counts, "num_grads": draws.num_grads(len(train.y))},
+        "warnings": [*([] if found.reason is None else [found.reason]), *found.warnings],
     }
+
+
+def _as_rows(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Predictions (C, n, T, K) of several targets as those of T K rows, each with the joint log likelihood of its row."""
+    width = seen["mean"].shape[-1]
+    flat = {name: seen[name].reshape(*seen[name].shape[:2], -1) for name in ("mean", "variance", "sample")}
+    return {**flat, "log_lik": np.repeat(seen["log_lik"], width, -1)}
+
+
+def _copied(tally: Tally) -> Tally:
+    """A tally that has been charged alike."""
+    out = Tally(tally.num_chains, [], gaussian=tally.mixtures[""].gaussian)
+    out.row_grads, out.num_diverging, out.bad = dict(tally.row_grads), tally.num_diverging, dict(tally.bad)
+    return out
 
 
 def _task(job: Job) -> Any:

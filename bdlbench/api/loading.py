@@ -45,7 +45,7 @@ def load(
     network, model, prior, likelihood : as at the fit
         Those that were not bdlbench's own.
     trust : bool
-        Whether to import what the folder names.
+        Whether to import what the folder, or the configuration of the run, names.
 
     Raises
     ------
@@ -59,16 +59,16 @@ def load(
             "network and the like are handed in for a folder; a stored run names its own: leave them out."
         )
     with settings():
-        return load_run(store if isinstance(store, Store) else Store(store), str(source))
+        return load_run(store if isinstance(store, Store) else Store(store), str(source), trust=trust)
 
 
-def load_run(store: Store, prefix: str) -> Posterior:
+def load_run(store: Store, prefix: str, *, trust: bool = False) -> Posterior:
     """The posterior of a stored run."""
     run_id = store.find(prefix)
     record = store.record(run_id)
     if record["status"] == "failed":
         raise ConfigError(f"id: run '{run_id}' failed and has no draws: choose a complete run.")
-    job = load_job(store, run_id)
+    job = load_job(store, run_id, trust=trust)
     inputs, targets = _units(job.dataset)
     shared, lane, _, _ = arrange([job])
     last = len(job.program.stages) - 1

@@ -63,7 +63,7 @@ def fix_the_rest(
     if not fixed:
         raise ConfigError("bayesian leaves no weight to fix: leave it out for a posterior of the whole network.")
     seconds = draws.seconds.get("warmup", 0.0) + draws.seconds.get("sample", 0.0)
-    price = {"num_grads": sum(draws.recorder.num_grads.values()), "seconds": seconds}
+    price = {"num_grads": sum(draws.num_grads(len(train.y)).values()), "seconds": seconds}
     return dataclasses.replace(parts, fixed=fixed), price
 
 

@@ -24,13 +24,12 @@ from bdlbench.api.serving import Server
 from bdlbench.data.dataset import Scaler
 from bdlbench.errors import ConfigError
 from bdlbench.runs import configuration
+from bdlbench.runs.trust import untrusted
 from bdlbench.sampling.devices import settings
 from bdlbench.sampling.position import from_arrays
 
 FORMAT = 1
 """Raised when folders are written in another way."""
-OURS = ("bdlbench.networks.", "bdlbench.model.", "bdlbench.inference.", "numpyro.distributions.", "optax.")
-"""Where a factory may come from that a saved folder names: these make models and methods, and do nothing else."""
 
 
 def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
@@ -213,31 +212,13 @@ def _parts(about: Mapping[str, Any], folder: Path, given: Mapping[str, Any], tru
             f"{extra[0]} is handed in, but '{folder}' was saved with one of bdlbench's own: leave it out."
         )
     if not trust:
-        _check_targets(about["nodes"], folder)
+        named = next(untrusted(about["nodes"]), None)
+        if named is not None:
+            raise ConfigError(
+                f"'{folder}' names {named}, which is not bdlbench's own: load it with trust=True if you trust who made it."
+            )
     nodes = dict(about["nodes"])
     return Parts(nodes, objects, about["temperature"], about["labels"])
-
-
-def _check_targets(node: Any, folder: Path) -> None:
-    """Raise ConfigError where a factory that the folder names is none that makes models and methods."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            name = node["_target_"]
-            ours = isinstance(name, str) and name.startswith(OURS)
-            # A path may lead through a module to what that module has imported, so where the factory is defined counts.
-            if ours:
-                found = configuration.target_of(node, "folder")
-                ours = callable(found) and f"{getattr(found, '__module__', '')}.".startswith(OURS)
-            if not ours:
-                raise ConfigError(
-                    f"'{folder}' names the factory '{name}', which is none of bdlbench, NumPyro or optax: load it with "
-                    "trust=True if you know where the folder is from."
-                )
-        for value in node.values():
-            _check_targets(value, folder)
-    elif isinstance(node, list):
-        for value in node:
-            _check_targets(value, folder)
 
 
 def _check_sites(server: Server, saved: Mapping[str, Any], folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bdlbench.api.inputs import Inputs, Targets
 from bdlbench.errors import ConfigError
-from bdlbench.runs.particles import as_chains, num_particles
+from bdlbench.runs.look import as_chains
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.devices import settings
 from bdlbench.sampling.predictions import Predictor
@@ -54,6 +54,11 @@ class Server:
     good: np.ndarray
     anchor: np.ndarray | None
     gaussian: bool
+
+    @property
+    def population(self) -> int:
+        """Particles that a chain carries."""
+        return self.theta.shape[2] if self.theta.ndim == 4 else 1
 
     @property
     def shared(self) -> Shared:
@@ -119,8 +124,7 @@ class Server:
         with settings():
             predictor = Predictor(self.program, self.targets.task, self.shared, self.lane(), None, Clock())
             found = predictor.sites(self.theta)
-        population = num_particles(self.theta)
-        return {name: self._masked(as_chains(values, population)) for name, values in found.items()}
+        return {name: self._masked(as_chains(values, self.population)) for name, values in found.items()}
 
     def _masked(self, values: np.ndarray) -> np.ndarray:
         if self.good.all() or values.dtype.kind != "f":
@@ -129,7 +133,7 @@ class Server:
         return np.where(good, values, np.nan).astype(values.dtype)
 
     def _good(self, values: np.ndarray, every: int) -> np.ndarray:
-        return as_chains(values, num_particles(self.theta))[self.good[:, ::every]]
+        return as_chains(values, self.population)[self.good[:, ::every]]
 
     @staticmethod
     def _check_precision(precision: str) -> None:

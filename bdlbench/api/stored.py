@@ -52,7 +52,7 @@ def fit_stored(parts: Parts, rows: Rows, seed: int, store: str | Path | Store, p
     record = run_config(config, {"data": "rows", **parts.labels})
     if record["status"] == "failed":
         raise FloatingPointError(f"The fit failed: {record['reason']}.")
-    found = load_run(Store(path), record["id"])
+    found = load_run(Store(path), record["id"], trust=True)
     server = dataclasses.replace(found._server, inputs=rows.inputs, targets=rows.targets)
     origin = None if found._origin is None else dataclasses.replace(found._origin, rows=rows)
     return Posterior(server, found._parts, found._facts, found._stats, origin=origin, report=found._report)

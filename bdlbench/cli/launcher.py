@@ -1,11 +1,12 @@
 """The Hydra launcher that turns a sweep into lanes, and a sweeper that does not compose every job twice."""
 
+import atexit
 import copy
+import functools
 import itertools
-import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,16 +20,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench.options import at_least, coerce
-from bdlbench.runs.executors import make_engine
+from bdlbench.runs.executors import make_executor
 from bdlbench.runs.outcome import Outcome, sentence
 
 OUTCOME: list[Outcome] = []
 """Where a sweep's results go: the command line puts its own outcome here before Hydra starts."""
 
 
+@functools.cache
 def scratch() -> str:
-    """A folder of this user's for what Hydra insists on writing."""
-    return str(Path(tempfile.gettempdir()) / f"bdlbench-{os.getuid()}")
+    """A folder of this process's own, readable by its user alone, for what Hydra insists on writing."""
+    folder = tempfile.mkdtemp(prefix="bdlbench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 # With the plugin, so that a worker process of any launcher has it too.
@@ -69,16 +73,16 @@ class LanesLauncher(Launcher):
     ----------
     max_lanes : int
         Jobs x chains in one program at most.
-    engine : str
+    executor : str
         Where batches of lanes are computed, see :mod:`bdlbench.runs.executors`.
     processes, slurm, ray : mapping
-        The options of the engine of that name.
+        The options of the executor of that name.
     """
 
-    def __init__(self, max_lanes: int, engine: str, **options: DictConfig) -> None:
+    def __init__(self, max_lanes: int, executor: str, **options: DictConfig) -> None:
         max_lanes = coerce("hydra.launcher.max_lanes", max_lanes, int)
         at_least("hydra.launcher", 1, max_lanes=max_lanes)
-        self.max_lanes, self.engine = max_lanes, engine
+        self.max_lanes, self.executor = max_lanes, executor
         self.options = {name: OmegaConf.to_container(given, resolve=True) for name, given in options.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -90,7 +94,7 @@ class LanesLauncher(Launcher):
         from bdlbench.runs.sweep import run_sweep
 
         outcome = OUTCOME[-1] if OUTCOME else Outcome()
-        engine = make_engine(self.engine, self.options.get(self.engine, {}))  # type: ignore[arg-type]
+        executor = make_executor(self.executor, self.options.get(self.executor, {}))  # type: ignore[arg-type]
         composer = Composer(self.context.config_loader, self.config)
         jobs: list[tuple[dict[str, Any], dict[str, str], str] | None] = []
         for overrides in job_overrides:
@@ -99,7 +103,9 @@ class LanesLauncher(Launcher):
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 outcome.errors.append(f"{sentence(error)} ({' '.join(overrides)})")
                 jobs.append(None)
-        records = run_sweep([job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes, engine=engine)
+        records = run_sweep(
+            [job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes, executor=executor
+        )
         done = iter(records)
         return [
             _returned(overrides, None if job is None else next(done))

@@ -31,5 +31,5 @@ def predict(arguments: argparse.Namespace) -> None:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ConfigError(f"rows={str(file)!r} cannot be read as a table ({reason}): give a CSV file.") from None
     table.columns = [str(name).strip() for name in table.columns]
-    found = load(arguments.id, store=arguments.store).predict(table).frame()
+    found = load(arguments.id, store=arguments.store, trust=arguments.trust).predict(table).frame()
     found.to_csv(sys.stdout if output is None else output, index=False)

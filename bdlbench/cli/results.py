@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bdlbench.cli.predict import predict
 from bdlbench.cli.tail import in_text, last_look, tail
 from bdlbench.errors import ConfigError
+from bdlbench.report.escaping import printable
 from bdlbench.store import RunBusy, Store, StoreError
 from bdlbench.store.records import LABELS, STATUSES, encode, flatten
 
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     predicted = add("predict", predict, "predict new rows of a CSV file with a stored run, in original units", store)
     predicted.add_argument("id", help="its id or a unique beginning")
     predicted.add_argument("rows", help="a CSV file with a header line, whose columns are found by name")
+    predicted.add_argument("--trust", action="store_true", help="call what the run names that is not bdlbench's own")
     predicted.add_argument("-o", "--output", metavar="FILE", help="a CSV file (default: standard output)")
     add("data", _data, "list the data sets")
     return parser
@@ -136,7 +138,8 @@ def _show(arguments: argparse.Namespace) -> None:
     console = _console()
     console.print_json(text)
     if record.get("traceback"):
-        console.print(record["traceback"], markup=False, highlight=False)
+        for line in str(record["traceback"]).splitlines():
+            console.print(printable(line), markup=False, highlight=False)
 
 
 def _table(arguments: argparse.Namespace) -> None:
@@ -175,7 +178,7 @@ def _delete(arguments: argparse.Namespace) -> int:
         print(f"No failed runs in {arguments.store}.")
         return 0
     for row in rows:
-        print(f"{row['id']}  {row['status']}: {row['reason']}")
+        print(printable(f"{row['id']}  {row['status']}: {row['reason']}"))
     if not arguments.yes:
         try:
             answer = input(f"Delete {_runs(len(rows))} and all their files? [y/N] ")
@@ -212,7 +215,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     faults = {id: found for id in ids if (found := store.verify(id))}
     for id, found in faults.items():
         for fault in found:
-            print(f"{id}: {fault}")
+            print(printable(f"{id}: {fault}"))
     print(f"{_runs(len(ids))} checked, {len(faults)} damaged.")
     return 1 if faults else 0
 

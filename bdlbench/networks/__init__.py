@@ -1,1 +1,1 @@
-"""Flax networks. A network is any Flax module (NNX or Linen); see :mod:`bdlbench.networks.mlp` for the pattern."""
+"""Flax networks. A network is any Flax module, of NNX or Linen; :mod:`bdlbench.networks.mlp` shows the pattern."""

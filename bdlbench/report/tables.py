@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from bdlbench.report.escaping import markdown, printable
 from bdlbench.store.records import flatten
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
     -------
     rich.table.Table
         Method, LPPD, CRPS where the notes of a run's data say to read it, RMSE or accuracy, coverage of the 90 %
-        interval, gradients (warm-up and sampling, in evaluations on the full data), seconds by phase, smallest bulk ESS
-        and largest R-hat in function space, warnings (their number; their text is below the table). A value that a
+        interval, gradients (warm-up and sampling, in evaluations on the full data), the gradients that the search for
+        tuned settings spent where a run has such settings, seconds by phase, smallest bulk ESS and largest R-hat in
+        function space, warnings (their number; their text is below the table). A value that a
         record lacks is "–"; a run that is not complete shows its status and reason.
     """
     from rich import box
@@ -80,9 +82,9 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         table.add_column(heading, justify=justify, no_wrap=not outer, overflow="fold", min_width=width)
     for data, rows in content.sections:
         if len(content.sections) > 1:
-            table.add_row(f"[bold]{escape(data)}[/bold]")
+            table.add_row(f"[bold]{escape(printable(data))}[/bold]")
         for cells in rows:
-            table.add_row(*map(escape, cells))
+            table.add_row(*(escape(printable(cell)) for cell in cells))
         table.add_section()
     return table
 
@@ -100,7 +102,7 @@ def comparison_markdown(records: Sequence[Record], *, aggregate: bool = False) -
         )
         lines += [f"| {' | '.join(map(_cell, cells))} |" for cells in rows]
         lines.append("")
-    lines += [f"- {' '.join(note.split())}" for note in content.notes]
+    lines += [f"- {_cell(note)}" for note in content.notes]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -117,6 +119,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
     scores = [("lppd", "LPPD"), *((key, _TITLES.get(key, key)) for key in crps + rmse + accuracy)]
     scores.append(("coverage_90", "90 % coverage"))
 
+    tuned = any(record.get("tuning_num_grads") is not None for record in records)
     several = len({record["labels"].get("data") for record in records}) > 1
     sections: dict[str, list[list[str]]] = {}
     notes: dict[str, list[str]] = {}
@@ -132,6 +135,8 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
         if len(spread) > 1:
             over.add(unit.split()[-1])
         cells.append(count(_mean([_gradients(record) for record in finished])))
+        if tuned:
+            cells.append(count(_mean([record.get("tuning_num_grads") for record in finished])))
         cells.append(
             "/".join(_seconds(_mean([record["seconds"].get(phase) for record in finished])) for phase in PHASES)
         )
@@ -145,7 +150,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
                 notes.setdefault(_shorten(warning), []).append(f"{data} {name}" if several else name)
 
     columns = ["method", *(["over"] if aggregate else []), *(title for _, title in scores)]
-    columns += ["gradients", _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
+    columns += ["gradients", *(["tuning"] if tuned else []), _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
     below = []
     if over:
         within = ", seeds averaged within a split" if "splits" in over else ""
@@ -186,7 +191,7 @@ def _settings(record: Record) -> dict[str, Any]:
     """The configuration without what tells repetitions and places apart, and what changes no number."""
     skip = ("seed", "split", "data.split", "rerun", "progress")
     leaves = flatten(record.get("config") or {})
-    apart = ("store.", "paths.", "report.", "metrics.", "hydra.")
+    apart = ("store.", "paths.", "report.", "metrics.", "hydra.", "tuned_for", "tuning_num_grads")
     given = {key: value for key, value in leaves if key not in skip and not key.startswith(apart)}
     if given.get("warm_start") is None:  # records from before there was such an option lack it
         given.pop("warm_start", None)
@@ -303,4 +308,4 @@ def _shorten(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return markdown(text)

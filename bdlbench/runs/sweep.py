@@ -12,14 +12,12 @@ from typing import Any
 
 from bdlbench.errors import ConfigError
 from bdlbench.runs import group, memory
-from bdlbench.runs.executors.base import Engine
+from bdlbench.runs.executors.base import Executor
 from bdlbench.runs.executors.local import Local
-from bdlbench.runs.group import Record
 from bdlbench.runs.job import Job, check_job, make_job
 from bdlbench.runs.outcome import Outcome, sentence
 from bdlbench.runs.progress import Mode, Progress, Silent, make_progress
-from bdlbench.runs.record import common_fields
-from bdlbench.runs.recorder import PHASES
+from bdlbench.runs.record import Record, failed_record
 from bdlbench.sampling.devices import setup_jax
 from bdlbench.signals import on_signals
 from bdlbench.store import NoRoom, Store
@@ -88,17 +86,17 @@ class Plan:
         self.num_runs = sum(len(members) for members in self.groups.values())
         self.setup_seconds = (time.perf_counter() - started) / max(1, self.num_runs)
 
-    def batches(self, engine: Engine, max_lanes: int) -> list[Batch]:
-        """What the engine is given: at least one batch for each of its slots, where there are so many runs.
+    def batches(self, executor: Executor, max_lanes: int) -> list[Batch]:
+        """What the executor is given: at least one batch for each of its slots, where there are so many runs.
 
-        How many lanes fit into memory is known where they run, so an engine elsewhere cuts its batches there.
+        How many lanes fit into memory is known where they run, so an executor elsewhere cuts its batches there.
         """
         work = []
         for (_, path), members in self.groups.items():
             most = max(1, max_lanes // members[0][1].num_chains)
-            cut = pieces(members, most) if engine.elsewhere else batches(members, max_lanes)
+            cut = pieces(members, most) if executor.elsewhere else batches(members, max_lanes)
             work += [Batch(part, path) for part in cut]
-        while 0 < len(work) < engine.slots and any(len(batch.members) > 1 for batch in work):
+        while 0 < len(work) < executor.slots and any(len(batch.members) > 1 for batch in work):
             at = max(range(len(work)), key=lambda i: len(work[i].members))
             half = -(-len(work[at].members) // 2)
             work[at : at + 1] = [Batch(part, work[at].path) for part in pieces(work[at].members, half)]
@@ -113,7 +111,7 @@ class Plan:
 
 
 def run_sweep(
-    composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int, engine: Engine | None = None
+    composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int, executor: Executor | None = None
 ) -> list[Record | None]:
     """Run or find every job.
 
@@ -124,7 +122,7 @@ def run_sweep(
         Gets the records, in the jobs' order, and a sentence for each job that cannot be done.
     max_lanes : int
         Jobs x chains in one program at most.
-    engine : Engine or None
+    executor : Executor or None
         Where the batches are computed; None: in this process.
 
     Returns
@@ -134,17 +132,17 @@ def run_sweep(
     """
     if not composed:
         return []
-    engine = engine or Local()
-    if engine.elsewhere:
+    executor = executor or Local()
+    if executor.elsewhere:
         leave_accelerators_alone()
     setup_jax()
     progress = make_progress(composed[0][0]["progress"])
     outcome.report = dict(composed[0][0]["report"])
     plan = Plan(composed, outcome, progress)
-    work = plan.batches(engine, max_lanes)
+    work = plan.batches(executor, max_lanes)
     progress.sweep_begin(len(work), plan.num_runs)
     try:
-        results = execute(engine, work, plan, progress, max_lanes)
+        results = execute(executor, work, plan, progress, max_lanes)
         with contextlib.closing(results):
             for index, result in results:
                 if isinstance(result, NoRoom):
@@ -160,9 +158,9 @@ def run_sweep(
 
 
 def execute(
-    engine: Engine, work: Sequence[Batch], plan: Plan, progress: Progress, max_lanes: int
+    executor: Executor, work: Sequence[Batch], plan: Plan, progress: Progress, max_lanes: int
 ) -> Generator[tuple[int, list[Record] | Exception]]:
-    """Hand batches to the engine: as they are in this process, as plain data to another."""
+    """Hand batches to the executor: as they are in this process, as plain data to another."""
 
     def begin(index: int) -> None:
         progress.group_begin(len(work[index].members))
@@ -174,13 +172,13 @@ def execute(
     def parcel(batch: Batch) -> Parcel:
         jobs = [(job.config, job.labels) for _, job in batch.members]
         store = str(plan.stores[batch.path].path.absolute())
-        mode: Mode = "lines" if engine.has_log else "off" if isinstance(progress, Silent) else "notes"
-        return Parcel(jobs, store, os.getcwd(), mode, max_lanes, plan.setup_seconds, engine.memory_share)
+        mode: Mode = "lines" if executor.has_log else "off" if isinstance(progress, Silent) else "notes"
+        return Parcel(jobs, store, os.getcwd(), mode, max_lanes, plan.setup_seconds, executor.memory_share)
 
     if work:
-        folder = plan.stores[work[0].path].path.absolute() / f".{type(engine).__name__.lower()}"
-        function, tasks = (run_parcel, [parcel(batch) for batch in work]) if engine.elsewhere else (here, work)
-        yield from engine.execute(function, tasks, folder=folder, begin=begin)
+        folder = plan.stores[work[0].path].path.absolute() / f".{type(executor).__name__.lower()}"
+        function, tasks = (run_parcel, [parcel(batch) for batch in work]) if executor.elsewhere else (here, work)
+        yield from executor.execute(function, tasks, folder=folder, begin=begin)
 
 
 def run_parcel(parcel: Parcel) -> list[Record]:
@@ -205,20 +203,13 @@ def lost(batch: Batch, plan: Plan, error: Exception) -> list[Record]:
     The failure is written to the store where nothing would be lost by it. A run with a checkpoint keeps that, and the
     next command continues it; a run that was to be repeated keeps its old record.
     """
-    reason = f"{type(error).__name__}: {sentence(error)}"
-    trace = "".join(traceback.format_exception(error))
     store, records = plan.stores[batch.path], []
     for _, job in batch.members:
         old = store.record(job.id) if store.has(job.id) else None
         if old is not None and old != plan.before.get((batch.path, job.id)):  # clocks differ between machines
             records.append(old)
             continue
-        failure = {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
-        record = (
-            {"id": job.id, "config": dict(job.config)}
-            | common_fields(job, dict.fromkeys(PHASES, 0.0), len(batch.members))
-            | failure
-        )
+        record = failed_record(job, error, num_jobs=len(batch.members))
         if (old is None or old["status"] == "failed") and not store.has_checkpoint(job.id):
             with contextlib.suppress(RunBusy, RunExists), store.writer(job.id, job.config, overwrite=True) as writer:
                 record = writer.finish(record)

@@ -118,8 +118,8 @@ def test_a_storage_continues_a_study(tmp_path):
     assert [len(batch) for batch in more.launcher.batches] == [3, 1]
     xs = [trial.params["x"] for trial in study.trials]
     assert len(xs) == len(set(xs)) == 10
-    for engine in optuna.storages.RDBStorage(options["storage"]).engine, study._storage._backend.engine:
-        engine.dispose()
+    for executor in optuna.storages.RDBStorage(options["storage"]).executor, study._storage._backend.executor:
+        executor.dispose()
 
 
 def test_trials_that_were_broken_off_come_first(tmp_path):
@@ -140,7 +140,7 @@ def test_trials_that_were_broken_off_come_first(tmp_path):
     assert [trial.params for trial in study.trials] == [trial.params for trial in whole.trials]
     assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
     for made in study, whole:
-        made._storage._backend.engine.dispose()
+        made._storage._backend.executor.dispose()
 
 
 def test_a_trial_without_a_value_is_told_as_failed():
@@ -172,7 +172,7 @@ def test_trials_lost_with_their_workers_are_tried_again(stored, tmp_path):
         assert repeated == [asked[0], asked[1], asked[3]]
         assert [trial.state.name for trial in continued.trials] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 2
         for made in study, continued:
-            made._storage._backend.engine.dispose()
+            made._storage._backend.executor.dispose()
     else:
         assert repeated[:2] == asked[:2]
 
@@ -189,7 +189,7 @@ def test_all_trials_lost(tmp_path):
     assert more.launcher.batches[0] == first.launcher.batches[0]
     xs = [trial.params["x"] for trial in study.trials]
     assert len(xs) == len(set(xs)) == 4
-    study._storage._backend.engine.dispose()
+    study._storage._backend.executor.dispose()
 
 
 def test_a_trial_with_one_lost_run_and_one_of_its_own_has_failed():
@@ -323,7 +323,7 @@ def test_hydras_own_joblib_launcher_keeps_working(store_path):
 
 
 @pytest.mark.parametrize("option", ["hydra.launcher.max_lanes", "hydra.launcher.processes.num_workers"])
-def test_an_engines_option_is_refused_by_the_command(option, store_path):
+def test_an_executors_option_is_refused_by_the_command(option, store_path):
     done = bdlbench("hydra/launcher=lanes_processes", f"{option}=0", f"store.path={store_path}")
     assert done.returncode == 1
     assert done.stderr.strip() == f"Error: {option}=0 must be at least 1, and finite."

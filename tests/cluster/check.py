@@ -70,7 +70,7 @@ def results(store: Path) -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Workers:
-    """Where an engine's workers are found: whose descendants, by what of their command line, and their logs."""
+    """Where an executor's workers are found: whose descendants, by what of their command line, and their logs."""
 
     above: Callable[[subprocess.Popen[str]], psutil.Process]
     named: Callable[[str], bool]
@@ -91,7 +91,7 @@ class Workers:
 
 
 def check(name: str, folder: Path, workers: Workers) -> None:
-    """The checks that every engine has to pass."""
+    """The checks that every executor has to pass."""
     preset = PRESETS[name]
     ended(start(folder / name, *SWEEP, *preset), 0)
     expected = results(folder / "local")
@@ -119,7 +119,7 @@ def check(name: str, folder: Path, workers: Workers) -> None:
 
 
 def check_slurm(folder: Path) -> None:
-    """Beside the checks of every engine: a preempted job is requeued and goes on."""
+    """Beside the checks of every executor: a preempted job is requeued and goes on."""
     with Slurm(folder / "daemons") as slurm:
 
         def is_worker(line: str) -> bool:
@@ -143,7 +143,7 @@ def check_slurm(folder: Path) -> None:
 
 
 def check_ray(folder: Path) -> None:
-    """The checks of every engine."""
+    """The checks of every executor."""
 
     def log(_: Path, found: psutil.Process) -> str:
         return Path(f"/proc/{found.pid}/fd/2").read_text()
@@ -156,8 +156,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         try:
             ended(start(Path(scratch) / "local", *SWEEP), 0)
-            for engine in wanted:
-                {"slurm": check_slurm, "ray": check_ray}[engine](Path(scratch))
+            for executor in wanted:
+                {"slurm": check_slurm, "ray": check_ray}[executor](Path(scratch))
         finally:
             for left in STARTED:
                 left.kill()

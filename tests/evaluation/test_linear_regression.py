@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bdlbench.report.linear_regression import exact_of, exact_posterior, report, table
+from bdlbench.evaluation.linear_regression import exact_posterior
+from bdlbench.report.linear_regression import exact_of, report, table
 from bdlbench.runs.configuration import compose
 from bdlbench.runs.group import run
 from bdlbench.store import Store

@@ -1,43 +1,51 @@
-"""Laws 2 and 8: NUTS reaches posteriors known in closed form, agrees with NumPyro's own driver and with posteriordb."""
+"""NUTS and HMC reach posteriors known in closed form; NUTS agrees with NumPyro's own driver, BlackJAX's and posteriordb."""
 
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.infer.hmc_util
 import pytest
-import scipy.stats
 from blackjax import nuts as blackjax_nuts
 from blackjax import window_adaptation
 from known_posteriors import (
-    FAMILY_WISE,
+    assert_refused,
     gaussian,
     lanes_of,
-    largest_z,
     limit,
     linear_job,
     moments,
+    number,
     nuts_stage,
     program,
+    regression,
     rows,
     sample,
     stage,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, posterior, schedule
+from mutation import mutate
 from numpyro.infer import MCMC, NUTS
+from presets import mostly
 
 from bdlbench.data.schools import eight_schools as schools_data
 from bdlbench.inference.hmc import hmc
 from bdlbench.model.schools import eight_schools
 from bdlbench.model.target import make_target
 from bdlbench.runs.arrangement import arrange
+from bdlbench.sampling import programs
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.predictions import Predictor
-from bdlbench.types import Data, Schedule
+from bdlbench.types import ConfigError, Data, Schedule, Target
 
 LANES = 64
 
 
-@pytest.mark.parametrize(("dim", "condition"), [(2, 1), (2, 100), (10, 1), (10, 100), (50, 1), (50, 100)])
+@pytest.mark.parametrize(
+    ("dim", "condition"), mostly([(2, 1), (2, 100), (10, 1), (10, 100), (50, 1), (50, 100)], (10, 100))
+)
 def test_nuts_reaches_gaussians(dim, condition):
     """All moments of a turned Gaussian, from overdispersed starts; 1,325 tests at D = 50."""
     problem = gaussian(dim, condition)
@@ -46,6 +54,7 @@ def test_nuts_reaches_gaussians(dim, condition):
     assert verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
     """Adapting the whole matrix changes the speed, never the law."""
     problem = gaussian(5, 100)
@@ -73,6 +82,7 @@ def weights_of(job, drawn):
     return np.concatenate([bias, kernel[..., 0]], -1)
 
 
+@pytest.mark.slow
 def test_nuts_reaches_bayesian_linear_regression(tmp_path):
     """The whole way from a configuration: network of depth 0, priors by site, standardised rows, a MAP beforehand."""
     job, problem = linear_job(
@@ -144,6 +154,7 @@ def test_nuts_agrees_with_numpyros_driver(schools):
     agrees(schools, mcmc.get_samples(group_by_chain=True))
 
 
+@pytest.mark.slow
 def test_nuts_agrees_with_blackjaxs(schools):
     """The same log density in the hands of BlackJAX's NUTS and window adaptation: kernel, tree and tuner are not ours."""
     data, chains = schools_data().train, 32
@@ -176,18 +187,137 @@ def agrees(ours, theirs):
     assert z.max() <= limit(a.shape[1], len(b) - 1), z
 
 
-def test_the_limit_is_the_one_of_the_laws():
-    """20 tests: 5.5 with known standard errors, some more with 32 chains and with 100."""
-    assert round(scipy.stats.norm.isf(FAMILY_WISE / 40), 1) == 5.5
-    assert [round(limit(20, chains - 1), 1) for chains in (32, 100)] == [7.1, 5.9]
+def target_of(problem, dtype=jnp.float32):
+    x, y = jnp.asarray(problem.x, dtype), jnp.asarray(problem.y, dtype)
+    return make_target(regression, x, y, 1.0), Data(x, y, len(problem.y))
 
 
-def test_the_limit_holds_for_draws_from_the_posterior():
-    """The check itself, on exact independent draws: it passes them, and a variance wrong by 5 % fails."""
-    problem = gaussian(10, 100)
-    root = np.linalg.cholesky(problem.cov)
-    draws = problem.mean + np.random.default_rng(3).standard_normal((LANES, 1000, 10)) @ root.T
-    assert moments(draws, problem.mean, problem.cov).passes
-    assert not moments(draws, problem.mean, 1.05 * problem.cov).passes
-    z, most = largest_z(draws.mean(1), problem.mean + 0.05 * np.sqrt(np.diag(problem.cov)))
-    assert z > most
+# ---- law 2: the Metropolised ones on posteriors in closed form
+
+
+def best_tau(problem):
+    """The length whose slowest direction mixes fastest: a direction of scale s correlates by cos(tau / s)."""
+    scales = np.sqrt(np.linalg.eigvalsh(problem.cov))
+    taus = np.linspace(0.5, 3, 2000)
+    return taus[np.abs(np.cos(taus[:, None] / scales)).max(1).argmin()]
+
+
+def check_hmc(dim, condition, factory=hmc, temperature=1.0, num_samples=3000, seed=0):
+    """Every direction's correlation is below 0.9 at the length chosen."""
+    problem = gaussian(dim, condition)
+    options = {"target_accept_prob": 0.9, "trajectory_length": number("tau"), "max_leapfrog_steps": 1000}
+    here = stage("hmc", factory, Schedule(1, 300, num_samples, 1), **options)
+    lane = lanes_of(LANES, seed, tau=best_tau(problem) * temperature**0.5, temperature=temperature)
+    drawn = sample(program((here,)), rows(problem), lane)
+    return moments(drawn.draws, problem.mean, temperature * problem.cov)
+
+
+# ---- law 5
+
+
+def check_nuts(temperature=1.0, seed=0):
+    """NUTS on a Gaussian of 5 dimensions."""
+    problem = gaussian(5, 10)
+    lane = lanes_of(LANES, seed, temperature=temperature)
+    drawn = sample(program((nuts_stage(600),)), rows(problem), lane)
+    return moments(drawn.draws, problem.mean, temperature * problem.cov)
+
+
+@pytest.mark.parametrize("temperature", mostly([1.0, 2.0], 2.0))
+def test_nuts_passes_what_its_mutants_fail(temperature):
+    """T = 2 doubles a Gaussian's covariance."""
+    verdict = check_nuts(temperature)
+    assert verdict.passes, verdict
+
+
+def test_skipping_the_acceptance_test_is_caught(monkeypatch):
+    """NUTS that always moves to the newest half of its trajectory, whatever its weight."""
+    always = lambda current, new: jax.numpy.where(new.turning | new.diverging, 0.0, 1.0)
+    monkeypatch.setattr(numpyro.infer.hmc_util, "_biased_transition_kernel", always)
+    monkeypatch.setattr(numpyro.infer.hmc_util, "_uniform_transition_kernel", lambda current, new: 1.0)
+    verdict = check_nuts()
+    assert not verdict.passes, verdict
+
+
+@pytest.mark.parametrize(("dim", "condition"), mostly([(2, 100), (10, 100), (50, 1)], (2, 100)))
+def test_hmc_reaches_gaussians(dim, condition):
+    """All moments from overdispersed starts."""
+    verdict = check_hmc(dim, condition)
+    assert verdict.passes, verdict
+    assert verdict.mcse <= 0.01, verdict
+
+
+@pytest.mark.slow
+def test_hmc_samples_the_tempered_target():
+    """T = 2 doubles the covariance, once."""
+    verdict = check_hmc(2, 1, temperature=2.0)
+    assert verdict.passes, verdict
+
+
+def test_a_mutant_of_hmc_fails():
+    """Twice the potential."""
+    doubled = mutate(
+        "bdlbench.inference.hmc", "-target.log_density(theta, data)\n", "-2 * target.log_density(theta, data)\n"
+    )
+    assert not check_hmc(2, 1, doubled.hmc, num_samples=200).passes
+
+
+@pytest.mark.parametrize("new", mostly(["/ self.temperature / self.temperature +", "+"], "+"))
+def test_a_mutant_target_is_caught(new, monkeypatch):
+    """Tempered twice, or not at all."""
+    old = "/ self.temperature +"
+    monkeypatch.setattr(Target, "log_density", mutate("bdlbench.types", old, new).Target.log_density)
+    verdict = check_nuts(temperature=2.0)
+    assert not verdict.passes, verdict
+
+
+def test_reusing_a_step_key_is_caught(monkeypatch):
+    """One momentum for all transitions."""
+    mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")
+    monkeypatch.setattr(programs.StagePrograms, "_block", mutant.StagePrograms._block)
+    verdict = check_nuts()
+    assert not verdict.passes, verdict
+
+
+@pytest.mark.parametrize(
+    ("options", "schedule", "message"),
+    [
+        ({"trajectory_length": 0.0}, {}, "trajectory_length=0.0 must be a positive"),
+        ({"trajectory_length": 1.0}, {"batch_size": 2}, "batch_size=2 does not fit hmc"),
+    ],
+)
+def test_bad_settings_are_refused(options, schedule, message):
+    target, _ = target_of(gaussian(2, 1))
+    options = {"target_accept_prob": 0.9, "max_leapfrog_steps": 10, **options}
+    with pytest.raises(ConfigError, match=message):
+        hmc(target, Schedule(1, 100, 10, 1)._replace(**schedule), **options)
+
+
+def test_a_dense_mass_matrix_too_large_is_refused():
+    """By the size of what would be allotted."""
+    assert_refused(
+        ["inference=nuts", "inference.dense_mass=true", "network.width=3000"], r"dense_mass=true needs five .* 24"
+    )
+
+
+# ---- the presets of this family
+
+
+REVERSIBLE = "test_integrators.py::test_leapfrog_is_reversible"
+
+
+class TestLaws(PresetLaws):
+    """NUTS and HMC are exact."""
+
+    laws = {
+        "nuts": Law("exact", REVERSIBLE, 64, (schedule(150, 300, 1), *ALONE), posterior),
+        "hmc": Law(
+            "exact", REVERSIBLE, 64, (schedule(150, 700, 1), "inference.trajectory_length=0.13", *ALONE), posterior
+        ),
+    }
+    mutants = {
+        "nuts": Mutant(
+            "lambda theta: -target.log_density(theta, data)", "lambda theta: -0.8 * target.log_density(theta, data)"
+        )
+    }
+    small = {"nuts": ("max_tree_depth=3",), "hmc": ("trajectory_length=0.05",)}

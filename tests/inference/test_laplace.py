@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from known_posteriors import gaussian, lanes_of, moments, program, rows, sample, stage
+from laws import Law, Mutant, PresetLaws, mean_field, mode, posterior, schedule
 from mutation import mutate
 
 from bdlbench.inference import curvature
@@ -306,3 +307,31 @@ def test_agreement_with_laplace_torch(likelihood, tmp_path):
         log_prior = 0.5 * (np.log(prior[free]).sum() - prior[free] @ np.asarray(theta)[free] ** 2)
         evidence = log_lik + log_prior - 0.5 * np.linalg.slogdet(precision)[1]
         np.testing.assert_allclose(evidence, theirs[f"{structure}_evidence"], rtol=limit, err_msg=structure)
+
+
+# ---- the presets of this family
+
+
+EXPECTED = "test_the_precision_is_the_expected_hessian"
+TRAINED = (schedule(0, 300, 0), mode(150))
+ROWS = "cannot be evaluated on one row"
+STUDENT = "this model's y is StudentT"
+
+
+class TestLaws(PresetLaws):
+    """Laplace is exact on a linear network; its diagonal kin has variances 1 / diag(precision)."""
+
+    laws = {
+        "laplace": Law("exact on a linear network", EXPECTED, 64, TRAINED, posterior),
+        "laplace_lastlayer": Law(
+            "exact on a linear network, which is all last layer", EXPECTED, 64, TRAINED, posterior
+        ),
+        "laplace_diag": Law("variances 1 / diag(precision)", EXPECTED, 64, TRAINED, mean_field),
+    }
+    mutants = {"laplace": Mutant("precision = likelihood + prior", "precision = 1.2 * likelihood + prior")}
+    everyday = ("laplace",)
+    refuses = {
+        **{("laplace_lastlayer", task): "no deterministic site 'f'" for task in ("eight schools", "robust regression")},
+        **{(name, "eight schools"): ROWS for name in ("laplace", "laplace_diag")},
+        **{(name, "robust regression"): STUDENT for name in ("laplace", "laplace_diag")},
+    }

@@ -1,4 +1,4 @@
-"""Laws 1, 2, 3, 5 and 7 for fixed-length HMC and the microcanonical samplers."""
+"""MCLMC: its step written out, its refreshment and its tuner; unadjusted, its bias falls with the step."""
 
 import jax
 import jax.numpy as jnp
@@ -8,27 +8,28 @@ from blackjax.diagnostics import effective_sample_size
 from blackjax.mcmc import mclmc as blackjax_mclmc
 from blackjax.mcmc.integrators import IntegratorState
 from known_posteriors import (
+    Verdict,
     gaussian,
     lanes_of,
     largest_z,
     limit,
-    moments,
-    number,
     program,
     regression,
     rows,
     sample,
     stage,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, Run, schedule
 from mutation import mutate
+from presets import first_of
 
-from bdlbench.inference import adjusted_mclmc as adjusted_module
-from bdlbench.inference import hmc as hmc_module
 from bdlbench.inference import mclmc as mclmc_module
 from bdlbench.model.target import make_target
 from bdlbench.types import ConfigError, Data, Schedule
 
 LANES = 64
+
+
 TUNER = {
     "initial_step_size": 0.1,
     "energy_variance_start": 5e-4,
@@ -40,84 +41,11 @@ TUNER = {
     "num_effective_samples": 150.0,
     "diagonal_preconditioning": False,
 }
-MAMS = {
-    "initial_step_size": 0.3,
-    "target_accept_prob": 0.65,
-    "frac_tune1": 0.3,
-    "frac_tune2": 0.4,
-    "l_factor": 1.3,
-    "diagonal_preconditioning": True,
-    "max_num_steps": 128,
-}
 
 
 def target_of(problem, dtype=jnp.float32):
     x, y = jnp.asarray(problem.x, dtype), jnp.asarray(problem.y, dtype)
     return make_target(regression, x, y, 1.0), Data(x, y, len(problem.y))
-
-
-# ---- law 2: the Metropolised ones on posteriors in closed form
-
-
-def best_tau(problem):
-    """The length whose slowest direction mixes fastest: a direction of scale s correlates by cos(tau / s)."""
-    scales = np.sqrt(np.linalg.eigvalsh(problem.cov))
-    taus = np.linspace(0.5, 3, 2000)
-    return taus[np.abs(np.cos(taus[:, None] / scales)).max(1).argmin()]
-
-
-def check_hmc(dim, condition, factory=hmc_module.hmc, temperature=1.0, num_samples=3000, seed=0):
-    """Every direction's correlation is below 0.9 at the length chosen."""
-    problem = gaussian(dim, condition)
-    options = {"target_accept_prob": 0.9, "trajectory_length": number("tau"), "max_leapfrog_steps": 1000}
-    here = stage("hmc", factory, Schedule(1, 300, num_samples, 1), **options)
-    lane = lanes_of(LANES, seed, tau=best_tau(problem) * temperature**0.5, temperature=temperature)
-    drawn = sample(program((here,)), rows(problem), lane)
-    return moments(drawn.draws, problem.mean, temperature * problem.cov)
-
-
-def check_adjusted(dim, condition, factory=adjusted_module.adjusted_mclmc, num_samples=1600, seed=0, temperature=1.0):
-    problem = gaussian(dim, condition)
-    here = stage("adjusted_mclmc", factory, Schedule(1, 600, num_samples, 1), **MAMS)
-    drawn = sample(program((here,)), rows(problem), lanes_of(LANES, seed, temperature=temperature))
-    return moments(drawn.draws, problem.mean, temperature * problem.cov)
-
-
-CASES = [
-    (check_hmc, 2, 100),
-    (check_hmc, 10, 100),
-    (check_hmc, 50, 1),
-    *((check_adjusted, *c) for c in ((2, 1), (10, 100), (50, 100))),
-]
-
-
-@pytest.mark.parametrize(("check", "dim", "condition"), CASES)
-def test_metropolised_samplers_reach_gaussians(check, dim, condition):
-    """All moments from overdispersed starts."""
-    verdict = check(dim, condition)
-    assert verdict.passes, verdict
-    assert verdict.mcse <= 0.01, verdict
-
-
-@pytest.mark.parametrize("check", [check_hmc, check_adjusted])
-def test_they_sample_the_tempered_target(check):
-    """T = 2 doubles the covariance, once."""
-    verdict = check(2, 1, temperature=2.0)
-    assert verdict.passes, verdict
-
-
-def test_mutants_of_the_metropolis_test_fail():
-    """Always accepting; forgetting the kinetic energy; twice the potential."""
-    accepts = mutate(
-        "bdlbench.inference.adjusted_mclmc", "dtype=log_ratio.dtype)) < log_ratio", "dtype=log_ratio.dtype)) < 1.0"
-    )
-    assert not check_adjusted(10, 100, accepts.adjusted_mclmc, 500).passes
-    forgets = mutate("bdlbench.inference.adjusted_mclmc", "begun.logdensity - kinetic_change", "begun.logdensity")
-    assert not check_adjusted(10, 100, forgets.adjusted_mclmc, 500).passes
-    doubled = mutate(
-        "bdlbench.inference.hmc", "-target.log_density(theta, data)\n", "-2 * target.log_density(theta, data)\n"
-    )
-    assert not check_hmc(2, 1, doubled.hmc, num_samples=200).passes
 
 
 # ---- MCLMC
@@ -188,11 +116,13 @@ def test_a_step_is_the_written_one_and_blackjaxs():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("old", "new", "which"),
-    [
-        ('").isokinetic_mclachlan', '").isokinetic_velocity_verlet', 0),  # other coefficients of the splitting
-        ("kinetic_change - moved.logdensity", "0 * kinetic_change - moved.logdensity", 1),
-        ("- moved.logdensity + chain.logdensity", "- moved.logdensity", 1),
-    ],
+    first_of(
+        [
+            ('").isokinetic_mclachlan', '").isokinetic_velocity_verlet', 0),  # other coefficients of the splitting
+            ("kinetic_change - moved.logdensity", "0 * kinetic_change - moved.logdensity", 1),
+            ("- moved.logdensity + chain.logdensity", "- moved.logdensity", 1),
+        ]
+    ),
 )
 def test_mutants_of_a_step_are_noticed(old, new, which):
     assert step_errors(mutate("bdlbench.inference.mclmc", old, new).mclmc)[which] > 1e-4
@@ -228,11 +158,13 @@ def test_refreshment_forgets_the_momentum_at_the_rate_asked_for():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [
-        ("jnp.expm1(2 * state.step_size", "jnp.expm1(state.step_size"),
-        ("/ state.decoherence) / noise.size)", "/ state.decoherence))"),
-        ("moved.momentum + nu * noise", "moved.momentum"),
-    ],
+    first_of(
+        [
+            ("jnp.expm1(2 * state.step_size", "jnp.expm1(state.step_size"),
+            ("/ state.decoherence) / noise.size)", "/ state.decoherence))"),
+            ("moved.momentum + nu * noise", "moved.momentum"),
+        ]
+    ),
 )
 def test_mutants_of_the_refreshment_are_noticed(old, new):
     z, most = refreshment_z(mutate("bdlbench.inference.mclmc", old, new).mclmc)
@@ -267,11 +199,13 @@ def test_decoherence_length_is_the_autocorrelation_time():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [
-        ("L = l_factor * state.step_size *", "L = state.step_size *"),
-        ("phases.num_kept * phases.stride / ess", "phases.num_kept / ess"),
-        ("tuning.kept[None, : phases.num_kept]", "tuning.kept[None]"),
-    ],
+    first_of(
+        [
+            ("L = l_factor * state.step_size *", "L = state.step_size *"),
+            ("phases.num_kept * phases.stride / ess", "phases.num_kept / ess"),
+            ("tuning.kept[None, : phases.num_kept]", "tuning.kept[None]"),
+        ]
+    ),
 )
 def test_mutants_of_the_decoherence_length_are_noticed(old, new):
     assert decoherence_error(mutate("bdlbench.inference.mclmc", old, new).mclmc) > 0.01
@@ -315,6 +249,7 @@ def test_mclmc_is_reversible_and_of_second_order():
     assert abs(slope - 2) <= 0.1, slope
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_mclmc_extrapolates_to_a_gaussian_and_is_tuned_as_asked(preconditioned):
     """Unadjusted, so not exact: second moments at two steps, eps and about eps / 2, extrapolated to none.
@@ -401,64 +336,43 @@ def test_a_non_finite_step_goes_back_and_shortens():
     assert float(moved.state.step_size) <= 0.8 * 0.1 * (1 + 1e-6)
 
 
-# ---- bad input
-
-
 @pytest.mark.parametrize(
-    ("factory", "options", "schedule", "message"),
+    ("dim", "options", "schedule", "message"),
     [
-        (
-            hmc_module.hmc,
-            {"target_accept_prob": 0.9, "trajectory_length": 0.0, "max_leapfrog_steps": 10},
-            {},
-            "trajectory_length=0.0 must be a positive",
-        ),
-        (
-            hmc_module.hmc,
-            {"target_accept_prob": 0.9, "trajectory_length": 1.0, "max_leapfrog_steps": 10},
-            {"batch_size": 2},
-            "batch_size=2 does not fit hmc",
-        ),
-        (mclmc_module.mclmc, TUNER | {"frac_tune1": 0.7}, {}, "are more than the whole warm-up"),
-        (mclmc_module.mclmc, TUNER, {"batch_size": 2}, "batch_size=2 does not fit mclmc"),
-        (adjusted_module.adjusted_mclmc, MAMS | {"max_num_steps": 0}, {}, "max_num_steps=0 must be at least 1"),
-        (adjusted_module.adjusted_mclmc, MAMS | {"frac_tune2": 0.7}, {}, "leave nothing of the warm-up"),
+        (2, {"frac_tune1": 0.7}, {}, "are more than the whole warm-up"),
+        (2, {}, {"batch_size": 2}, "batch_size=2 does not fit mclmc"),
+        (1, {}, {}, "at least 2 parameters"),  # a sphere of no dimension has nowhere to go
     ],
 )
-def test_bad_settings_are_refused(factory, options, schedule, message):
-    target, _ = target_of(gaussian(2, 1))
+def test_bad_settings_are_refused(dim, options, schedule, message):
+    target, _ = target_of(gaussian(dim, 1))
     with pytest.raises(ConfigError, match=message):
-        factory(target, Schedule(1, 100, 10, 1)._replace(**schedule), **options)
+        mclmc_module.mclmc(target, Schedule(1, 100, 10, 1)._replace(**schedule), **TUNER | options)
 
 
-@pytest.mark.parametrize(
-    ("num_warmup", "shares"), [(1, (0.3, 0.4)), (2, (0.3, 0.4)), (1, (0.2, 0.2)), (3, (0.3, 0.6)), (10, (0.1, 0.88))]
+# ---- the presets of this family
+
+
+def centred(run: Run) -> Verdict:
+    """First moments alone: on a Gaussian the dynamics do not change under theta -> 2 mean - theta, at any step."""
+    draws = run.drawn.draws.astype(np.float64) - run.problem.mean
+    white = draws @ np.linalg.cholesky(run.problem.precision)
+    z, most = largest_z(white.mean(1), np.zeros(white.shape[-1]))
+    return Verdict(z, most, float((white.mean(1).std(0, ddof=1) / len(white) ** 0.5).max()))
+
+
+SYMMETRIC = Law(
+    "symmetric about the mean at any step; its bias in spread falls with the step, which has a test of its own",
+    "test_mclmc_is_reversible_and_of_second_order",
+    64,
+    (schedule(1500, 400, 10), *ALONE),
+    centred,
 )
-def test_a_warm_up_without_a_last_phase_keeps_its_step_size(num_warmup, shares):
-    """The step size that sampling gets is one that warm-up found, not dual averaging's blank 1; and the chain moves.
-
-    In the last two the second phase measures at the very last step, after which nothing is averaged any more.
-    """
-    target, data = target_of(gaussian(4, 1))
-    options = MAMS | dict(zip(("frac_tune1", "frac_tune2"), shares, strict=True))
-    method = adjusted_module.adjusted_mclmc(target, Schedule(1, num_warmup, 20, 1), **options)
-    warm, step = jax.jit(method.warm), jax.jit(method.step)
-    state = method.init(jax.random.key(0), jnp.zeros(4), data)
-    for t in range(num_warmup):
-        state, _ = warm(jax.random.key(t), jnp.int32(t), state, data)
-    last, (state, _) = state, method.settle(jax.random.key(0), state, data)
-    assert state.step_size != 1
-    if num_warmup >= 3:
-        assert state.step_size == last.state.step_size
-    begun = state.theta
-    for t in range(20):
-        state, _ = step(jax.random.key(100 + t), jnp.int32(num_warmup + t), state, data)
-    assert (jnp.abs(state.theta - begun) > 1e-3).any()
 
 
-@pytest.mark.parametrize(("factory", "options"), [(mclmc_module.mclmc, TUNER), (adjusted_module.adjusted_mclmc, MAMS)])
-def test_one_parameter_is_refused(factory, options):
-    """A sphere of no dimension has nowhere to go."""
-    target, _ = target_of(gaussian(1, 1))
-    with pytest.raises(ConfigError, match="at least 2 parameters"):
-        factory(target, Schedule(1, 100, 10, 1), **options)
+class TestLaws(PresetLaws):
+    """MCLMC, alone and after an ensemble, has the posterior's mean at any step."""
+
+    laws = {"mclmc": SYMMETRIC, "mile": SYMMETRIC}
+    mutants = {"mclmc": Mutant("moved.momentum + nu * noise", "moved.momentum + nu * (noise + 0.3)")}
+    small = {"mile": ("before.0.validate_every=2",)}

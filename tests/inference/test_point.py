@@ -1,29 +1,44 @@
-"""Point estimates, their ensembles, dropout and SWAG: fixed points in closed form, and what is kept of a path."""
+"""MAP, ensembles and dropout: fixed points in closed form, early stopping, units left out."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import numpyro.infer.hmc_util
 import optax
 import pytest
 import scipy.special
 import scipy.stats
 from flax import linen, nnx
-from known_posteriors import FAMILY_WISE, PRIOR_SCALE, lanes_of, limit, program, regression, sample, stage
+from jax import random
+from known_posteriors import (
+    FAMILY_WISE,
+    PRIOR_SCALE,
+    Verdict,
+    assert_refused,
+    gaussian,
+    lanes_of,
+    limit,
+    program,
+    regression,
+    rows,
+    sample,
+    stage,
+)
+from laws import ALONE, Law, Mutant, PresetLaws, Run, of_its_own, schedule
+from laws import falling as adam_that_falls
 from mutation import mutate
+from presets import first_of, mostly
+from small_networks import network_target
 
-from bdlbench.inference.ivon import ivon
-from bdlbench.inference.laplace import laplace
 from bdlbench.inference.point import deep_ensemble, maximum_a_posteriori, mc_dropout
-from bdlbench.inference.svgd import svgd
-from bdlbench.inference.svi import svi
-from bdlbench.inference.swag import swag
 from bdlbench.model import bnn, likelihoods, priors
 from bdlbench.model.target import make_target
 from bdlbench.networks.mlp import MLP
-from bdlbench.runs import configuration
-from bdlbench.runs.job import check_job, make_job
 from bdlbench.sampling.programs import Shared
 from bdlbench.types import ConfigError, Data, Method, Schedule
 
@@ -111,7 +126,7 @@ def softmax_scores(target, thetas, x, y):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("patience", [None, 3])
+@pytest.mark.parametrize("patience", mostly([None, 3], 3))
 @pytest.mark.parametrize(("problem", "scores_of"), [(linear, gaussian_scores), (classes, softmax_scores)])
 def test_early_stopping_keeps_the_best_theta(problem, scores_of, patience):
     """Replayed: the path of plain gradient ascent, looked at every 5 steps, ends where 3 looks found nothing better."""
@@ -315,131 +330,83 @@ def test_dropout_climbs_gal_and_ghahramanis_bound():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [
-        ("jax.random.bernoulli(key, 1 - rate,", "jax.random.bernoulli(key, rate,"),
-        ("astype(theta.dtype) / (1 - rate)", "astype(theta.dtype)"),
-        ("return target.log_density(masked(key, theta), data)", "return target.log_density(theta, data)"),
-    ],
+    first_of(
+        [
+            ("jax.random.bernoulli(key, 1 - rate,", "jax.random.bernoulli(key, rate,"),
+            ("astype(theta.dtype) / (1 - rate)", "astype(theta.dtype)"),
+            ("return target.log_density(masked(key, theta), data)", "return target.log_density(theta, data)"),
+        ]
+    ),
 )
 def test_dropout_mutants_are_noticed(old, new):
     z, most = dropout_gradient_z(mutate("bdlbench.inference.point", old, new).mc_dropout)
     assert z > most
 
 
-# ---- SWAG
+def falling(rate, steps):
+    """Adam whose rate falls to nothing: what is left of the optimisation's noise is small against the draws' own."""
+    return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
-def swag_replayed(factory):
-    """SWAG's state, the points it should have collected, their last deviations, and the largest |z| of its draws."""
-    target, data = linear()
-    schedule = Schedule(1, 70, 10, 0, batch_size=4)
-    options = {"optimizer": optax.sgd(0.1, momentum=0.5), "rank": 5, "collect_after": 7, "collect_every": 6}
-    method = factory(target, schedule, **options)
-    noisy = data._replace(x=data.x[:4], y=data.y[:4])
-
-    def batch(t):
-        rows = (t * 4 + jnp.arange(4)) % 12
-        return data._replace(x=data.x[rows], y=data.y[rows])
-
-    @jax.jit
-    def run():
-        state = method.init(jax.random.key(0), jnp.zeros(4), noisy)
-        step = lambda s, t: (lambda s: (s, s.theta))(method.step(jax.random.key(0), t, s, batch(t))[0])
-        return jax.lax.scan(step, state, jnp.arange(70))
-
-    state, thetas = run()
-    theta, momentum = np.zeros(4), np.zeros(4)
-    for t in range(70):  # plain SGD with momentum on the mean loss
-        rows = batch(t)
-        grad = np.asarray(rows.x).T @ (np.asarray(rows.x) @ theta - np.asarray(rows.y)) * 3 + theta / PRIOR_SCALE**2
-        momentum = grad / 12 + 0.5 * momentum
-        theta = theta - 0.1 * momentum
-        np.testing.assert_allclose(thetas[t], theta, rtol=1e-9, atol=1e-12)
-    points = np.asarray(thetas)[7 + 5 :: 6]
-    assert len(points) == 10
-    running = np.cumsum(points, 0) / np.arange(1, 11)[:, None]
-    off = (points - running)[-5:]
-    cov = np.diag(points.var(0)) / 2 + off.T @ off / (2 * 4)
-    draws = jax.vmap(lambda key: method.draw(key, state))(jax.random.split(jax.random.key(0), 20_000))
-    white = np.linalg.solve(np.linalg.cholesky(cov), (np.asarray(draws) - points.mean(0)).T).T
-    second = white.T @ white / len(white)
-    z = np.abs(np.concatenate([white.mean(0), (second - np.eye(4))[np.triu_indices(4)]])) * np.sqrt(len(white))
-    return state, points, off, z.max()
+def test_map_finds_the_mode():
+    """|theta - mean| in posterior standard deviations is at rounding: single-precision gradients, 1e-3."""
+    problem = gaussian(10, 100)
+    schedule = Schedule(1, 3000, 1, 0)
+    step = stage("map", maximum_a_posteriori, schedule, optimizer=falling(0.1, 3000))
+    drawn = sample(program((step,)), rows(problem), lanes_of(4))
+    offset = drawn.draws[:, 0].astype(np.float64) - problem.mean
+    distance = np.sqrt(np.einsum("ci,ij,cj->c", offset, problem.precision, offset))
+    assert distance.max() <= 1e-3, distance
 
 
-SWAG_LIMIT = np.sqrt(2) * scipy.stats.norm.isf(FAMILY_WISE / 28)
-"""For 14 whitened moments of 20,000 draws, whose standard errors are at most sqrt(2 / n)."""
+@pytest.mark.slow
+def test_map_on_minibatches_finds_the_mode():
+    """The batches' noise averages out as the rate falls: within 0.1 standard deviations of the mode."""
+    problem = gaussian(3, 4, copies=8)
+    schedule = Schedule(1, 6000, 1, 0, 8)
+    step = stage("map", maximum_a_posteriori, schedule, optimizer=falling(0.03, 6000))
+    drawn = sample(program((step,)), rows(problem), lanes_of(4))
+    offset = drawn.draws[:, 0].astype(np.float64) - problem.mean
+    assert np.einsum("ci,ij,cj->c", offset, problem.precision, offset).max() <= 0.01
 
 
-@pytest.mark.usefixtures("x64")
-def test_swag_keeps_the_moments_of_the_path():
-    """Mean, variance and deviations of the points collected at steps 13, 19, ..., as NumPy finds them, and draws."""
-    state, points, off, z = swag_replayed(swag)
-    np.testing.assert_allclose(state.mean, points.mean(0), rtol=1e-10)
-    np.testing.assert_allclose(state.squares / 10, points.var(0), rtol=1e-8)
-    np.testing.assert_allclose(np.sort(state.deviations, 0), np.sort(off, 0), rtol=1e-7, atol=1e-12)
-    assert z < SWAG_LIMIT
+def scale_model(x, y=None):
+    """A positive site: sigma ~ LogNormal, one observation a row."""
+    sigma = numpyro.sample("sigma", dist.LogNormal(0.0, 1.0))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(0.0 * x[:, 0], sigma), obs=y)
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("(2 * collected)", "collected"),
-        ("(2 * (rank - 1)) ** 0.5", "(rank - 1) ** 0.5"),
-        ("+ before / n", "+ before / (n + 1)"),
-    ],
-)
-def test_swag_mutants_are_noticed(old, new):
-    assert swag_replayed(mutate("bdlbench.inference.swag", old, new).swag)[3] > SWAG_LIMIT
+def test_the_mode_is_that_of_the_unconstrained_density():
+    """MAP of sigma with its Jacobian: the root of the derivative of the density of u = log sigma.
+
+    log p(u) = -u^2 / 2 - u + u - n u - S exp(-2u) / 2 with S the sum of squares (the Jacobian u cancels LogNormal's
+    -u), so -u - n + S exp(-2 u) = 0.
+    """
+    y = np.array([0.5, -1.5, 2.0, 0.3], np.float32)
+    u = np.log(np.sqrt((y**2).mean()))
+    for _ in range(50):
+        value, slope = -u - 4 + (y**2).sum() * np.exp(-2 * u), -1 - 2 * (y**2).sum() * np.exp(-2 * u)
+        u -= value / slope
+    step = stage("map", maximum_a_posteriori, Schedule(1, 2000, 1, 0), optimizer=falling(0.1, 2000))
+    problem = SimpleNamespace(x=np.zeros((4, 1), np.float32), y=y)
+    drawn = sample(program((step,), scale_model), rows(problem), lanes_of(2))
+    np.testing.assert_allclose(drawn.draws[:, 0, 0], u, atol=1e-4)
 
 
-# ---- lanes
-
-
-def methods():
-    """Every method of this family and its relatives on a small network."""
-    optimizer = optax.adam(0.01)
-    read = Schedule(2, 40, 5, 0)
-    yield (
-        "deep_ensemble",
-        deep_ensemble,
-        read._replace(num_samples=1),
-        {"optimizer": optimizer, "objective": "posterior", **OFF},
-    )
-    yield "mc_dropout", mc_dropout, read, {"optimizer": optimizer, "rate": 0.1, **OFF}
-    batch = read._replace(batch_size=4)
-    yield "swag", swag, batch, {"optimizer": optax.sgd(0.01), "rank": 5, "collect_after": 4, "collect_every": 3}
-    yield "ivon", ivon, read, {"learning_rate": 0.01, "hessian_init": 1.0, "beta1": 0.9, "beta2": 0.999}
-    yield "svgd", svgd, read._replace(num_samples=1), {"optimizer": optimizer, "num_particles": 4, "init_scale": 0.3}
-    guide = {"optimizer": optimizer, "guide": "mean_field", "init_scale": 0.01, "num_particles": 1, "rank": None}
-    yield "svi", svi, read, guide
-    yield "laplace", laplace, Schedule(2, 0, 5, 0), {"structure": "last_layer", "evidence": True}
+SCHEDULE = Schedule(1, 0, 1, 1)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("factory", "schedule", "options"), [pytest.param(*m[1:], id=m[0]) for m in methods()])
-def test_lanes_mapped_and_vmapped_agree(factory, schedule, options):
-    """The same keys give the same draws to rounding, whether lanes are taken one by one or together."""
-    target, data = network(functools.partial(MLP, width=3, depth=1, activation="tanh"))
-    method = factory(target, schedule, **options)
-
-    def lane(key):
-        state = method.init(key, 0.1 * jax.random.normal(key, (target.dim,)), data)
-        body = lambda t, s: method.step(jax.random.fold_in(key, t), t, s, data)[0]
-        state = jax.lax.fori_loop(0, schedule.num_warmup, body, state)
-        state, _ = method.settle(key, state, data)
-        return method.draw(key, state)
-
-    keys = jax.random.split(jax.random.key(0), 2)
-    mapped = jax.jit(lambda: jax.lax.map(lane, keys))()
-    together = jax.jit(lambda: jax.vmap(lane)(keys))()
-    assert np.isfinite(mapped).all()
-    assert np.abs(mapped[0] - mapped[1]).max() > 1e-3
-    np.testing.assert_allclose(mapped, together, rtol=1e-6, atol=1e-8)
-
-
-# ---- refusals
+def test_map_is_the_plain_optimiser():
+    """With gradient descent as its optimiser, a step is theta + (rate / N) g."""
+    target, data = network_target()
+    method = maximum_a_posteriori(target, SCHEDULE, optimizer=optax.sgd(0.1))
+    theta = target.start(random.key(1))
+    state = method.init(random.key(0), theta, data)
+    moved, _ = method.step(random.key(0), jnp.int32(0), state, data)
+    expected = theta + 0.1 / data.size * target.value_and_grad(theta, data)[1]
+    np.testing.assert_allclose(moved.theta, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -468,11 +435,58 @@ def test_lanes_mapped_and_vmapped_agree(factory, schedule, options):
             ["inference=mc_dropout", "model=eight_schools", "data=eight_schools", "inference.schedule.batch_size=null"],
             "no deterministic site 'f'",
         ),
-        (["inference=swag", "inference.schedule.batch_size=null"], "no gradient noise"),
-        (["inference=swag", "inference.rank=1000"], "collect more often"),
-        (["inference=swag", "inference.schedule.thinning=2"], "thinning must be 0"),
     ],
 )
-def test_what_point_methods_refuse(options, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        check_job(make_job(*configuration.compose(["data=diabetes", *options])))
+def test_what_is_refused(options, sentence):
+    assert_refused(options, sentence)
+
+
+# ---- the presets of this family
+
+
+def at_the_mode(run: Run) -> Verdict:
+    """Distance in posterior standard deviations, at most the 1e-3 that single-precision gradients leave."""
+    away = run.drawn.draws[:, 0].astype(np.float64) - run.problem.mean
+    return Verdict(float(np.sqrt(np.einsum("ci,ij,cj->c", away, run.problem.precision, away)).max()), 1e-3, 0.0)
+
+
+def bound_of_dropout() -> Verdict:
+    """The mean stochastic gradient is that of Gal and Ghahramani's bound."""
+    z, most = dropout_gradient_z(mc_dropout)
+    return Verdict(float(z), most, 0.0)
+
+
+STEP = (
+    "-grad / data.size)\n        updates, opt_state = optimizer.update(loss_grad, state.optimizer, state.theta)\n"
+    "        theta = optax.apply_updates(state.theta, updates)\n        return State"
+)
+
+
+class TestLaws(PresetLaws):
+    """MAP and the members of an ensemble end at the mode; dropout climbs its bound."""
+
+    laws = {
+        "map": Law(
+            "mode",
+            "test_map_is_the_plain_optimiser",
+            4,
+            (schedule(3000, 1, 0), adam_that_falls(0.1, 3000), *ALONE),
+            at_the_mode,
+        ),
+        "deep_ensemble": Law(
+            "mode",
+            "test_a_member_reaches_its_closed_form",
+            4,
+            (schedule(3000, 1, 0), adam_that_falls(0.1, 3000, "optax.adamw"), *ALONE),
+            at_the_mode,
+        ),
+        "mc_dropout": Law(
+            "stochastic gradients of its bound",
+            "test_dropout_climbs_gal_and_ghahramanis_bound",
+            4,
+            ("network=mlp", "network.width=3", schedule(5, 5, 0, 8)),
+            of_its_own(bound_of_dropout),
+        ),
+    }
+    mutants = {"map": Mutant(STEP, STEP.replace("-grad /", "-(grad - state.theta) /"), within="maximum_a_posteriori")}
+    refuses = {("mc_dropout", task): "no deterministic site 'f'" for task in ("eight schools", "robust regression")}

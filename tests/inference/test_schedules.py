@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from known_posteriors import gaussian, silence, target_of
+from known_posteriors import gaussian, lanes_of, program, rows, sample, silence, stage, target_of
 from linear_recursions import baoa, langevin, sghmc
+from presets import mostly
 
 from bdlbench.inference import sghmc as momentum
 from bdlbench.inference import sgld
@@ -18,7 +19,11 @@ from bdlbench.runs.job import check_job, make_job
 from bdlbench.types import ConfigError, Schedule
 
 STEPS = Schedule(1, 8, 4, 3)
+
+
 FALLING = optax.exponential_decay(0.02, transition_steps=4, decay_rate=0.5)
+
+
 METHODS = {
     "sgld": (sgld.sgld, {"decay": 0.6, "decay_steps": 5.0}),
     "psgld": (sgld.psgld, {"averaging": 0.99, "damping": 0.01}),
@@ -82,7 +87,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", mostly(SCHEDULES, "sghmc"))
 def test_a_run_follows_a_schedule(name, store_path):
     """From the command line; also where optax branches on a number in Python, so that it cannot be traced."""
     small = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "network.width=3", f"store.path={store_path}"]
@@ -115,6 +120,8 @@ def test_schedules_that_are_none_are_refused(name, step_size, sentence):
 
 
 FALLS_BELOW = "{_target_: optax.linear_schedule, init_value: 0.01, end_value: -0.01, transition_steps: 40}"
+
+
 MAP = "_target_: bdlbench.inference.point.maximum_a_posteriori, schedule: {num_warmup: 40, num_samples: 0, thinning: 0}"
 
 
@@ -185,3 +192,44 @@ def test_learning_rates_that_begin_and_end_at_zero_pass():
     for warmup, given in ((40, rate), (40, linear), (0, FALLS_BELOW)):
         options = [f"inference.optimizer.learning_rate={given}", f"inference.schedule.num_warmup={warmup}"]
         check_job(make_job(*configuration.compose(["inference=map", *options])))
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "power"),
+    [
+        (sgld.cyclical_sgld, {"step_size": 0.01}, 1.0),
+        (momentum.cyclical_sghmc, {"step_size": 0.05, "friction": 2.0}, 0.5),
+    ],
+)
+def test_draws_come_from_every_cycle(factory, options, power):
+    """Four cycles of 30 + 5 x 4 steps: each draw's step size is the cosine's at the step before it."""
+    problem = gaussian(2, 4, copies=6)
+    schedule = Schedule(1, 120, 20, 4, 8, "epoch")
+    drawn = sample(program((stage("cycles", factory, schedule, num_cycles=4, **options),)), rows(problem), lanes_of(2))
+    assert drawn.draws.shape == (2, 20, 2)
+    t = np.concatenate([c * 50 + 30 + np.arange(3, 20, 4) for c in range(4)])
+    wanted = options["step_size"] * ((np.cos(np.pi * (t % 50) / 50) + 1) / 2) ** power
+    np.testing.assert_allclose(drawn.stat("step_size")[0], wanted, rtol=1e-5)
+    sampling = [b for b in drawn.blocks if b.phase == "sample"]
+    assert [b.first_draw for b in sampling] == list(np.cumsum([0] + [b.draws.shape[1] for b in sampling[:-1]]))
+    assert drawn.blocks[-1].steps_done == 200
+    assert sum(float(b.num_grads[0]) for b in drawn.blocks) == pytest.approx(200 * 8 / len(problem.y), rel=1e-5)
+    assert {b.phase for b in drawn.blocks[:2]} <= {"warmup"}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["cyclical_sgld", "cyclical_sghmc"])
+def test_exploration_has_no_noise(name):
+    """Two keys move alike in warm-up, apart in sampling."""
+    target, data = target_of(gaussian(4, 10, copies=3))
+    made = {
+        "cyclical_sgld": (sgld.cyclical_sgld, {}),
+        "cyclical_sghmc": (momentum.cyclical_sghmc, {"friction": 1.0}),
+    }
+    factory, options = made[name]
+    method = factory(target, Schedule(1, 8, 4, 2), step_size=0.01, num_cycles=2, **options)
+    state = method.init(jax.random.key(0), jnp.ones(4), data)
+    for phase, same in ((method.warm, True), (method.step, False)):
+        a, b = (phase(jax.random.key(k), jnp.int32(1), state, data)[0] for k in (1, 2))
+        assert all(bool((u == v).all()) for u, v in zip(a, b, strict=True)) is same
+    assert not method.markov

@@ -1,57 +1,34 @@
-"""Laws 2 and 5 for populations that live in one lane: ChEES-HMC and tempered SMC; and how a run keeps their draws."""
+"""Tempered SMC: posteriors in closed form, the evidence, and a warm-up whose stages run out."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy.stats
-from blackjax import chees_adaptation
 from known_posteriors import (
     PRIOR_SCALE,
+    assert_refused,
     gaussian,
     lanes_of,
     largest_z,
-    limit,
     moments,
     program,
-    regression,
     rows,
     sample,
     stage,
     target_of,
 )
+from laws import ALONE, Law, Mutant, PresetLaws, posterior, schedule
 from mutation import mutate
 
-from bdlbench.inference import chees as chees_module
 from bdlbench.inference import smc as smc_module
-from bdlbench.model.target import make_target
 from bdlbench.runs.group import run
-from bdlbench.runs.recorder import as_chains
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import NEVER, UNFINISHED
-from bdlbench.store import Store
 from bdlbench.types import ConfigError, Schedule
 
 LANES = 32
-CHEES = {
-    "num_particles": 16,
-    "init_scale": 1.0,
-    "initial_step_size": 0.1,
-    "learning_rate": 0.05,
-    "target_accept_prob": 0.651,
-    "decay_rate": 0.5,
-    "max_leapfrog_steps": 200,
-}
-SMC = {
-    "num_particles": 64,
-    "target_ess": 0.7,
-    "num_moves": 3,
-    "num_leapfrog_steps": 8,
-    "initial_step_size": 0.2,
-    "target_accept_prob": 0.8,
-}
 
 
 def draws_of(name, factory, options, schedule, dim, condition, seed=0, temperature=1.0):
@@ -66,31 +43,20 @@ def population_moments(problem, drawn, temperature=1.0):
     return moments(pooled, problem.mean, temperature * problem.cov)
 
 
-def check_chees(dim, condition, factory=chees_module.chees, seed=0, temperature=1.0):
-    schedule = Schedule(1, 300, 150, 2)
-    problem, drawn = draws_of("chees", factory, CHEES, schedule, dim, condition, seed, temperature)
-    return population_moments(problem, drawn, temperature)
+SMC = {
+    "num_particles": 64,
+    "target_ess": 0.7,
+    "num_moves": 3,
+    "num_leapfrog_steps": 8,
+    "initial_step_size": 0.2,
+    "target_accept_prob": 0.8,
+}
 
 
 def check_smc(dim, condition, factory=smc_module.smc, seed=0, temperature=1.0, num_warmup=15):
     schedule = Schedule(1, num_warmup, 20, 3)
     problem, drawn = draws_of("smc", factory, SMC, schedule, dim, condition, seed, temperature)
     return population_moments(problem, drawn, temperature)
-
-
-@pytest.mark.parametrize("check", [check_chees, check_smc])
-def test_populations_reach_a_gaussian(check):
-    """All moments; ChEES from overdispersed starts, SMC from the prior."""
-    verdict = check(10, 100)
-    assert verdict.passes, verdict
-    assert verdict.mcse <= 0.01, verdict
-
-
-@pytest.mark.parametrize("check", [check_chees, check_smc])
-def test_they_sample_the_tempered_target(check):
-    """T = 2 doubles the covariance, once: SMC's bridge begins at the prior as it is."""
-    verdict = check(2, 1, temperature=2.0)
-    assert verdict.passes, verdict
 
 
 def test_smc_finds_the_evidence():
@@ -109,6 +75,7 @@ def test_smc_finds_the_evidence():
     assert (drawn.stat("inverse_temperature") == 1).all()
 
 
+@pytest.mark.slow
 def test_smc_takes_the_stages_that_the_warm_up_did_not():
     """Without warm-up all tempering happens before the first draw, and is charged."""
     problem, drawn = draws_of("smc", smc_module.smc, SMC, Schedule(1, 0, 20, 3), 3, 10)
@@ -129,42 +96,6 @@ def test_a_mutant_of_smc_fails():
     options = SMC | {"num_moves": 1, "num_leapfrog_steps": 1}
     problem, drawn = draws_of("smc", mutant.smc, options, Schedule(1, 15, 2, 1), 3, 10)
     assert not population_moments(problem, drawn).passes
-
-
-def test_a_mutant_of_chees_fails():
-    """Twice the log density."""
-    mutant = mutate(
-        "bdlbench.inference.chees",
-        "lambda theta: target.log_density(theta, data)  # noqa",
-        "lambda theta: 2 * target.log_density(theta, data)  # noqa",
-    )
-    assert not check_chees(2, 1, mutant.chees).passes
-
-
-def test_chees_agrees_with_blackjaxs_driver():
-    """The same Gaussian by ``blackjax.chees_adaptation``, from the same law of starts.
-
-    The logarithms of the lengths found have one mean: Welch's z over independent runs of each, whose degrees of freedom
-    are at least those of the smaller group.
-    """
-    theirs_runs = 16
-    problem, drawn = draws_of("chees", chees_module.chees, CHEES, Schedule(1, 300, 2, 1), 10, 20)
-    ours = np.log(drawn.stat("trajectory_length")[:, -1].astype(np.float64))
-    target, data = target_of(problem)
-
-    def theirs(key):
-        start_key, spread_key, run_key = jax.random.split(key, 3)
-        density = lambda theta: target.log_density(theta, data)
-        warmup = chees_adaptation(density, 16, target_acceptance_rate=0.651, max_leapfrog_steps=200)
-        start = PRIOR_SCALE * jax.random.normal(start_key, (10,)) + jax.random.normal(spread_key, (16, 10))
-        _, info = warmup.run(run_key, start, 0.1, optax.adam(0.05), 300)
-        return info.adaptation_state.log_trajectory_length_moving_average[-1]
-
-    logs = np.asarray(jax.jit(lambda keys: jax.lax.map(theirs, keys))(jax.random.split(jax.random.key(0), theirs_runs)))
-    error = np.sqrt(ours.var(ddof=1) / len(ours) + logs.astype(np.float64).var(ddof=1) / theirs_runs)
-    z = abs(ours.mean() - logs.mean()) / error
-    assert z <= limit(1, theirs_runs - 1), (ours.mean(), logs.mean(), error)
-    assert error < 0.1, "lengths are known to a tenth"
 
 
 # ---- runs out of stages
@@ -244,64 +175,53 @@ def test_smc_counts_every_particle_that_diverges():
         np.testing.assert_array_equal(counted, share * SMC["num_particles"] * 6)
 
 
-def test_chees_counts_every_particle_that_diverges():
-    """All P at a step far beyond stability, none at a small one."""
-    target, data = target_of(gaussian(3, 10))
-    method = chees_module.chees(target, Schedule(1, 1, 1, 1), **CHEES)
-    chains = method.init(jax.random.key(0), jnp.zeros(3), data).chains
-    for size, count in ((1e9, CHEES["num_particles"]), (0.01, 0)):
-        state = chees_module.State(chains, jnp.float32(size), jnp.float32(size))
-        _, info = method.step(jax.random.key(1), jnp.int32(0), state, data)
-        assert info["num_diverging"] == count
-        assert bool(info["diverging"]) == (count > 0)
+@pytest.mark.slow
+def test_smc_reaches_a_gaussian():
+    """All moments, from the prior."""
+    verdict = check_smc(10, 100)
+    assert verdict.passes, verdict
+    assert verdict.mcse <= 0.01, verdict
 
 
-# ---- a run of a population
-
-
-def test_each_particle_is_a_chain_of_the_store(store_path):
-    """Draws, predictions and statistics of C lanes of P particles are C P chains, followed through the draws."""
-    options = [
-        "inference=chees",
-        "data=diabetes",
-        "network.width=3",
-        "progress=off",
-        "inference.before=[]",
-        f"store.path={store_path}",
-    ]
-    sizes = ["inference.num_particles=4", "inference.schedule.num_warmup=20", "inference.schedule.num_samples=30"]
-    record = run([*options, *sizes, "inference.schedule.num_chains=2"])
-    assert record["status"] == "complete", record["reason"]
-    assert record["num_draws"] == 2 * 4 * 30
-    store = Store(store_path)
-    tree = store.posterior(record["id"])
-    for group in ("posterior", "sample_stats", "log_likelihood", "posterior_predictive"):
-        assert dict(tree[group].sizes)["chain"] == 8
-        assert dict(tree[group].sizes)["draw"] == 30
-    assert record["metrics"]["rhat_max"] is not None
-
-
-def test_particles_are_followed():
-    """(C, n P) to (C P, n)."""
-    values = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # chain, draw, particle
-    followed = as_chains(values.reshape(2, 12), 4)
-    np.testing.assert_array_equal(followed[5], values[1, :, 1])
-    np.testing.assert_array_equal(as_chains(values, 1), values)
+def test_smc_samples_the_tempered_target():
+    """T = 2 doubles the covariance, once: the bridge begins at the prior as it is."""
+    verdict = check_smc(2, 1, temperature=2.0)
+    assert verdict.passes, verdict
 
 
 @pytest.mark.parametrize(
-    ("factory", "options", "schedule", "message"),
+    ("options", "schedule", "message"),
     [
-        (chees_module.chees, CHEES | {"num_particles": 1}, {}, "num_particles=1 must be at least 2"),
-        (chees_module.chees, CHEES, {"num_warmup": 0}, "schedule.num_warmup=0 must be at least 1"),
-        (chees_module.chees, CHEES, {"batch_size": 2}, "batch_size=2 does not fit chees"),
-        (smc_module.smc, SMC | {"target_ess": 1.0}, {}, "target_ess=1.0 must lie strictly between"),
-        (smc_module.smc, SMC | {"target_ess": 0.9991}, {}, "target_ess=0.9991 must be at most 0.999"),
-        (smc_module.smc, SMC, {"batch_size": 2}, "batch_size=2 does not fit smc"),
+        ({"target_ess": 1.0}, {}, "target_ess=1.0 must lie strictly between"),
+        ({"target_ess": 0.9991}, {}, "target_ess=0.9991 must be at most 0.999"),
+        ({}, {"batch_size": 2}, "batch_size=2 does not fit smc"),
     ],
 )
-def test_bad_settings_are_refused(factory, options, schedule, message):
-    problem = gaussian(2, 1)
-    target = make_target(regression, jnp.asarray(problem.x), jnp.asarray(problem.y), 1.0)
+def test_bad_settings_are_refused(options, schedule, message):
+    target, _ = target_of(gaussian(2, 1))
     with pytest.raises(ConfigError, match=message):
-        factory(target, Schedule(1, 100, 10, 1)._replace(**schedule), **options)
+        smc_module.smc(target, Schedule(1, 100, 10, 1)._replace(**schedule), **SMC | options)
+
+
+def test_a_population_too_large_is_refused():
+    """By the size of what would be allotted."""
+    assert_refused(["inference=smc", "inference.num_particles=200000"], r"num_particles=200000 needs .* GiB")
+
+
+# ---- the presets of this family
+
+
+class TestLaws(PresetLaws):
+    """Tempered SMC is exact as its particles grow in number."""
+
+    laws = {
+        "smc": Law(
+            "exact",
+            "test_integrators.py::test_leapfrog_is_reversible",
+            16,
+            (schedule(25, 20, 1), "inference.num_particles=64", *ALONE),
+            posterior,
+        )
+    }
+    mutants = {"smc": Mutant("at * target.log_density(theta, data)", "0.8 * at * target.log_density(theta, data)")}
+    small = {"smc": ("num_particles=8", "num_moves=1", "num_leapfrog_steps=2", "target_ess=0.5")}

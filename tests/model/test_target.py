@@ -11,6 +11,8 @@ import numpyro.distributions as dist
 import pytest
 import scipy.stats
 from flax import nnx
+from jax import random
+from known_posteriors import gaussian, regression
 
 from bdlbench.model import bnn, likelihoods, priors
 from bdlbench.model.schools import eight_schools
@@ -19,9 +21,17 @@ from bdlbench.networks.mlp import ACTIVATIONS, MLP
 from bdlbench.types import ConfigError, Data
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 2)), jnp.float32)
+
+
 Y = jnp.sin(X.sum(1))
+
+
 LABELS = jnp.asarray([0, 1, 2, 0, 1, 2])
+
+
 PRIOR = priors.fan_in(weight_scale=1.0, bias_scale=1.0)
+
+
 GAUSSIAN = likelihoods.gaussian_fixed("regression", 1, sigma=0.5)
 
 
@@ -213,3 +223,17 @@ def test_likelihoods_of_the_other_task_are_refused():
     ):
         with pytest.raises(ConfigError, match="likelihood=auto"):
             make()
+
+
+@pytest.mark.usefixtures("x64")
+def test_target_is_the_written_out_log_density():
+    """Against the normal densities written out: sum over rows, prior, temperature, no Jacobian for real sites."""
+    problem = gaussian(4, 10, copies=3)
+    x, y = jnp.asarray(problem.x, jnp.float64), jnp.asarray(problem.y, jnp.float64)
+    theta = random.normal(random.key(0), (4,))
+    target = make_target(regression, x, y, 2.0)
+    prior = scipy.stats.norm.logpdf(theta, 0, 3).sum()
+    likelihood = scipy.stats.norm.logpdf(y, x @ theta, 1)
+    np.testing.assert_allclose(target.log_density(theta, Data(x, y, 12)), (prior + likelihood.sum()) / 2, rtol=1e-12)
+    part = target.log_density(theta, Data(x[:3], y[:3], 12))
+    np.testing.assert_allclose(part, (prior + 4 * likelihood[:3].sum()) / 2, rtol=1e-12)

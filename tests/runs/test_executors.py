@@ -1,4 +1,4 @@
-"""Engines by themselves: what they return, and what becomes of tasks whose process dies, fails or is stopped.
+"""Executors by themselves: what they return, and what becomes of tasks whose process dies, fails or is stopped.
 
 Functions are defined inside the tests, so that they travel by value: a worker cannot import a test's module.
 """
@@ -19,44 +19,44 @@ import yaml
 
 from bdlbench.errors import ConfigError
 from bdlbench.runs.configuration import conf_dir
-from bdlbench.runs.executors import ENGINES, make_engine
-from bdlbench.runs.executors.base import Engine, Lost, required, use_cores
+from bdlbench.runs.executors import EXECUTORS, make_executor
+from bdlbench.runs.executors.base import Executor, Lost, required, use_cores
 from bdlbench.runs.executors.processes import Processes, part
 from bdlbench.runs.executors.slurm import Slurm, Task
 
 LANES = yaml.safe_load((conf_dir() / "hydra" / "launcher" / "lanes.yaml").read_text())
 
 
-def engine(name, **options):
-    """An engine with the options of its preset."""
-    return make_engine(name, LANES.get(name, {}) | options)
+def executor(name, **options):
+    """An executor with the options of its preset."""
+    return make_executor(name, LANES.get(name, {}) | options)
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_preset_has_all_options_of_its_engine(name):
-    """The yaml is the whole record: its keys are the engine's keyword-only parameters, none with a hidden default."""
-    made = engine(name)
-    assert isinstance(made, Engine)
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_a_preset_has_all_options_of_its_executor(name):
+    """The yaml is the whole record: its keys are the executor's keyword-only parameters, none with a hidden default."""
+    made = executor(name)
+    assert isinstance(made, Executor)
     parameters = inspect.signature(type(made)).parameters.values() if name != "local" else ()
     assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} == set(LANES.get(name, {}))
     assert all(p.default is p.empty for p in parameters)
 
 
-@pytest.mark.parametrize("name", [name for name in ENGINES if name != "local"])
-def test_a_preset_is_lanes_with_another_engine(name):
+@pytest.mark.parametrize("name", [name for name in EXECUTORS if name != "local"])
+def test_a_preset_is_lanes_with_another_executor(name):
     """``hydra/launcher=lanes_<name>`` changes the one word."""
     preset = yaml.safe_load((conf_dir() / "hydra" / "launcher" / f"lanes_{name}.yaml").read_text())
-    assert preset == {"defaults": ["lanes", "_self_"], "engine": name}
+    assert preset == {"defaults": ["lanes", "_self_"], "executor": name}
 
 
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("dask", {}, "engine='dask' is unknown: use local, processes, slurm, ray"),
+        ("dask", {}, "executor='dask' is unknown: use local, processes, slurm, ray"),
         ("processes", {"num_workers": 0}, "hydra.launcher.processes.num_workers=0 must be at least 1"),
         ("processes", {"num_workers": 1.5}, "num_workers=1.5 must be a whole number"),
         ("processes", {"gpus": 2}, r"gpus=2 must be a list of devices such as \[0,1\]"),
-        ("processes", {"threads": 2}, "hydra.launcher.processes.threads is unknown: the engine processes takes"),
+        ("processes", {"threads": 2}, "hydra.launcher.processes.threads is unknown: the executor processes takes"),
         ("slurm", {"cluster": "pbs"}, "hydra.launcher.slurm.cluster='pbs' is unknown"),
         ("slurm", {"timeout_min": 0}, "timeout_min=0 must be at least 1"),
         ("slurm", {"setup": "module load cuda"}, "setup='module load cuda' must be a list of shell commands"),
@@ -68,18 +68,18 @@ def test_a_preset_is_lanes_with_another_engine(name):
 )
 def test_options_are_refused_in_one_sentence(name, options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        engine(name, **options)
+        executor(name, **options)
 
 
 def test_a_missing_package_is_named_with_its_extra():
-    with pytest.raises(ConfigError, match=r"no_such_engine is not installed: pip install 'bdlbench\[cluster\]'"):
-        required("no_such_engine.part", "cluster")
+    with pytest.raises(ConfigError, match=r"no_such_executor is not installed: pip install 'bdlbench\[cluster\]'"):
+        required("no_such_executor.part", "cluster")
 
 
 def test_slurm_is_wanted_where_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="srun and sbatch"):
-        list(engine("slurm", cluster="slurm").execute(len, [[]], folder=tmp_path / "jobs", begin=print))
+        list(executor("slurm", cluster="slurm").execute(len, [[]], folder=tmp_path / "jobs", begin=print))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 7])
@@ -97,11 +97,11 @@ def test_shares_cover_everything_and_are_never_empty(workers, things):
 def test_gpus_are_shared_out_and_so_is_their_memory(monkeypatch):
     """Two workers on four GPUs have two each; two workers on one GPU have half the memory that JAX would take."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    four = engine("processes", num_workers=2)
+    four = executor("processes", num_workers=2)
     assert [four.share(i)[1]["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["4,5", "6,7"]
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in four.share(0)[1]
-    assert engine("processes").slots == 4
-    one = engine("processes", num_workers=2, gpus=[3])
+    assert executor("processes").slots == 4
+    one = executor("processes", num_workers=2, gpus=[3])
     assert [one.share(i)[1]["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["3", "3"]
     assert float(one.share(0)[1]["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == pytest.approx(0.375)
 
@@ -167,7 +167,9 @@ def test_submitit_returns_and_tells_what_failed(tmp_path):
         return [task]
 
     options = {"cluster": "local", "poll_s": 0.2, "timeout_min": 5}
-    found = dict(engine("slurm", **options).execute(work, ["a", "raise", "die"], folder=tmp_path, begin=lambda i: None))
+    found = dict(
+        executor("slurm", **options).execute(work, ["a", "raise", "die"], folder=tmp_path, begin=lambda i: None)
+    )
     assert found[0] == ["a"]
     assert isinstance(found[1], Lost) and "LookupError: nothing there" in str(found[1])
     assert isinstance(found[2], Lost) and "ended without a result" in str(found[2])
@@ -190,9 +192,9 @@ def test_the_queue_is_asked_once_for_all_jobs(tmp_path, monkeypatch):
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     jobs = {i: submitit.SlurmJob(tmp_path, f"7_{i}") for i in range(3)}
-    assert engine("slurm")._states(jobs) == {0: "RUNNING", 1: "NODE_FAIL", 2: "FORGOTTEN"}
+    assert executor("slurm")._states(jobs) == {0: "RUNNING", 1: "NODE_FAIL", 2: "FORGOTTEN"}
     script.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
-    assert set(engine("slurm")._states(jobs).values()) == {"RUNNING"}
+    assert set(executor("slurm")._states(jobs).values()) == {"RUNNING"}
 
 
 PREEMPTED = """
@@ -262,7 +264,7 @@ def test_every_option_reaches_sbatch(tmp_path, monkeypatch):
     options |= {"mem_gb": 8.0, "array_parallelism": 1, "signal_delay_s": 33, "max_num_timeout": 5, "poll_s": 0.01}
     options |= {"setup": ["module load cuda"], "additional": {"qos": "high", "constraint": "x86"}}
     assert set(options) == set(LANES["slurm"])
-    made = engine("slurm", **options)
+    made = executor("slurm", **options)
     assert isinstance(made, Slurm)
     found = dict(made.execute(len, [[], []], folder=tmp_path / "jobs", begin=lambda index: None))
     assert all(isinstance(lost, Lost) and "FAILED" in str(lost) for lost in found.values()) and len(found) == 2

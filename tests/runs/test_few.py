@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from presets import mostly
 
 from bdlbench.runs import configuration
 from bdlbench.runs.group import run, run_config
@@ -12,7 +13,12 @@ SMALL = [*QUIET, "data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "netwo
 
 
 @pytest.mark.parametrize(
-    ("method", "draws"), [("nuts", 1), ("nuts", 3), ("hmc", 2), ("chees", 1), ("adjusted_mclmc", 3), ("mclmc", 1)]
+    ("method", "draws"),
+    mostly(
+        [("nuts", 1), ("nuts", 3), ("hmc", 2), ("chees", 1), ("adjusted_mclmc", 3), ("mclmc", 1)],
+        ("nuts", 1),
+        ("nuts", 3),
+    ),
 )
 def test_few_draws_leave_a_record(method, draws, store_path):
     """What needs four draws a chain is null."""
@@ -33,7 +39,7 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("method", WIDE)
+@pytest.mark.parametrize("method", mostly(WIDE, "svi"))
 def test_predictions_that_overflow_are_a_divergence(method, store_path):
     """Finite draws, about half of which give a test row a log likelihood beyond single precision.
 
@@ -63,8 +69,8 @@ def test_predictions_that_overflow_are_a_divergence(method, store_path):
     assert record["metrics"]["rhat_max"] is None
 
 
-@pytest.mark.parametrize("df", [1.0, 2.0, 3.0])
-@pytest.mark.parametrize("method", WIDE)
+@pytest.mark.parametrize("df", mostly([1.0, 2.0, 3.0], 2.0, 3.0))
+@pytest.mark.parametrize("method", mostly(WIDE, "svi"))
 def test_a_model_without_a_variance_is_scored_by_its_likelihood(method, df, store_path):
     """Student's t has a variance from df = 2 on: below, what needs one is left out with a warning, and no draw is lost."""
     options = [option for option in SMALL if not option.startswith(("network", "metrics"))]

@@ -14,6 +14,7 @@ import pytest
 from hydra.errors import HydraException
 from jax._src.dispatch import BACKEND_COMPILE_EVENT
 from omegaconf.errors import OmegaConfBaseException
+from presets import mostly
 
 from bdlbench.runs import configuration
 from bdlbench.runs.group import run, run_config, run_group
@@ -71,7 +72,7 @@ NUMBER = {
 }
 
 
-@pytest.mark.parametrize("method", SHORT)
+@pytest.mark.parametrize("method", mostly(SHORT, "nuts", "svi"))
 def test_other_numbers_compile_nothing(method, store_path, monkeypatch):
     """Another seed, split, step size, prior scale, temperature: not one program, and other results each time."""
     monkeypatch.setattr(loop, "_PROGRAMS", {})  # another test may have run the same
@@ -90,7 +91,7 @@ def test_other_numbers_compile_nothing(method, store_path, monkeypatch):
     assert other, "another width is another program"
 
 
-@pytest.mark.parametrize("method", SHORT)
+@pytest.mark.parametrize("method", mostly(SHORT, "nuts", "svi"))
 def test_a_run_is_found_again_and_repeats_bit_for_bit(method, tmp_path):
     """The same id is not run twice; in another store, and when asked to, it gives the same bits."""
     first = run(options(method, tmp_path / "a"))
@@ -171,6 +172,7 @@ def test_factories_of_the_package_have_names_of_their_own():
             assert found.setdefault(configuration.name_of_factory(section, target), target) == target
 
 
+@pytest.mark.quick
 def test_a_linen_network_runs(store_path):
     """By ``network._target_``."""
     own = ["network._target_=models_of_users.LinenMLP", "~network.depth", "~network.activation"]
@@ -180,7 +182,7 @@ def test_a_linen_network_runs(store_path):
     assert posterior["network.Dense_0.kernel"].shape == (2, 10, 1, 4)
 
 
-@pytest.mark.parametrize("method", SHORT)
+@pytest.mark.parametrize("method", mostly(SHORT, "svi"))
 def test_a_numpyro_model_runs(method, store_path):
     """By ``model._target_``: robust regression, without network, prior or likelihood groups."""
     composed, labels = configuration.compose(

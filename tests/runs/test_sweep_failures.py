@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from presets import mostly
 
 from bdlbench.runs import configuration, group, sweep
 from bdlbench.runs import group as group_module
@@ -54,7 +55,10 @@ def test_an_exception_nan_and_memory_each_leave_their_record(store_path, monkeyp
         assert Store(store_path).record(record["id"])["reason"] == record["reason"]
 
 
-@pytest.mark.parametrize("launcher", ["lanes", "basic", "joblib", "lanes hydra.sweeper.max_batch_size=1", "optuna"])
+@pytest.mark.parametrize(
+    "launcher",
+    mostly(["lanes", "basic", "joblib", "lanes hydra.sweeper.max_batch_size=1", "optuna"], "lanes", "optuna"),
+)
 def test_a_command_ends_with_what_failed(launcher, store_path):
     """Whatever the launcher, and though no progress is shown: what became of the runs, and why those that failed did.
 

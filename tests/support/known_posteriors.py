@@ -6,7 +6,7 @@ exceeds once in 10^6 runs. Tests assert that it does not; the tests of mutants a
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pytest
 import scipy.stats
 
 from bdlbench.inference.hmc import nuts
 from bdlbench.model.target import make_target
 from bdlbench.runs import configuration
-from bdlbench.runs.job import Job, make_job
+from bdlbench.runs.job import Job, check_job, make_job
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import Lane, Program, Shared
-from bdlbench.types import Data, Method, Schedule, Stage, Target
+from bdlbench.types import ConfigError, Data, Method, Schedule, Stage, Target
 
 FAMILY_WISE = 1e-6
 """Probability that one check of a right implementation exceeds its limit."""
@@ -142,6 +143,12 @@ def target_of(problem: Any, model: Callable[..., None] | None = None) -> tuple[T
     """The target and the data of a problem's rows."""
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
     return make_target(model or regression, x, y, 1.0), Data(x, y, len(problem.y))
+
+
+def assert_refused(options: Sequence[str], sentence: str, data: str = "diabetes") -> None:
+    """A configuration is refused before anything is compiled, in a sentence that matches."""
+    with pytest.raises(ConfigError, match=sentence):
+        check_job(make_job(*configuration.compose([f"data={data}", *options])))
 
 
 def silence(patch: Any) -> None:

@@ -8,30 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from laws import declared, families
 
 from bdlbench.runs.configuration import conf_dir
 from bdlbench.store import Store
 
 PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))
-_OWN = {
-    "chees": ["num_particles=4", "max_leapfrog_steps=8"],
-    "adjusted_mclmc": ["max_num_steps=8"],
-    "nuts": ["max_tree_depth=3"],
-    "hmc": ["trajectory_length=0.05"],
-    "mile": ["before.0.validate_every=2"],
-    "smc": ["num_particles=8", "num_moves=1", "num_leapfrog_steps=2", "target_ess=0.5"],
-    "svgd": ["num_particles=4"],
-    "svi_lowrank": ["rank=2"],
-    "swag": ["collect_after=6", "collect_every=2", "rank=4"],
-    "multiswag": ["collect_after=6", "collect_every=2", "rank=4"],
-}
 
 
 def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
     """Parameters of a test that takes seconds each: ``always`` in every run, the others where slow tests run too."""
     names = list(names)
     assert set(always) <= set(names)
-    return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]
+    return [
+        pytest.param(*(name if isinstance(name, tuple) else (name,)), marks=() if name in always else pytest.mark.slow)
+        for name in names
+    ]
+
+
+def first_of(cases: list[Any]) -> list[Any]:
+    """Parameters of a test of kin cases: the first in every run, the others where slow tests run too."""
+    return [cases[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[1:])]
 
 
 def shortened(preset: str, warmup: int, samples: int, before: int, chains: int = 2) -> list[str]:
@@ -53,7 +50,7 @@ def shortened(preset: str, warmup: int, samples: int, before: int, chains: int =
         out.append(f"inference.before.{i}.schedule.num_warmup={before}")
         if earlier["schedule"].get("batch_size"):
             out.append(f"inference.before.{i}.schedule.batch_size=8")
-    return [*out, *(f"inference.{option}" for option in _OWN.get(preset, []))]
+    return [*out, *(f"inference.{option}" for option in declared("small").get(preset, ()))]
 
 
 def outcome(store: Store, run_id: str) -> dict[str, Any]:
@@ -91,3 +88,8 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
             np.testing.assert_array_equal(value, other[name], err_msg=name)
         else:
             assert value == other[name], name
+
+
+# Last, because the families' test files that this reads import what stands above.
+FIRST = sorted(next(iter(family.laws)) for family in families().values())
+"""One preset a family: the first of its laws."""

@@ -22,6 +22,7 @@ from bdlbench.store import Store
 from tools import readme
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "tests" / "adding" / "examples"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("experiments/*/README.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -162,19 +163,8 @@ def test_functions_in_tables_exist(name: str) -> None:
             assert set(dotted.split(".")) <= defined, f"{name}: {dotted} in {path}"
 
 
-def materialise(folder: Path, name: str = "CONTRIBUTING.md") -> list[Path]:
-    """Write out the files that a document shows, each under the path above its block."""
-    written = []
-    for path, body in re.findall(r"^`([\w/.-]+)`:\n\n```\w+\n(.*?)^```", text_of(name), re.M | re.S):
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(body, encoding="utf-8")
-        written.append(file)
-    return written
-
-
 def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ten files of CONTRIBUTING.md, put where it says, make one complete run: method, data, network, prior, metric.
+    """The examples of CONTRIBUTING.md, put at their paths, make one complete run: method, data, network, prior, metric.
 
     That each was used is seen in the record: the labels, the metric, and the gradients of 40 + 20 steps of B = 32 of
     N = 100 rows in 2 chains, 2 * 60 * .32 = 38.4, summed in float32 (60 terms: relative error below 60 * 2^-24).
@@ -182,14 +172,12 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     from bdlbench.runs.group import run
 
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    files = materialise(tmp_path)
-    assert len(files) == 10
-    for file in files:
-        if file.suffix == ".py":
-            package = importlib.import_module(".".join(file.parent.relative_to(tmp_path).parts))
-            monkeypatch.setattr(package, "__path__", [*package.__path__, str(file.parent)])
+    shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
+    for file in (tmp_path / "bdlbench").rglob("*.py"):
+        package = importlib.import_module(".".join(file.parent.relative_to(tmp_path).parts))
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(file.parent)])
     monkeypatch.setattr(configuration, "conf_dir", lambda: tmp_path / "conf")
-    new = [f"inference={files[0].stem}", f"data={files[2].stem}", f"network={files[4].stem}", "prior=laplace"]
+    new = ["inference=constant_sgd", "data=steps", "network=residual", "prior=laplace"]
     schedule = {"num_chains": 2, "num_warmup": 40, "num_samples": 10, "thinning": 2}
     record = run(
         [
@@ -222,21 +210,6 @@ def test_what_a_reader_brings_along_is_taken(group: str, tmp_path: Path, monkeyp
     job = make_job(*configuration.compose([word for word in words[1:] if not word.startswith("-")]))
     check_job(job)
     assert (ROOT / "conf" / group / f"{job.labels[group]}.yaml").exists() is False
-
-
-def test_recipe_yamls_hold_their_factories_options(tmp_path: Path) -> None:
-    """Each yaml of CONTRIBUTING.md has the keyword-only parameters of the function above it, and no others."""
-    files = materialise(tmp_path)
-    for code, settings in zip(files[::2], files[1::2], strict=True):
-        node: dict[str, Any] = yaml.safe_load(settings.read_text())
-        node = node.get(settings.stem, node)  # a metric is nested under its name
-        function = str(node["_target_"]).rsplit(".", 1)[-1]
-        found = [n for n in ast.walk(ast.parse(code.read_text())) if getattr(n, "name", "") == function]
-        (inner,) = [
-            n for n in ast.walk(found[0]) if isinstance(n, ast.FunctionDef) and n.name in (function, "__init__")
-        ][:1]
-        options = {argument.arg for argument in inner.args.kwonlyargs}
-        assert options == set(node) - {"_target_", "schedule", "start", "before"}, settings.name
 
 
 # ---- the README's table
@@ -341,7 +314,7 @@ def test_tools_call_what_is_there() -> None:
     workflow = yaml.safe_load(text_of(".github/workflows/ci.yml"))
     runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     called = {word for run in runs for word in run.split()[1:] if "=" not in word}
-    assert called == {"test", "test-slow", "test-faults", "lint"} <= targets()
+    assert called == {"test", "test-slow", "test-faults", "test-adding", "lint"} <= targets()
     assert "make test" in text_of(".ci/run")
     hooks = yaml.safe_load(text_of(".pre-commit-config.yaml"))
     local = {hook["id"] for repo in hooks["repos"] if repo["repo"] == "local" for hook in repo["hooks"]}

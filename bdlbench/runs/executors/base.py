@@ -1,4 +1,4 @@
-"""What every engine does, and what several of them need."""
+"""What every executor does, and what several of them need."""
 
 import importlib
 import os
@@ -24,7 +24,7 @@ def was_lost(record: Mapping[str, Any]) -> bool:
 
 
 @runtime_checkable
-class Engine(Protocol):
+class Executor(Protocol):
     """Computes tasks somewhere.
 
     Attributes
@@ -61,7 +61,7 @@ class Engine(Protocol):
         Parameters
         ----------
         folder : Path
-            A folder, perhaps not there yet, for what the engine has to keep. Every machine must see it.
+            A folder, perhaps not there yet, for what the executor has to keep. Every machine must see it.
         begin : callable (index)
             Called when a task begins.
         """
@@ -111,7 +111,7 @@ def use_cores(cores: int) -> None:
 def prepare(cores: Sequence[int]) -> None:
     """A worker's first act: its own cores, and a process group that the terminal's Ctrl-C does not reach.
 
-    The engine passes an interrupt on, once.
+    The executor passes an interrupt on, once.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

@@ -8,7 +8,7 @@ from bdlbench.runs.executors.base import Result
 
 
 class Local:
-    """The engine of one process."""
+    """The executor of one process."""
 
     elsewhere, has_log, slots, memory_share = False, False, 1, 1.0
 
@@ -20,7 +20,7 @@ class Local:
         folder: Path,
         begin: Callable[[int], object],
     ) -> Iterator[tuple[int, Result]]:
-        """See :meth:`bdlbench.runs.executors.base.Engine.execute`. An error that is no run's own stops the sweep."""
+        """See :meth:`bdlbench.runs.executors.base.Executor.execute`. An error that is no run's own stops the sweep."""
         del folder
         for index, task in enumerate(tasks):
             begin(index)

@@ -23,7 +23,7 @@ WATCH = 1.0
 
 
 class Processes:
-    """The engine of several processes.
+    """The executor of several processes.
 
     Each worker has an executor of its own: loky ends all workers of an executor when one dies, and a worker that the
     kernel kills for its memory must not take its neighbours along. JAX does not survive a fork; loky starts afresh.
@@ -63,7 +63,7 @@ class Processes:
         folder: Path,
         begin: Callable[[int], object],
     ) -> Iterator[tuple[int, Result]]:
-        """See :meth:`bdlbench.runs.executors.base.Engine.execute`."""
+        """See :meth:`bdlbench.runs.executors.base.Executor.execute`."""
         del folder
         loky = required("joblib.externals.loky", "cluster")
         waiting = deque(range(len(tasks)))
@@ -126,7 +126,7 @@ def follow(parent: int) -> None:
     """Have this process stop when its parent is gone, killed say: nobody waits for what it computes, and as long as it
     goes on it holds the locks of its runs against the same command.
 
-    It is told as by the engine itself, by SIGTERM, on which runs write their checkpoints, and has as long for them.
+    It is told as by the executor itself, by SIGTERM, on which runs write their checkpoints, and has as long for them.
     """
     while os.getppid() == parent:
         time.sleep(WATCH)

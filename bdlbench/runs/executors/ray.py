@@ -17,7 +17,7 @@ GRACE = 30.0
 
 
 class Ray:
-    """The engine of a Ray cluster.
+    """The executor of a Ray cluster.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Ray:
         folder: Path,
         begin: Callable[[int], object],
     ) -> Iterator[tuple[int, Result]]:
-        """See :meth:`bdlbench.runs.executors.base.Engine.execute`."""
+        """See :meth:`bdlbench.runs.executors.base.Executor.execute`."""
         del folder
         ray = required("ray", "ray")
         mine = not ray.is_initialized()

@@ -23,7 +23,7 @@ PATIENCE = 15.0
 
 
 class Slurm:
-    """The engine of a SLURM cluster.
+    """The executor of a SLURM cluster.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class Slurm:
         folder: Path,
         begin: Callable[[int], object],
     ) -> Iterator[tuple[int, Result]]:
-        """See :meth:`bdlbench.runs.executors.base.Engine.execute`. Scripts, logs and results lie in ``folder``."""
+        """See :meth:`bdlbench.runs.executors.base.Executor.execute`. Scripts, logs and results lie in ``folder``."""
         submitit = required("submitit", "cluster")
         try:
             executor = submitit.AutoExecutor(
