@@ -471,8 +471,7 @@ class _Fixed(Messenger):
 
     def process_message(self, msg: dict[str, Any]) -> None:
         """Give a site its value, and stop there."""
-        name = msg["name"].replace("/", ".")
-        if msg["type"] == "sample" and name in self.fixed:
+        if msg["type"] == "sample" and (name := msg["name"].replace("/", ".")) in self.fixed:
             msg["value"] = jnp.asarray(self.fixed[name])
             msg["stop"] = True
 
