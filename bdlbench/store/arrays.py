@@ -18,7 +18,7 @@ from bdlbench.errors import ConfigError
 from bdlbench.store import layout
 from bdlbench.store.layout import Variable
 
-GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data")
+GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data", "constant_data")
 BUFFER_BYTES = 4 * 2**20
 """A run's draws that wait in memory: many runs of a sweep are written at a time."""
 
