@@ -55,7 +55,8 @@ def module_of(
     if isinstance(module, linen.Module):
         variables = jax.eval_shape(module.init, jax.random.key(0), x)
         return Module(variables["params"], lambda params: module.bind({"params": params}))
-    graph, weights, rest = nnx.split(module, nnx.Param, ...)
+    # Its stub does not know how many states the filters give.
+    graph, weights, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
 
     def bind(params: Any) -> Any:
         state = jax.tree.map(lambda leaf: leaf, weights)
