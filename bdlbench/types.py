@@ -70,9 +70,9 @@ class Target(NamedTuple):
     ----------
     dim : int
         D, the length of theta.
-    start : (key) -> theta
+    sample_prior : (key) -> theta
         A draw from the prior.
-    initial : (key) -> theta
+    init_params : (key) -> theta
         The network's own random initialisation; the prior for sites that are no network's weights.
     terms : (theta, x, y) -> Terms
         Log prior, log Jacobian and the rows' log likelihood, in one trace of the model.
@@ -97,8 +97,8 @@ class Target(NamedTuple):
     """
 
     dim: int
-    start: Callable[[Array], Array]
-    initial: Callable[[Array], Array]
+    sample_prior: Callable[[Array], Array]
+    init_params: Callable[[Array], Array]
     terms: Callable[[Array, Any, Any], Terms]
     forward: Callable[[Array, Any], Array]
     likelihood: Callable[[Array, Any, Array], dist.Distribution]
@@ -140,7 +140,7 @@ class Schedule(NamedTuple):
     batching: Literal["epoch", "iid"] = "epoch"
 
 
-def no_settle(key: Array, state: Any, data: Data) -> tuple[Any, Info]:
+def no_finalize(key: Array, state: Any, data: Data) -> tuple[Any, Info]:
     """The default: nothing to do between warm-up and sampling."""
     return state, {}
 
@@ -158,7 +158,7 @@ class Method(NamedTuple):
         (D,), or (P, D) for a population that lives in one lane.
     warm : as ``step``, or None
         One step of warm-up; ``step`` where None.
-    settle : (key, state, data) -> (state, Info)
+    finalize : (key, state, data) -> (state, Info)
         Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted. With
         ``unfinished`` (bool) true, what it leaves has nothing to do with the posterior: the lane has diverged.
     anchor : (state) -> theta0, or None
@@ -173,7 +173,7 @@ class Method(NamedTuple):
         as ``data.validation``; ``data.size`` is then the number of the others. 0: the data set's own validation rows.
     num_cycles : int
         Warm-up and sampling alternate so many times, an equal share of the schedule's steps and draws each, and all
-        draws count. 1 for a method that warms up once; only a method whose ``settle`` does nothing may have more.
+        draws count. 1 for a method that warms up once; only a method whose ``finalize`` does nothing may have more.
     start : "any", "mode" or "own"
         What ``init`` makes of theta: a state from wherever it is; an approximation around it, which must therefore be a
         mode that something else has found; nothing, as the method has starts of its own.
@@ -183,7 +183,7 @@ class Method(NamedTuple):
     step: Callable[[Array, Array, Any, Data], tuple[Any, Info]]
     draw: Callable[[Array, Any], Array]
     warm: Callable[[Array, Array, Any, Data], tuple[Any, Info]] | None = None
-    settle: Callable[[Array, Any, Data], tuple[Any, Info]] = no_settle
+    finalize: Callable[[Array, Any, Data], tuple[Any, Info]] = no_finalize
     anchor: Callable[[Any], Array] | None = None
     log_q: Callable[[Array, Any], Array] | None = None
     markov: bool = True

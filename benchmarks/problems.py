@@ -139,7 +139,7 @@ def bare_gradient(problem: Problem, rows: int | None = None) -> Callable[[int], 
     """
     x, y = jnp.asarray(problem.x[:rows]), jnp.asarray(problem.y[:rows])
     size = len(problem.y)
-    theta = jax.jit(lambda key: problem.target(x, y).initial(key))(jax.random.key(0))
+    theta = jax.jit(lambda key: problem.target(x, y).init_params(key))(jax.random.key(0))
 
     @jax.jit
     def gradients(theta: Any, x: Any, y: Any, count: Any) -> Any:
@@ -160,7 +160,7 @@ def gathered_gradient(problem: Problem, batch_size: int) -> Callable[[int], Any]
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
     index = jnp.asarray(np.random.default_rng(0).permutation(len(y))[: len(y) // batch_size * batch_size])
     index = index.reshape(-1, batch_size).astype(jnp.int32)
-    theta = jax.jit(lambda key: problem.target(x, y).initial(key))(jax.random.key(0))
+    theta = jax.jit(lambda key: problem.target(x, y).init_params(key))(jax.random.key(0))
 
     @jax.jit
     def gradients(theta: Any, x: Any, y: Any, index: Any, count: Any) -> Any:

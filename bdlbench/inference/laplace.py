@@ -107,7 +107,7 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
             ) from error
         return Start(theta)
 
-    def settle(key: Array, start: Start, data: Data) -> tuple[State, Info]:
+    def finalize(key: Array, start: Start, data: Data) -> tuple[State, Info]:
         theta = start.theta
         free = theta[index]
 
@@ -136,7 +136,7 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
             noise = solve_triangular(state.chol, noise, trans=1, lower=True)
         return state.theta.at[index].add(state.scale * noise)
 
-    return Method(init, step, draw, settle=settle, anchor=lambda state: state.theta, markov=False, start="mode")
+    return Method(init, step, draw, finalize=finalize, anchor=lambda state: state.theta, markov=False, start="mode")
 
 
 def _by_evidence(

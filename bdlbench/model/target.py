@@ -120,11 +120,11 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         free = [biject_to(sites[name]["fn"].support).inv(values[name]) for name in layout]
         return jnp.concatenate([jnp.ravel(part) for part in free])
 
-    def start(key: Array) -> Float[Array, " D"]:
+    def sample_prior(key: Array) -> Float[Array, " D"]:
         sites = handlers.trace(handlers.seed(model, key)).get_trace(x, None)
         return flatten(sites, {name: sites[name]["value"] for name in layout})
 
-    def initial(key: Array) -> Float[Array, " D"]:
+    def init_params(key: Array) -> Float[Array, " D"]:
         own = _InitialWeights()
         with own:
             sites = handlers.trace(handlers.seed(model, key)).get_trace(x, None)
@@ -166,8 +166,8 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
     return Target(
         dim,
-        start,
-        initial,
+        sample_prior,
+        init_params,
         terms,
         forward,
         likelihood,

@@ -81,7 +81,7 @@ def batches_fit(target: Target, schedule: Schedule, data: Data) -> None:
     size = schedule.batch_size
     if size is None or data.size < 3:
         return
-    theta, few = target.start(jax.random.key(0)), max(2, min(size, data.size - 1))
+    theta, few = target.sample_prior(jax.random.key(0)), max(2, min(size, data.size - 1))
     try:
         shape = target.terms(theta, data.x[:few], data.y[:few]).log_lik.shape
     except (TypeError, ValueError):

@@ -14,7 +14,7 @@ from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.position import Position, to_devices, to_host
 from bdlbench.sampling.position import check as check_leaves
 from bdlbench.sampling.programs import NEVER, UNFINISHED, Lane, Phase, Program, Shared, StagePrograms
-from bdlbench.types import no_settle
+from bdlbench.types import no_finalize
 
 Marks = Callable[[int, Phase], Sequence[int]]
 
@@ -87,8 +87,8 @@ def check(program: Program, shared: Shared, lane: Lane, resume: Position) -> Non
 
 
 def _shapes(programs: StagePrograms, shared: Shared, lane: Lane, resume: Position) -> Any:
-    settled = resume.phase == "sample" and programs.method.settle is not no_settle
-    return programs.state_shapes(shared, lane, settled=settled)
+    finalized = resume.phase == "sample" and programs.method.finalize is not no_finalize
+    return programs.state_shapes(shared, lane, finalized=finalized)
 
 
 def run(
@@ -194,8 +194,8 @@ class _StageRun:
                 yield from self.steps("warmup", schedule.num_warmup, cycle, done)
                 if self.failed():
                     return
-                if self.programs.method.settle is not no_settle or self.programs.has_anchor:
-                    yield self.settle(cycle)
+                if self.programs.method.finalize is not no_finalize or self.programs.has_anchor:
+                    yield self.finalize(cycle)
                     if self.failed():
                         return
                 done = 0
@@ -275,10 +275,10 @@ class _StageRun:
         """Whether the running state is a distribution already, as a guide's is."""
         return self.schedule.thinning == 0 and not self.programs.two_bodies
 
-    def settle(self, cycle: int) -> Block:
+    def finalize(self, cycle: int) -> Block:
         with self.clock.measure("warmup") as timed:
             self.state, num_grads, unfinished, anchor = jax.block_until_ready(
-                self.programs.call("settle", self.clock, 1, self.shared, self.lane, self.state)
+                self.programs.call("finalize", self.clock, 1, self.shared, self.lane, self.state)
             )
         self.anchor = None if anchor is None else lanes.fetch(anchor, self.num_lanes)
         alive = self.bad_step == NEVER

@@ -16,11 +16,11 @@ import numpy as np
 
 from bdlbench.sampling import batches, lanes
 from bdlbench.sampling.clock import Clock
-from bdlbench.types import Array, Data, Method, Schedule, Stage, Target, no_settle
+from bdlbench.types import Array, Data, Method, Schedule, Stage, Target, no_finalize
 
 Numbers = Mapping[str, Any]
 Phase = Literal["warmup", "sample"]
-STEP, BATCH, DRAW, INIT, SETTLE, START, HOLD_OUT = range(7)
+STEP, BATCH, DRAW, INIT, FINALIZE, START, HOLD_OUT = range(7)
 DRAW_BYTES = 2**20
 """Bytes of draws that one lane holds on the device between two blocks."""
 NEVER = int(np.iinfo(np.int32).max)
@@ -112,15 +112,15 @@ class StagePrograms:
             target, method, data = self.build(shared, lane)
             found.append((target.dim, method))
             first = method.init(lane.key, jnp.zeros(target.dim), data)
-            settled, _ = method.settle(lane.key, first, data)
-            return first, settled, method.draw(lane.key, settled)
+            finalized, _ = method.finalize(lane.key, first, data)
+            return first, finalized, method.draw(lane.key, finalized)
 
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
-        first, settled, self.draw_shape = jax.eval_shape(look, shared, one)
-        self.states = (first, settled)
+        first, finalized, self.draw_shape = jax.eval_shape(look, shared, one)
+        self.states = (first, finalized)
         self.dim, self.method = found[0]
-        self.settles = self.method.settle is not no_settle
-        self.two_bodies = self.method.warm is not None or self.settles
+        self.finalizes = self.method.finalize is not no_finalize
+        self.two_bodies = self.method.warm is not None or self.finalizes
         self.has_density = self.method.log_q is not None
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
@@ -150,7 +150,7 @@ class StagePrograms:
     def start(self, shared: Shared, lane: Lane) -> Array:
         """Where the first stage begins, (D,)."""
         target, _, _ = self.build(shared, lane)
-        draw = target.initial if self.program.start == "network" else target.start
+        draw = target.init_params if self.program.start == "network" else target.sample_prior
         return draw(self.key(lane, START))
 
     def begin(self, shared: Shared, lane: Lane) -> Any:
@@ -162,29 +162,29 @@ class StagePrograms:
         _, method, data = self.build(shared, lane)
         return _strong(method.init(self.key(lane, INIT), theta, data))
 
-    def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Array, Any]:
+    def finalize(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Array, Any]:
         """What comes between warm-up and sampling.
 
         The new state, its gradients, whether it is unfinished, and where predictions are linearised.
         """
         _, method, data = self.build(shared, lane)
-        state, info = method.settle(self.key(lane, SETTLE), state, data)
+        state, info = method.finalize(self.key(lane, FINALIZE), state, data)
         anchor = method.anchor(state) if method.anchor is not None else None
         num_grads = jnp.asarray(info.get("num_grads", 0.0), jnp.float32)
         return _strong(state), num_grads, jnp.asarray(info.get("unfinished", False)), anchor
 
-    def state_shapes(self, shared: Shared, lane: Lane, *, settled: bool) -> Any:
-        """Shapes of one lane's state before or after :meth:`settle`, in the state's own tree; traced once."""
-        if settled in self._shapes:
-            return self._shapes[settled]
+    def state_shapes(self, shared: Shared, lane: Lane, *, finalized: bool) -> Any:
+        """Shapes of one lane's state before or after :meth:`finalize`, in the state's own tree; traced once."""
+        if finalized in self._shapes:
+            return self._shapes[finalized]
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
 
         def made(shared: Shared, lane: Lane) -> Any:
             state = self.init(shared, lane, self.start(shared, lane))
-            return self.settle(shared, lane, state)[0] if settled else state
+            return self.finalize(shared, lane, state)[0] if finalized else state
 
-        self._shapes[settled] = jax.eval_shape(made, shared, one)
-        return self._shapes[settled]
+        self._shapes[finalized] = jax.eval_shape(made, shared, one)
+        return self._shapes[finalized]
 
     def final(self, shared: Shared, lane: Lane, state: Any) -> Array:
         """Where the next stage starts: one draw (D,), the first particle of a population."""
@@ -321,7 +321,7 @@ class StagePrograms:
         if kind not in self._compiled:
             with clock.measure("compile"):
                 lowered = self._lowered(kind, num_shared, args, donate)
-                if kind == "block_warmup" and self.schedule.num_samples * self.schedule.thinning and not self.settles:
+                if kind == "block_warmup" and self.schedule.num_samples * self.schedule.thinning and not self.finalizes:
                     # XLA leaves a core idle: what samples, of the same arguments and quicker to compile, is made beside.
                     compiling = _BESIDE.submit(lowered.compile)
                     beside = self._lowered("block_sample", num_shared, args, donate)

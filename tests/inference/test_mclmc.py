@@ -254,10 +254,12 @@ def decoherence_error(factory=mclmc_module.mclmc):
     for t in range(1, rows):
         kept[t] = np.array([0.3, 0.5, 0.7, 0.9]) * kept[t - 1] + rng.standard_normal(dim)
     kept[rows] = 1e6  # nobody's row
-    settled, _ = jax.jit(method.settle)(jax.random.key(0), tuning._replace(kept=jnp.asarray(kept, jnp.float32)), data)
+    finalized, _ = jax.jit(method.finalize)(
+        jax.random.key(0), tuning._replace(kept=jnp.asarray(kept, jnp.float32)), data
+    )
     ess = np.array([float(effective_sample_size(jnp.asarray(kept[None, :rows, i, None]))) for i in range(dim)])
     wanted = 0.4 * TUNER["initial_step_size"] * np.mean(60_000 * 0.1 / ess)
-    return abs(float(settled.decoherence) / wanted - 1)
+    return abs(float(finalized.decoherence) / wanted - 1)
 
 
 def test_decoherence_length_is_the_autocorrelation_time():
@@ -446,7 +448,7 @@ def test_a_warm_up_without_a_last_phase_keeps_its_step_size(num_warmup, shares):
     state = method.init(jax.random.key(0), jnp.zeros(4), data)
     for t in range(num_warmup):
         state, _ = warm(jax.random.key(t), jnp.int32(t), state, data)
-    last, (state, _) = state, method.settle(jax.random.key(0), state, data)
+    last, (state, _) = state, method.finalize(jax.random.key(0), state, data)
     assert state.step_size != 1
     if num_warmup >= 3:
         assert state.step_size == last.state.step_size
