@@ -92,7 +92,7 @@ def smc(
     transition = hmc.build_kernel()
 
     def log_prior(theta: Array, data: Data) -> Array:
-        terms = target.terms(theta, data.x, data.y)
+        terms = target.terms(theta, data)
         return terms.log_prior + terms.log_jacobian
 
     def bridge(theta: Array, at: Array, data: Data) -> Array:

@@ -18,7 +18,7 @@ from bdlbench.sampling import lanes
 from bdlbench.sampling.predictions import TOGETHER, describe
 from bdlbench.sampling.programs import Lane, Shared, StagePrograms, size_of
 from bdlbench.store.arrays import BUFFER_BYTES
-from bdlbench.types import Data, no_finalize
+from bdlbench.types import no_finalize
 
 SAFETY = 0.6
 """Share of the free memory that is planned with: allocators fragment, and other processes have their needs."""
@@ -162,7 +162,7 @@ def _gradient_bytes(stage: StagePrograms, shared: Shared, lane: Lane) -> int:
     def gradient(shared: Shared, lane: Lane, theta: Any) -> Any:
         target, _, data = stage.build(shared, lane)
         count = stage.schedule.batch_size
-        rows = data if count is None else Data(data.x[:count], data.y[:count], data.size)
+        rows = data if count is None else data._replace(x=data.x[:count], y=data.y[:count])
         return target.value_and_grad(theta, rows)
 
     theta = jax.ShapeDtypeStruct((stage.dim,), jnp.float32)

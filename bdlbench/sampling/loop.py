@@ -3,6 +3,7 @@
 Between blocks the caller shows progress, stores draws and scores them; none of that is on the loop's clock.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -60,16 +61,35 @@ def joined(blocks: Sequence[Block]) -> Block:
     )
 
 
-_PROGRAMS: dict[Any, StagePrograms] = {}
+class ProgramCache:
+    """The compiled programs of the stages and shapes used last, at most ``maxsize`` of them."""
+
+    def __init__(self, maxsize: int) -> None:
+        self.maxsize = maxsize
+        self._programs: OrderedDict[Any, StagePrograms] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def get(self, program: Program, index: int, shared: Shared, lane: Lane) -> StagePrograms:
+        """The programs of a stage, made where the cache has none for these shapes."""
+        shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), (shared, lane))
+        key = (program, index, str(shapes), jax.default_backend(), bool(jax.config.jax_enable_x64))
+        if key not in self._programs:
+            self._programs[key] = StagePrograms(program, index, shared, lane)
+            while len(self._programs) > self.maxsize:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return self._programs[key]
+
+
+_PROGRAMS = ProgramCache(maxsize=64)
+"""What the runs of this process have compiled. A run has about two stages, and a sweep's groups follow one another."""
 
 
 def stage_programs(program: Program, index: int, shared: Shared, lane: Lane) -> StagePrograms:
     """The programs of a stage, from the process's cache where the same shapes have been compiled before."""
-    shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), (shared, lane))
-    key = (program, index, str(shapes), jax.default_backend(), bool(jax.config.jax_enable_x64))
-    if key not in _PROGRAMS:
-        _PROGRAMS[key] = StagePrograms(program, index, shared, lane)
-    return _PROGRAMS[key]
+    return _PROGRAMS.get(program, index, shared, lane)
 
 
 def is_markov(program: Program, shared: Shared, lane: Lane) -> bool:
@@ -101,6 +121,7 @@ def run(
     block_seconds: float = 1.0,
     resume: Position | None = None,
     theta: np.ndarray | None = None,
+    cache: ProgramCache | None = None,
 ) -> Iterator[Block]:
     """Drive all stages over all lanes; yield a :class:`Block` after each block. Ends early if every lane has failed.
 
@@ -118,27 +139,34 @@ def run(
         Where the first stage begins; the program's own start where None.
     resume : Position, optional
         Go on from there, with the bits of the run that it was taken from.
+    cache : ProgramCache, optional
+        Where compiled programs are kept; the process's own cache where None.
 
     Raises
     ------
     ValueError
         If ``resume`` is no position of this program.
     """
+    cache = _PROGRAMS if cache is None else cache
     num_lanes = int(np.shape(lane.dataset)[0])
+    size = None if shared.weights is None else np.asarray(shared.weights).sum(1)[np.asarray(lane.dataset)]
     shared = lanes.replicate(shared)
     lane = lanes.place(lane._replace(active=np.ones(num_lanes, bool)))
     lane = lane._replace(active=lanes.place(lanes.active(num_lanes)))
     theta = None if theta is None else lanes.place(theta)
     for index in range(0 if resume is None else resume.stage, len(program.stages)):
         with clock.measure("compile"):
-            programs = stage_programs(program, index, shared, lane)
+            programs = cache.get(program, index, shared, lane)
         if resume is not None:
             state = to_devices(resume.leaves, _shapes(programs, shared, lane, resume))
         else:
             name, given = ("begin", ()) if theta is None else ("init", (theta,))
             with clock.measure("warmup"):
                 state = jax.block_until_ready(programs.call(name, clock, 1, shared, lane, *given))
-        stage = _StageRun(programs, shared, lane, state, num_lanes, clock, marks, block_seconds)
+        share: float | np.ndarray = programs.share
+        if size is not None and programs.schedule.batch_size is not None:
+            share = programs.schedule.batch_size / size
+        stage = _StageRun(programs, shared, lane, state, num_lanes, clock, marks, block_seconds, share)
         yield from stage.go(resume)
         resume = None
         if stage.failed():
@@ -160,10 +188,12 @@ class _StageRun:
         clock: Clock,
         marks: Marks,
         block_seconds: float,
+        share: float | np.ndarray,
     ) -> None:
         self.programs, self.shared, self.lane, self.state = programs, shared, lane, state
         self.num_lanes, self.clock, self.block_seconds = num_lanes, clock, block_seconds
         self.marks = marks
+        self.share = share
         self.schedule = programs.schedule
         self.anchor: np.ndarray | None = None
         self.bad_step = np.full(num_lanes, NEVER)
@@ -260,7 +290,7 @@ class _StageRun:
                 first_draw=before + done,
                 draws=None if warm else np.array(np.asarray(slots)[: self.num_lanes, :count]),
                 stats={name: np.array(a[:, :kept]) for name, a in stats.items()},
-                num_grads=np.where(alive, totals.num_grads.astype(np.float64) * self.programs.share, 0.0),
+                num_grads=np.where(alive, totals.num_grads.astype(np.float64) * self.share, 0.0),
                 num_diverging=np.where(alive, totals.num_diverging, 0),
                 bad_step=self.bad_step,
                 seconds=timed.elapsed,

@@ -72,12 +72,12 @@ def expected_hessian(target, data, theta):
     if data.y.dtype == jnp.int64:
         for k in range(3):
             labels = jnp.full_like(data.y, k)
-            hess = jax.jacfwd(jax.jacrev(lambda t: target.terms(t, data.x, labels).log_lik))(theta)  # noqa: B023
+            hess = jax.jacfwd(jax.jacrev(lambda t: target.terms(t, data._replace(y=labels)).log_lik))(theta)  # noqa: B023
             total = total - (p.probs[:, k, None, None] * hess).sum(0)
         return total
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):
         y = p.mean + node * jnp.sqrt(p.variance)
-        total = total - weight * jax.hessian(lambda t: target.terms(t, data.x, y).log_lik.sum())(theta)  # noqa: B023
+        total = total - weight * jax.hessian(lambda t: target.terms(t, data._replace(y=y)).log_lik.sum())(theta)  # noqa: B023
     return total
 
 
@@ -86,7 +86,7 @@ def prior_hessian(target, data, theta):
     """Hessian of -(log prior / T + log Jacobian)."""
 
     def energy(theta):
-        terms = target.terms(theta, data.x, data.y)
+        terms = target.terms(theta, data)
         return -(terms.log_prior / target.temperature + terms.log_jacobian)
 
     return jax.hessian(energy)(theta)
@@ -277,7 +277,7 @@ def test_agreement_with_laplace_torch(likelihood, tmp_path):
         p = linearised(target, theta, moved, jnp.asarray(x_test))
         return p.mean[:, None] if likelihood == "fixed" else p.logits
 
-    log_lik = float(target.terms(theta, data.x, data.y).log_lik.sum())
+    log_lik = float(target.terms(theta, data).log_lik.sum())
     prior = np.diag(np.asarray(prior_hessian(target, data, theta)))
     last = np.flatnonzero(target.last_layer())
     for structure in ("full", "diagonal", "last_layer"):

@@ -47,7 +47,7 @@ def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
         h = h @ kernel + bias
         h = np.tanh(h) if layer < depth else h
     np.testing.assert_allclose(target.forward(theta, X), h, rtol=1e-4, atol=1e-5)
-    terms = target.terms(theta, X, Y)
+    terms = target.terms(theta, Data(X, Y, len(Y)))
     np.testing.assert_allclose(terms.log_prior, log_prior, rtol=1e-4)
     np.testing.assert_allclose(terms.log_lik, scipy.stats.norm.logpdf(Y, h[:, 0], 0.5), rtol=1e-3, atol=1e-4)
     assert float(terms.log_jacobian) == 0
@@ -135,7 +135,7 @@ def test_likelihoods_against_scipy(name):
             "heteroscedastic": lambda: 0.01 + np.log1p(np.exp(f[:, 1])),
         }[name]()
         expected = scipy.stats.norm.logpdf(y, f[:, 0], sigma)
-    np.testing.assert_allclose(target.terms(theta, X, y).log_lik, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(target.terms(theta, Data(X, y, len(y))).log_lik, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(target.predictive(theta, X).log_prob(y), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(target.likelihood(theta, X, jnp.asarray(f)).log_prob(y), expected, rtol=1e-4, atol=1e-5)
 
@@ -171,7 +171,9 @@ def test_a_model_that_is_no_network():
     theta = jnp.asarray([0.3, -0.2])
     rate = np.exp(np.asarray(X) @ np.asarray(theta))
     np.testing.assert_allclose(target.forward(theta, X)[:, 0], rate, rtol=1e-5)
-    np.testing.assert_allclose(target.terms(theta, X, y).log_lik, scipy.stats.poisson.logpmf(y, rate), rtol=1e-4)
+    np.testing.assert_allclose(
+        target.terms(theta, Data(X, y, len(y))).log_lik, scipy.stats.poisson.logpmf(y, rate), rtol=1e-4
+    )
     np.testing.assert_allclose(target.constrain(theta)["w"], theta)
 
 
