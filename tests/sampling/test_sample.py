@@ -100,6 +100,13 @@ FREE = {
     "svgd": of(svgd, "svgd", Schedule(1, 20, 1, 0, 7), optimizer=ADAM, num_particles=8, init_scale=1.0),
 }
 EVERY = FIXED | FREE
+ALWAYS = ("nuts", "smc", "laplace", "map", "sgld", "svi")
+"""One method of each kind; the others are left to the slow tests."""
+
+
+def kinds(methods):
+    """The names of methods, those not of ``ALWAYS`` marked as slow."""
+    return [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in methods]
 
 
 def linear(numbers, x, y):
@@ -172,7 +179,7 @@ def test_a_sampler_keeps_the_shapes_used_last():
         assert len(sampler.cache) == 1
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", kinds(EVERY))
 def test_rows_of_weight_zero_are_not_there(name):
     """Padded rows give the draws of the rows alone, batches included.
 
@@ -292,7 +299,7 @@ def test_dropout_needs_one_fixed_target():
     assert point.mc_dropout(target, batched(20, 1), optimizer=ADAM, rate=0.1, **TRAINED).fixed_target
 
 
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("name", kinds(FREE))
 def test_methods_that_ask_for_unbiased_gradients_take_an_estimate(name):
     """They run, and another key gives other draws."""
     data = np.tile(ROWS[0], (2, 1)), np.tile(ROWS[1], 2)
