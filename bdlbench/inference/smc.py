@@ -92,7 +92,7 @@ def smc(
     transition = hmc.build_kernel()
 
     def log_prior(theta: Array, data: Data) -> Array:
-        terms = target.terms(theta, data.x, data.y)
+        terms = target.terms(theta, data)
         return terms.log_prior + terms.log_jacobian
 
     def bridge(theta: Array, at: Array, data: Data) -> Array:
@@ -106,7 +106,7 @@ def smc(
         return hmc.HMCState(particles, *jax.vmap(jax.value_and_grad(lambda theta: bridge(theta, at, data)))(particles))
 
     def init(key: Array, theta: Array, data: Data) -> State:
-        draws = jax.vmap(target.start)(jax.random.split(key, num_particles))
+        draws = jax.vmap(target.sample_prior)(jax.random.split(key, num_particles))
         zero = jnp.zeros((), theta.dtype)
         variance = jnp.maximum(draws.var(0), jnp.finfo(draws.dtype).tiny)
         log_step_size = jnp.asarray(jnp.log(initial_step_size), theta.dtype)
@@ -168,7 +168,7 @@ def smc(
         info = reported(state, acceptance, diverged, ess_share, num_grads)
         return state._replace(particles=particles, log_step_size=state.log_step_size + gain), info
 
-    def settle(key: Array, state: State, data: Data) -> tuple[State, Info]:
+    def finalize(key: Array, state: State, data: Data) -> tuple[State, Info]:
         def unfinished(carry: tuple[State, Array, Array]) -> Array:
             state, stages, _ = carry
             return (state.inverse_temperature < 1) & (stages < MOST_STAGES)
@@ -190,7 +190,7 @@ def smc(
     def warm(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         return tempered(key, state, data)
 
-    return Method(init, step, draw=draw, warm=warm, settle=settle, start="own")
+    return Method(init, step, draw=draw, warm=warm, finalize=finalize, start="own")
 
 
 def draw(key: Array, state: Any) -> Array:

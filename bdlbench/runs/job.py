@@ -222,6 +222,8 @@ def check_job(job: Job) -> None:
         x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
         data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
+        if target.needs_key:
+            data = data._replace(key=jax.random.key(0))
         for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
             with stages.named(path):
                 stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)

@@ -82,8 +82,8 @@ def test_smc_takes_the_stages_that_the_warm_up_did_not():
     verdict = population_moments(problem, drawn)
     assert verdict.passes, verdict
     assert (drawn.stat("inverse_temperature") == 1).all()
-    settled = next(b for b in drawn.blocks if b.phase == "warmup")
-    assert (settled.num_grads >= 2 * SMC["num_particles"] * (SMC["num_moves"] + 2)).all()
+    finalized = next(b for b in drawn.blocks if b.phase == "warmup")
+    assert (finalized.num_grads >= 2 * SMC["num_particles"] * (SMC["num_moves"] + 2)).all()
 
 
 def test_a_mutant_of_smc_fails():
