@@ -66,20 +66,29 @@ class Data(NamedTuple):
 class Terms(NamedTuple):
     """The parts of a log density at one theta, untempered.
 
-    ``log_prior`` (scalar): all latent sites at their constrained values, and ``numpyro.factor`` terms.
+    ``log_prior`` (scalar): all latent sites at their constrained values: the density of the draws of ``start``.
     ``log_jacobian`` (scalar): log absolute determinant of the map from theta to the constrained sites.
     ``log_lik`` (B,): one number a row.
+    ``log_factor`` (scalar, or None where there is none): what is not drawn from and does not belong to rows, which are
+    ``numpyro.factor`` terms and what masks and scales change of the latent sites' log prior.
     """
 
     log_prior: Array
     log_jacobian: Array
     log_lik: Array
+    log_factor: Array | None = None
+
+    @property
+    def log_prior_with_factor(self) -> Array:
+        """``log_prior + log_factor``: all of the tempered log density but the likelihood."""
+        return self.log_prior if self.log_factor is None else self.log_prior + self.log_factor
 
 
 class Target(NamedTuple):
     """A log density over flat unconstrained theta, tempered and scaled, with what a prediction needs.
 
-    ``log_density(theta, data) = (log_prior(theta) + N/B sum_b log p(y_b | x_b, theta)) / T + log |d sites / d theta|``,
+    ``log_density(theta, data)
+    = (log_prior(theta) + log_factor(theta) + N/B sum_b log p(y_b | x_b, theta)) / T + log |d sites / d theta|``,
     with the rows' weights in place of N/B where ``data`` has them.
 
     The temperature T is applied here and nowhere else; the Jacobian of a constrained site is left untouched by it.
@@ -138,7 +147,7 @@ class Target(NamedTuple):
         # XLA's CPU backend would otherwise compute again whatever produced theta in each of its consumers.
         theta = jax.lax.optimization_barrier(theta)
         terms = self.terms(theta, data)
-        return (terms.log_prior + data.total(terms.log_lik)) / self.temperature + terms.log_jacobian
+        return (terms.log_prior_with_factor + data.total(terms.log_lik)) / self.temperature + terms.log_jacobian
 
     def value_and_grad(self, theta: Array, data: Data) -> tuple[Array, Array]:
         """Log density and its gradient (D,): one gradient evaluation on the rows of ``data``."""

@@ -113,7 +113,7 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
 
         def minus_log_prior(free: Array) -> Array:
             terms = target.terms(theta.at[index].set(free), data)
-            return -(terms.log_prior / target.temperature + terms.log_jacobian)
+            return -(terms.log_prior_with_factor / target.temperature + terms.log_jacobian)
 
         likelihood = fisher_information(at(theta), free, data, diagonal) / target.temperature
         prior = hessian(minus_log_prior, free, diagonal)

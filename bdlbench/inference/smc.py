@@ -49,14 +49,15 @@ def smc(
               \log \hat Z = \sum_k \log \frac1P \sum_i w_k^{(i)}, \quad
               w_k^{(i)} = \left[p(\theta_i) / p_0(\theta_i)\right]^{\lambda_{k+1} - \lambda_k}
 
-    p_0 is the prior, from which the particles are drawn whatever the stage before left, and p the target. A step of
+    p_0 is the prior of the latent sites, from which the particles are drawn whatever the stage before left, and p the
+    target: the likelihood, the temperature and ``numpyro.factor`` terms enter by degrees. A step of
     warm-up is one stage: the next lambda such that the weights' ESS is ``target_ess`` P, systematic resampling,
     ``num_moves`` HMC transitions. Stages that the warm-up did not reach are made up for before sampling, so that every
     draw is of the posterior, and a lane that needs more than ``MOST_STAGES`` of them has diverged; steps after lambda = 1
     are moves alone. Moves adapt to the particles (their variances are the inverse mass, the step size follows the
     acceptance rate) in warm-up, and are frozen in sampling.
 
-    ``log_evidence`` is log p(y | x) where the prior is normalised and the temperature is 1; its error falls as
+    ``log_evidence`` is log p(y | x) where the model has no factor and the temperature is 1; its error falls as
     P^(-1/2). P (num_moves n + 2) gradients a stage are charged.
 
     Parameters

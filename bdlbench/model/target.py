@@ -35,7 +35,9 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
     """Wrap a NumPyro model as a :class:`~bdlbench.types.Target` over flat theta in R^D.
 
     Each latent site is mapped to the reals by NumPyro's ``biject_to`` of its support, and the sites lie in theta in the
-    order in which the model names them. ``numpyro.factor`` terms count as prior: they are not scaled by N/B.
+    order in which the model names them.
+    ``numpyro.factor`` terms, and what masks and scales change of a latent site's prior, are ``log_factor``: they are
+    tempered and not scaled by N/B, and no draw of ``sample_prior`` knows of them.
 
     A model may draw numbers of its own from ``numpyro.prng_key()``, as where a row's log likelihood is an estimate from
     K random latents. Where such numbers enter the log density, the target says so (``needs_key``), and ``terms`` draws
@@ -91,11 +93,21 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
             )
         sites, log_jacobian = trace(theta, data.x, data.y, {}, data.key if needs_key else None)
         log_prior = jnp.zeros((), theta.dtype)
+        log_factor = None
         for name, site in sites.items():
-            if site["type"] == "sample" and name != observed:
-                log_prior = log_prior + _log_prob(site).sum()
+            if site["type"] != "sample" or name == observed:
+                continue
+            if name in layout:
+                drawn = _unmasked(site["fn"]).log_prob(site["value"]).sum()
+                log_prior = log_prior + drawn
+                if site["scale"] is None and _unmasked(site["fn"]) is site["fn"]:
+                    continue
+                rest = _log_prob(site).sum() - drawn
+            else:
+                rest = _log_prob(site).sum()
+            log_factor = rest if log_factor is None else log_factor + rest
         log_lik = _log_prob(sites[observed])
-        return Terms(log_prior, log_jacobian, log_lik.reshape(log_lik.shape[0], -1).sum(1))
+        return Terms(log_prior, log_jacobian, log_lik.reshape(log_lik.shape[0], -1).sum(1), log_factor)
 
     def predictive(theta: Float[Array, " D"], x: Any) -> dist.Distribution:
         return trace(theta, x, None, {})[0][observed]["fn"]
@@ -247,6 +259,17 @@ def _log_prob(site: dict[str, Any]) -> Array:
     """Log probability of a site, with the scale that plates and handlers put on it."""
     log_prob = site["fn"].log_prob(site["value"])
     return log_prob if site["scale"] is None else site["scale"] * log_prob
+
+
+def _unmasked(fn: dist.Distribution) -> dist.Distribution:
+    """The distribution that a site is drawn from: a mask hides its density and not its draws."""
+    if isinstance(fn, dist.MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, dist.Independent) and (inner := _unmasked(fn.base_dist)) is not fn.base_dist:
+        return inner.to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.ExpandedDistribution) and (inner := _unmasked(fn.base_dist)) is not fn.base_dist:
+        return inner.expand(fn.batch_shape)
+    return fn
 
 
 def _is_real(support: Any) -> bool:
