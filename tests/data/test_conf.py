@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from bdlbench.data import Dataset, catalogue
+from bdlbench.data.fetch import files_at
 from bdlbench.data.listing import folder
 from bdlbench.types import ConfigError
 
@@ -69,7 +70,8 @@ def factory(name: str) -> Callable[..., Dataset]:
 def load(name: str, **changes: Any) -> Dataset:
     """Build a set as its yaml says, with changes."""
     options = {key: value for key, value in config(name).items() if key != "_target_"} | changes
-    return factory(name)(**options)
+    make = factory(name)
+    return make(**options, files=files_at()) if "files" in inspect.signature(make).parameters else make(**options)
 
 
 # MNIST has its own test rows: there a split only orders the rows that n_train and validation are taken from
@@ -83,9 +85,12 @@ def test_all_sets_are_listed() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_yaml_is_the_whole_record(name: str) -> None:
-    """Keys of the yaml equal the factory's parameters, all keyword-only and without defaults."""
+    """Keys of the yaml equal the factory's parameters, all keyword-only and without defaults.
+
+    ``files`` is no option: the run hands it over.
+    """
     parameters = inspect.signature(factory(name)).parameters.values()
-    assert {p.name for p in parameters} == set(config(name)) - {"_target_"}
+    assert {p.name for p in parameters} - {"files"} == set(config(name)) - {"_target_"}
     assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
 
 
