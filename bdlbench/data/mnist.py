@@ -155,7 +155,7 @@ def _build(
         test=(test.x.reshape(-1, *shape), test.y),
         shifted={key: (x.reshape(-1, *shape), test.y[:n_shifted]) for key, x in moved.items()},
         ood={"notmnist": (letters.x.reshape(-1, *shape), letters.y)},
-        scale_x=Scaler(np.array(0.0), np.array(255.0)),
+        x_scaler=Scaler(np.array(0.0), np.array(255.0)),
     )
 
 
@@ -191,4 +191,4 @@ def mnist1d(*, files: Files, split: int, validation_fraction: float, n_train: in
     check_split(split, MAX_SPLITS)
     order = permutation(len(table.y), split)
     rows = Split(*cut(order, validation_fraction=validation_fraction, n_train=n_train), _NONE)
-    return split_table("mnist1d", "classification", table, rows, test=(test.x, test.y), scale_x=None)
+    return split_table("mnist1d", "classification", table, rows, test=(test.x, test.y), standardize=False)

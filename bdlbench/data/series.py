@@ -49,7 +49,14 @@ def _co2() -> tuple[np.ndarray, np.ndarray]:
     return years.astype(float) + 1970.0 + days / length, np.array([float(value) for _, value in pairs if value])
 
 
-def co2(*, test_fraction: float, seasonal: bool, validation_fraction: float, n_train: int | None) -> Dataset:
+def co2(
+    *,
+    test_fraction: float,
+    seasonal: bool,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
+) -> Dataset:
     """Weekly CO2 at Mauna Loa, ppm, 1958-2001 (Keeling & Whorf, 2004; 59 weeks without a value are left out).
 
     The input is the time in years; ``seasonal`` adds sin and cos of its fraction. The last ``test_fraction`` of the
@@ -64,6 +71,7 @@ def co2(*, test_fraction: float, seasonal: bool, validation_fraction: float, n_t
     num_fit = int(np.round((1.0 - test_fraction) * len(time)))
     train, validation = _cut_in_time(num_fit, validation_fraction, n_train)
     return make_dataset(
+        standardize=standardize,
         name="co2",
         task="regression",
         train=(x[train], ppm[train]),
@@ -95,7 +103,14 @@ def _nab(files: Files, series: str) -> Series:
 
 
 def nab(
-    *, files: Files, series: str, window: int, test_fraction: float, validation_fraction: float, n_train: int | None
+    *,
+    files: Files,
+    series: str,
+    window: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """Predict the next value of a NAB series from the ``window`` before it (Lavin & Ahmad, 2015, arXiv 1510.03336).
 
@@ -119,6 +134,7 @@ def nab(
     if not len(test):
         raise ConfigError(f"data.test_fraction={test_fraction} leaves {series} no normal test rows: raise it.")
     return make_dataset(
+        standardize=standardize,
         name="nab",
         task="regression",
         train=(x[train], y[train]),
@@ -184,7 +200,14 @@ def _mitbih(files: Files, window: int) -> tuple[Table, Table]:
 
 
 def mitbih(
-    *, files: Files, window: int, split: int, test_fraction: float, validation_fraction: float, n_train: int | None
+    *,
+    files: Files,
+    window: int,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """Beats of MIT-BIH arrhythmia record 100, normal (0) or atrial premature (1) (Moody & Mark, 2001).
 
@@ -198,4 +221,6 @@ def mitbih(
     rows = random_split(
         len(table.y), split=split, test_fraction=test_fraction, validation_fraction=validation_fraction, n_train=n_train
     )
-    return split_table("mitbih", "classification", table, rows, ood={"ventricular": (ectopic.x, ectopic.y)})
+    return split_table(
+        "mitbih", "classification", table, rows, ood={"ventricular": (ectopic.x, ectopic.y)}, standardize=standardize
+    )

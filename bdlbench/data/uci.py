@@ -92,6 +92,7 @@ def uci(
     deduplicate: bool,
     validation_fraction: float,
     n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """One of nine UCI regression sets, split as published.
 
@@ -111,6 +112,8 @@ def uci(
         splits then runs on fewer rows, so these splits are not the published ones.
     validation_fraction, n_train
         As :func:`bdlbench.data.splits.cut`.
+    standardize : bool, "x" or "y"
+        As :func:`bdlbench.data.dataset.make_dataset`.
     """
     if name not in SETS:
         raise ConfigError(f"data.name={name} is no UCI set: choose from {', '.join(SETS)}.")
@@ -132,7 +135,7 @@ def uci(
     whole = len(_table(files, name, False).y) if deduplicate else len(table.y)
     removed = (f"{whole - len(table.y):,} duplicate rows removed: not the published splits",)
     notes = (*(removed if whole > len(table.y) else ()), *_traps(files, name, deduplicate, split_kind))
-    return split_table(name, "regression", table, rows, notes=notes)
+    return split_table(name, "regression", table, rows, notes=notes, standardize=standardize)
 
 
 @lru_cache(maxsize=32)
@@ -166,7 +169,13 @@ def _mile(files: Files, name: str) -> Table:
 
 
 def _bde(
-    files: Files, name: str, split: int, test_fraction: float, validation_fraction: float, n_train: int | None
+    files: Files,
+    name: str,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str,
 ) -> Dataset:
     table = _mile(files, name)
     n = len(table.y)
@@ -177,25 +186,37 @@ def _bde(
     order = np.random.RandomState(split).permutation(n)
     num_test = int(np.ceil(test_fraction * n))
     rows = Split(*cut(order[num_test:], validation_fraction=validation_fraction, n_train=n_train), order[:num_test])
-    return split_table(name, "regression", table, rows)
+    return split_table(name, "regression", table, rows, standardize=standardize)
 
 
 def airfoil(
-    *, files: Files, split: int, test_fraction: float, validation_fraction: float, n_train: int | None
+    *,
+    files: Files,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """Sound pressure level of an airfoil section, dB (Brooks, Pope & Marcolini, 1989), in the bde protocol.
 
     The bde package and MILE (Sommer et al., 2025) split by ``train_test_split(test_size=0.2, random_state=0)`` and
     standardise on the training rows: that is ``split=0``; ``split=k`` is ``random_state=k``.
     """
-    return _bde(files, "airfoil", split, test_fraction, validation_fraction, n_train)
+    return _bde(files, "airfoil", split, test_fraction, validation_fraction, n_train, standardize)
 
 
 def bikesharing(
-    *, files: Files, split: int, test_fraction: float, validation_fraction: float, n_train: int | None
+    *,
+    files: Files,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """Bicycles rented in an hour (Fanaee-T & Gama, 2014), in the bde protocol: see :func:`airfoil`.
 
     The source's first column is the row number; it is dropped here, which published numbers may not have done.
     """
-    return _bde(files, "bikesharing", split, test_fraction, validation_fraction, n_train)
+    return _bde(files, "bikesharing", split, test_fraction, validation_fraction, n_train, standardize)

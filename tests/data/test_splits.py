@@ -93,9 +93,9 @@ def test_bad_rows_are_refused() -> None:
     x = np.arange(12.0).reshape(6, 2)
     broken = x.copy()
     broken[4, 1] = np.nan
-    with pytest.raises(ConfigError, match=r"data\.b is nan in row 4"):
+    with pytest.raises(ConfigError, match=r"^data: b is nan in row 4: remove"):
         make_table(broken, np.arange(6.0), feature_names=("a", "b"))
-    with pytest.raises(ConfigError, match=r"data\.y is inf in row 0"):
+    with pytest.raises(ConfigError, match=r"^data: y is inf in row 0: remove"):
         make_table(x, np.array([np.inf, 1, 2, 3, 4, 5]))
     with pytest.raises(ConfigError, match="6 rows of inputs but 5 targets"):
         make_table(x, np.arange(5.0))
@@ -121,7 +121,7 @@ def test_checksum_tells_values_types_and_parts_apart() -> None:
         make_dataset(name="a", task="regression", train=(x[:4], y[:4]), test=(other[4:], y[4:])),
         make_dataset(name="a", task="regression", train=(x[:4], y[:4]), test=(x[4:], y[4:]), dtype=np.float64),
         make_dataset(name="a", task="regression", train=(x[:4], y[:4]), validation=(x[4:], y[4:])),
-        make_dataset(name="a", task="regression", train=(x[:4], y[:4]), test=(x[4:], y[4:]), scale_x=None),
+        make_dataset(name="a", task="regression", train=(x[:4], y[:4]), test=(x[4:], y[4:]), standardize="y"),
     ]
     assert len({base.checksum, *(c.checksum for c in changed)}) == 5
     again = make_dataset(name="b", task="regression", train=(x[:4], y[:4]), test=(x[4:], y[4:]))
