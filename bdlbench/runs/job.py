@@ -228,7 +228,9 @@ def check_job(job: Job) -> None:
                 stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)
         return target.log_density(jnp.zeros(target.dim), data)
 
-    shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
+    shapes = tuple(
+        None if part is None else (part.x.shape, part.x.dtype.str, part.y.shape, part.y.dtype.str) for part in parts
+    )
     key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
     if key not in _CHECKED:
         for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):
