@@ -1,9 +1,11 @@
 """Being told to stop: SIGTERM (a scheduler wants the machine), SIGINT (Ctrl-C) and SIGHUP (a lost terminal) end a
 command in good order.
 
-While runs are in the loop a signal only leaves word; the loop writes checkpoints at the end of the block, which lasts
-about a second, and raises :class:`Stopped`. Anywhere else there is nothing to save and it is raised at once. A second
-signal meets the system's own handler and ends the process there and then.
+A signal always leaves word first. While runs are in the loop nothing else happens at once: the loop writes checkpoints
+at the end of the block, which lasts about a second, and raises :class:`Stopped`. Anywhere else there is nothing to save,
+and the handler raises it. What is raised inside a callback of a library, or while a module is imported, may be lost
+there; the word is not, and the next :func:`check` raises it again. A second signal meets the system's own handler and
+ends the process there and then.
 """
 
 import signal
@@ -29,6 +31,17 @@ class _Word:
 
     requested: int | None = None
     deferring = 0
+
+
+def requested() -> int | None:
+    """The number of the signal that has asked this process to stop; None while none has."""
+    return _Word.requested
+
+
+def check() -> None:
+    """Raise :class:`Stopped` if a signal has asked to stop and nothing defers it."""
+    if _Word.requested is not None and not _Word.deferring:
+        raise Stopped(_Word.requested)
 
 
 class Deferred:
@@ -62,6 +75,7 @@ def on_signals() -> Iterator[None]:
         signal.signal(number, _heed)
     try:
         yield
+        check()
     finally:
         _Word.requested = None
         for put_back, handler in before.items():
@@ -76,13 +90,12 @@ def deferred() -> Iterator[Deferred]:
         yield Deferred()
     finally:
         _Word.deferring -= 1
-    Deferred().check()
+    check()
 
 
 def _heed(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:  # the next one is the system's affair
         if signal.getsignal(each) != signal.SIG_IGN:
             signal.signal(each, signal.SIG_DFL)
-    if not _Word.deferring:
-        raise Stopped(number)
     _Word.requested = number
+    check()

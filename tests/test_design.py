@@ -85,7 +85,7 @@ def test_parts_do_not_import_each_other_in_a_circle():
     list(graphlib.TopologicalSorter(arrows).static_order())
 
 
-HYDRA = {"bdlbench.runs.configuration", "bdlbench.cli.main", "bdlbench.cli.launcher", "bdlbench.cli.trials"}
+HYDRA = {"bdlbench.runs.configuration", "bdlbench.cli.command", "bdlbench.cli.launcher", "bdlbench.cli.trials"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

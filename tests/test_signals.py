@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from bdlbench.signals import Stopped, deferred, on_signals
+from bdlbench.signals import Stopped, check, deferred, on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -35,6 +35,33 @@ def test_a_deferred_signal_is_heeded_at_the_end_or_where_it_is_asked_for():
     with on_signals(), deferred() as stop:  # an earlier command's signal is none of this one's
         assert not stop.requested
     assert reached == ["end"]
+
+
+def test_what_a_library_swallows_is_raised_again():
+    """As one does that prints what its callback raises and goes on."""
+    reached = []
+    with pytest.raises(Stopped) as stopped, on_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            reached.append("swallowed")
+        check()
+        reached.append("not here")
+    assert (reached, stopped.value.exit_code) == (["swallowed"], 143)
+    with pytest.raises(Stopped), on_signals():  # and at the end of the command at the latest
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            reached.append("swallowed")
+    assert reached == ["swallowed"] * 2
+
+
+def test_the_command_hears_before_it_imports():
+    """The entry module brings nothing but the standard library with it."""
+    code = "import sys; before = set(sys.modules); import bdlbench.cli.main; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    foreign = {name.split(".")[0] for name in done.stdout.split()} - set(sys.stdlib_module_names) - {"bdlbench"}
+    assert not foreign
 
 
 def test_an_error_inside_is_not_hidden():

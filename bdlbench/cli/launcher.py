@@ -1,11 +1,12 @@
 """The Hydra launcher that turns a sweep into lanes, and a sweeper that does not compose every job twice."""
 
+import atexit
 import copy
+import functools
 import itertools
-import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -26,9 +27,12 @@ OUTCOME: list[Outcome] = []
 """Where a sweep's results go: the command line puts its own outcome here before Hydra starts."""
 
 
+@functools.cache
 def scratch() -> str:
-    """A folder of this user's for what Hydra insists on writing."""
-    return str(Path(tempfile.gettempdir()) / f"bdlbench-{os.getuid()}")
+    """A folder of this process's own, readable by its user alone, for what Hydra insists on writing."""
+    folder = tempfile.mkdtemp(prefix="bdlbench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 # With the plugin, so that a worker process of any launcher has it too.

@@ -1,84 +1,37 @@
-"""The command ``bdlbench``: Hydra composes, every job ends in a record or in one sentence, the exit code tells."""
+"""The command ``bdlbench``: it hears signals before anything that takes time is imported."""
 
-import os
+import signal
 import sys
-import traceback
+import threading
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-from bdlbench.cli import launcher
-from bdlbench.errors import ConfigError
-from bdlbench.runs import configuration
-from bdlbench.runs.outcome import Outcome, sentence
-from bdlbench.signals import Stopped, on_signals
-from bdlbench.store.errors import StoreError
+from bdlbench.signals import Stopped, deferred, on_signals, requested
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    outcome = Outcome()
-    launcher.OUTCOME.append(outcome)
-    if argv is not None:
-        sys.argv = ["bdlbench", *argv]
-    # A user's own networks and models lie where the command is given.
-    sys.path.insert(0, os.getcwd())
-    # Hydra raises instead of printing and leaving, so that one sentence can be made of what it says.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-
-    @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir().resolve()), config_name="config")
-    def app(config: DictConfig) -> Outcome:
-        done = job(config)
-        outcome.add(done)
-        return done
-
-    failed: list[str] = []
+    """Run the command line; returns the exit code, 130 after Ctrl-C and 143 after SIGTERM."""
     try:
         with on_signals():
-            app()
-        if outcome.report is not None and outcome.records:
-            configuration.call(outcome.report, "report")(outcome.records)
+            try:
+                with deferred():  # a module must not be left half imported
+                    from bdlbench.cli.command import execute
+
+                return execute(argv)
+            except Stopped:
+                raise
+            except BaseException as error:
+                # A library may have made another error of the one that a signal's handler raised in it.
+                if (number := requested()) is not None:
+                    raise Stopped(number) from error
+                raise
     except Stopped as stopped:
         print(f"bdlbench: {stopped}", file=sys.stderr)
         return stopped.exit_code
-    except KeyboardInterrupt:
-        print("Interrupted: finished runs are kept, the same command goes on.", file=sys.stderr)
+    except KeyboardInterrupt:  # in a thread in which no handler could be set
+        print("bdlbench: stopped; the same command continues", file=sys.stderr)
         return 130
-    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError, OSError) as error:
-        if os.environ.get("BDLBENCH_TRACEBACK"):
-            traceback.print_exc()
-        failed.append(sentence(ours(error)))
-    for line in outcome.closing():
-        print(line, file=sys.stderr)
-    outcome.errors += failed
-    for message in dict.fromkeys(outcome.errors):
-        print(f"Error: {message}", file=sys.stderr)
-    return outcome.exit_code
-
-
-def ours(error: BaseException) -> BaseException:
-    """Our own error behind one of Hydra's, which wraps what its plugins raise when they are made."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ConfigError):
-        cause = cause.__cause__
-    return cause or error
-
-
-def job(config: DictConfig) -> Outcome:
-    """A single run, or a job of a launcher that knows nothing of lanes."""
-    from bdlbench.runs.sweep import run_sweep
-
-    resolved, labels = configuration.composed(config)
-    outcome = Outcome()
-    overrides = " ".join(HydraConfig.get().overrides.task)
-    run_sweep([(resolved, labels, overrides)], outcome, max_lanes=1)
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        outcome.errors = [message.removesuffix(f" ({overrides})") for message in outcome.errors]
-    return outcome
+    finally:
+        if argv is None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the interpreter ends nobody can catch what it raises
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdlbench.cli.tail import in_text, last_look, tail
 from bdlbench.errors import ConfigError
+from bdlbench.report.escaping import printable
 from bdlbench.store import RunBusy, Store, StoreError
 from bdlbench.store.records import LABELS, STATUSES, encode, flatten
 
@@ -131,7 +132,8 @@ def _show(arguments: argparse.Namespace) -> None:
     console = _console()
     console.print_json(text)
     if record.get("traceback"):
-        console.print(record["traceback"], markup=False, highlight=False)
+        for line in str(record["traceback"]).splitlines():
+            console.print(printable(line), markup=False, highlight=False)
 
 
 def _table(arguments: argparse.Namespace) -> None:
@@ -170,7 +172,7 @@ def _delete(arguments: argparse.Namespace) -> int:
         print(f"No failed runs in {arguments.store}.")
         return 0
     for row in rows:
-        print(f"{row['id']}  {row['status']}: {row['reason']}")
+        print(printable(f"{row['id']}  {row['status']}: {row['reason']}"))
     if not arguments.yes:
         try:
             answer = input(f"Delete {_runs(len(rows))} and all their files? [y/N] ")
@@ -207,7 +209,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     faults = {id: found for id in ids if (found := store.verify(id))}
     for id, found in faults.items():
         for fault in found:
-            print(f"{id}: {fault}")
+            print(printable(f"{id}: {fault}"))
     print(f"{_runs(len(ids))} checked, {len(faults)} damaged.")
     return 1 if faults else 0
 

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from bdlbench.errors import ConfigError
+from bdlbench.report.escaping import printable
 from bdlbench.store import Store
 from bdlbench.store.errors import StoreError
 from bdlbench.store.records import decode_line
@@ -47,9 +48,9 @@ def _state(store: Store, id: str) -> str:
     by = store.holder(id)
     if by is None and id in store.finished():
         record = store.record(id)
-        return f"{id}: {record['status']}" + (f": {record['reason']}" if record.get("reason") else "")
+        return printable(f"{id}: {record['status']}" + (f": {record['reason']}" if record.get("reason") else ""))
     state = f"running ({by})" if by else "broken off; the same command goes on with it"
-    return f"{id}: {state}; {last_look(store, id)}"
+    return printable(f"{id}: {state}; {last_look(store, id)}")
 
 
 def last_look(store: Store, id: str) -> str:
@@ -109,7 +110,7 @@ def _looks(store: Store, id: str) -> list[dict[str, Any]]:
 def _look(look: dict[str, Any]) -> str:
     price = f"{look['phase']:<7} {look['num_draws']:>8,} draws {look['num_grads']:>12,.0f} gradients"
     rest = [f"{name} {in_text(value)}" for name, value in look.items()][4:]
-    return "  ".join([f"{price} {look['seconds']:>8.1f} s", *rest])
+    return printable("  ".join([f"{price} {look['seconds']:>8.1f} s", *rest]))
 
 
 def in_text(value: Any) -> str:
@@ -118,4 +119,4 @@ def in_text(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return json.dumps(value) if isinstance(value, list | dict | bool) else str(value)
+    return printable(json.dumps(value) if isinstance(value, list | dict | bool) else str(value))

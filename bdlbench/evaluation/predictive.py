@@ -21,7 +21,13 @@ QUANTILES = (0.025, 0.25, 0.5, 0.75, 0.975)
 
 
 def predictive(
-    store: Store, run_id: str, x: Any, *, num_draws: int | None = None, quantiles: Sequence[float] = QUANTILES
+    store: Store,
+    run_id: str,
+    x: Any,
+    *,
+    num_draws: int | None = None,
+    quantiles: Sequence[float] = QUANTILES,
+    trust: bool = False,
 ) -> dict[str, np.ndarray]:
     r"""Posterior predictive distribution of a stored run at new inputs, in original units.
 
@@ -39,6 +45,8 @@ def predictive(
         At most so many draws, evenly spaced; all where None.
     quantiles : sequence of float
         Levels in (0, 1).
+    trust : bool
+        Whether factories that this package does not ship may be called, as a network of one's own is one.
 
     Returns
     -------
@@ -58,7 +66,7 @@ def predictive(
     >>> found = predictive(Store("results/store"), run_id, np.linspace(-1, 1, 50))  # doctest: +SKIP
     >>> found["mean"].mean(0)  # doctest: +SKIP
     """
-    job = load_job(store, run_id)
+    job = load_job(store, run_id, trust=trust)
     dataset = job.dataset
     task: Task = "classification" if dataset.task == "classification" else "regression"
     rows = new_inputs(x, dataset)

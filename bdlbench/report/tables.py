@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from bdlbench.report.escaping import markdown, printable
 from bdlbench.store.records import flatten
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         table.add_column(heading, justify=justify, no_wrap=not outer, overflow="fold", min_width=width)
     for data, rows in content.sections:
         if len(content.sections) > 1:
-            table.add_row(f"[bold]{escape(data)}[/bold]")
+            table.add_row(f"[bold]{escape(printable(data))}[/bold]")
         for cells in rows:
-            table.add_row(*map(escape, cells))
+            table.add_row(*(escape(printable(cell)) for cell in cells))
         table.add_section()
     return table
 
@@ -100,7 +101,7 @@ def comparison_markdown(records: Sequence[Record], *, aggregate: bool = False) -
         )
         lines += [f"| {' | '.join(map(_cell, cells))} |" for cells in rows]
         lines.append("")
-    lines += [f"- {' '.join(note.split())}" for note in content.notes]
+    lines += [f"- {_cell(note)}" for note in content.notes]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -303,4 +304,4 @@ def _shorten(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return markdown(text)

@@ -55,6 +55,7 @@ def look_up(
     config: Mapping[str, Any], labels: Mapping[str, str], store: Store, note: Callable[[str], object] | None = None
 ) -> tuple[Job, Record | None]:
     """The job, and the record of its run unless it must be done."""
+    signals.check()
     job = make_job(config, labels)
     return job, None if config["rerun"] else finished(store, job.id, note)
 

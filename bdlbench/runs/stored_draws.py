@@ -5,21 +5,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdlbench.runs.job import Job, make_job
+from bdlbench.runs.trust import refuse_untrusted
 from bdlbench.sampling.devices import setup_jax
 from bdlbench.store import Store
 from bdlbench.types import ConfigError
 
 
-def load_job(store: Store, run_id: str) -> Job:
+def load_job(store: Store, run_id: str, *, trust: bool = False) -> Job:
     """The job of a stored run, built again from the configuration in its record.
+
+    Parameters
+    ----------
+    store, run_id
+        The run.
+    trust : bool
+        Whether factories that this package does not ship may be called, as a network of one's own is one.
 
     Raises
     ------
     ConfigError
-        Where the data are no longer those of the run.
+        Where the data are no longer those of the run, or the configuration names what is not trusted.
     """
-    setup_jax()
     record = store.record(run_id)
+    if not trust:
+        refuse_untrusted(record["config"], run_id)
+    setup_jax()
     # The run that it started from may be gone, and what is read here does not depend on it.
     job = make_job({**record["config"], "warm_start": None}, record["labels"])
     if job.dataset.checksum != record["data_checksum"]:

@@ -1,15 +1,53 @@
 """Files that are whole or absent, folders held by one process, checksums a shell can repeat."""
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from bdlbench.store.errors import RunBusy
+from bdlbench.store.errors import RunBusy, StoreError
+
+MOST_RECORD_BYTES = 2**28
+"""A record or a curve that is longer is not read: some 256 MiB of text are no bookkeeping of one run."""
+
+
+def read_regular(path: str | Path, most: int = MOST_RECORD_BYTES) -> bytes:
+    """The bytes of a regular file; it never waits, as opening a named pipe would.
+
+    Raises
+    ------
+    OSError
+        If there is no such file, or it cannot be read.
+    StoreError
+        If it is a folder, a pipe, a device or a link, or longer than ``most`` bytes.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StoreError(
+            f"'{path}' is a symbolic link, and links inside a store are not followed; remove it."
+        ) from error
+    with open(number, "rb") as file:
+        about = os.fstat(number)
+        if not stat.S_ISREG(about.st_mode):
+            raise StoreError(f"'{path}' is no regular file; remove it.")
+        if about.st_size > most:
+            raise StoreError(f"'{path}' has {about.st_size} bytes, more than the {most} that are read; remove it.")
+        return file.read()
+
+
+def refuse_link(folder: Path) -> None:
+    """Raise StoreError if a run's folder is a symbolic link: what it points to is not the store's to change."""
+    if folder.is_symlink():
+        raise StoreError(f"'{folder}' is a symbolic link, and links inside a store are not followed; remove it.")
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -56,7 +56,7 @@ def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
     try:
         record = json.loads(text)
         later = record["schema"] > SCHEMA
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"The record '{path}' is damaged ({error}); delete its run and run it again.") from error
     if check and record.get("record_sha256") != own_checksum(record):  # before the schema, which may be what broke
         raise StoreError(f"The record '{path}' does not fit its checksum; delete its run and run it again.")

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from bdlbench.errors import ConfigError
 from bdlbench.store import records, table
+from bdlbench.store.codecs import refuse_codecs
 from bdlbench.store.errors import LaterSchema, StoreError
-from bdlbench.store.files import FolderLock, checksum, holder, size_of
+from bdlbench.store.files import FolderLock, checksum, holder, read_regular, refuse_link, size_of
 from bdlbench.store.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -111,16 +112,12 @@ class Store:
         rows: list[dict[str, Any]] = []
         damaged: list[str] = []
         for entry in self._folders():
-            path = f"{entry.path}/run.json"
             try:
-                with open(path, "rb") as file:
-                    text = file.read()
-            except FileNotFoundError:
+                record = self._read_record(entry.name)
+                rows.append(records.row(record, config=config))
+            except (FileNotFoundError, NotADirectoryError):
                 continue
-            try:
-                # Hashing each record would double the time; has(), record() and verify() do.
-                rows.append(records.row(records.decode(text, Path(path), check=False), config=config))
-            except (StoreError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+            except (StoreError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError):
                 damaged.append(entry.name)
         if damaged:
             warnings.warn(
@@ -153,12 +150,22 @@ class Store:
         StoreError
             If the record is damaged.
         """
-        path = self._folder(id) / "run.json"
         try:
-            text = path.read_bytes()
+            return self._read_record(id)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"id: the store '{self.path}' has no finished run '{id}'; list them first.") from None
-        return records.decode(text, path)
+        except OSError as error:
+            raise StoreError(f"The record of run '{id}' cannot be read ({error.strerror}).") from error
+
+    def _read_record(self, id: str) -> records.Record:
+        """The record in a run's folder, whole and of this run."""
+        folder = self._folder(id)
+        refuse_link(folder)
+        path = folder / "run.json"
+        record = records.decode(read_regular(path), path)
+        if record.get("id") != id:
+            raise StoreError(f"The record '{path}' is that of another run, '{record.get('id')}'; delete this folder.")
+        return record
 
     def has(self, id: str) -> bool:
         """Whether run ``id`` has a finished record that is sound, whatever its status.
@@ -254,9 +261,11 @@ class Store:
         """
         import xarray as xr
 
+        refuse_link(self._folder(id))
         path = self._folder(id) / "posterior.zarr"
         if not path.is_dir():
             raise ConfigError(f"id: run '{id}' in '{self.path}' stored no draws; choose a run that is complete.")
+        refuse_codecs(path)
         return xr.open_datatree(path, engine="zarr")
 
     def curve(self, id: str) -> "pd.DataFrame":
@@ -268,7 +277,7 @@ class Store:
 
         path = self._folder(id) / "curve.jsonl"
         try:
-            text = path.read_bytes()
+            text = read_regular(path)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"id: the store '{self.path}' has no curve of a run '{id}'; list the runs.") from None
         try:
@@ -319,6 +328,7 @@ class Store:
         still_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         folder = self._folder(id)
+        refuse_link(folder)
         if not folder.is_dir():
             raise ConfigError(f"id: the store '{self.path}' has no run '{id}'; list them first.")
         lock = FolderLock(folder)

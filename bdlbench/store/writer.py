@@ -19,7 +19,16 @@ import yaml
 from bdlbench.store import records
 from bdlbench.store.arrays import PosteriorArrays
 from bdlbench.store.errors import RunExists, clear_disk_errors
-from bdlbench.store.files import FolderLock, Synced, checksum, replace_file, sync_folder, wipe_folder, wipe_leftovers
+from bdlbench.store.files import (
+    FolderLock,
+    Synced,
+    checksum,
+    refuse_link,
+    replace_file,
+    sync_folder,
+    wipe_folder,
+    wipe_leftovers,
+)
 
 STORED = ("config.yaml", "curve.jsonl", "posterior.zarr")
 """What lies beside the record and is covered by its checksums."""
@@ -80,6 +89,7 @@ class RunWriter:
         return self.folder / "checkpoint" / "state.npz"
 
     def __enter__(self) -> "RunWriter":
+        refuse_link(self.folder)
         with clear_disk_errors(self.folder):
             self._lock.acquire(self._on_busy)
             try:

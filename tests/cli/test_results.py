@@ -188,7 +188,7 @@ def test_a_finished_run_has_a_tail_too(path, capsys):
 
 def test_following_ends_with_the_run(started, path, capsys, monkeypatch):
     """Looks are printed once each as they come; what a resumed run takes back and writes again is printed again."""
-    from bdlbench.cli.main import tail
+    from bdlbench.cli import tail
 
     def more(seconds):
         turn = turns.pop(0)

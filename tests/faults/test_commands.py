@@ -63,6 +63,30 @@ def test_a_signal_ends_a_command_in_good_order(number, undisturbed, tmp_path):
     compare(undisturbed, tmp_path)
 
 
+def hears(process):
+    """Whether the process has set a handler for SIGTERM, as the kernel says."""
+    (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{process.pid}/status").read_text())
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_no_signal_is_ever_lost(number, tmp_path):
+    """At evenly spaced moments of a command's first seconds: while it imports, composes, compiles and samples.
+
+    The run itself would last for hours, so a command that ends has heard the signal; none that it survives would end
+    within the time that a hanging process is given.
+    """
+    for place in range(12):
+        process = start(*LONG, f"store.path={tmp_path}/{place}", "inference.schedule.num_warmup=2000000000")
+        wait_for(lambda: hears(process), process)  # until then Python itself is still beginning
+        time.sleep(0.8 * place)
+        process.send_signal(number)
+        code, errors = finish(process)
+        assert code == 128 + number, (place, code, errors)
+        assert errors.splitlines()[-1] == "bdlbench: stopped; the same command continues"
+        assert "Traceback" not in errors, (place, errors)
+
+
 def test_a_second_signal_ends_it_at_once(tmp_path):
     """Before the first has been heeded: the process dies of the signal."""
     process = start(*LONG, f"store.path={tmp_path}", "inference.schedule.num_warmup=100000000")

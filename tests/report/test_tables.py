@@ -51,7 +51,7 @@ def test_markdown(three):
         "| sgld | – | – | – | 1.2M | 0.1/–/–/–/– | – | – | diverged: log density is nan at step 37; 0 |\n"
         "\n"
         "- svi: the loss still falls\n"
-        "- svi: a | b\n"
+        "- svi: a \\| b\n"
     )
 
 

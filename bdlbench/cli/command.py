@@ -1,0 +1,73 @@
+"""What the command ``bdlbench`` does: Hydra composes, every job ends in a record or in one sentence, the exit code tells."""
+
+import os
+import sys
+import traceback
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from bdlbench.cli import launcher
+from bdlbench.errors import ConfigError
+from bdlbench.runs import configuration
+from bdlbench.runs.outcome import Outcome, sentence
+from bdlbench.store.errors import StoreError
+
+
+def execute(argv: list[str] | None = None) -> int:
+    """Run the command line, with Hydra's command line in ``argv`` or in ``sys.argv``; returns the exit code."""
+    outcome = Outcome()
+    launcher.OUTCOME.append(outcome)
+    if argv is not None:
+        sys.argv = ["bdlbench", *argv]
+    # A user's own networks and models lie where the command is given.
+    sys.path.insert(0, os.getcwd())
+    # Hydra raises instead of printing and leaving, so that one sentence can be made of what it says.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir().resolve()), config_name="config")
+    def app(config: DictConfig) -> Outcome:
+        done = job(config)
+        outcome.add(done)
+        return done
+
+    failed: list[str] = []
+    try:
+        app()
+        if outcome.report is not None and outcome.records:
+            configuration.call(outcome.report, "report")(outcome.records)
+    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError, OSError) as error:
+        if os.environ.get("BDLBENCH_TRACEBACK"):
+            traceback.print_exc()
+        failed.append(sentence(ours(error)))
+    for line in outcome.closing():
+        print(line, file=sys.stderr)
+    outcome.errors += failed
+    for message in dict.fromkeys(outcome.errors):
+        print(f"Error: {message}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def ours(error: BaseException) -> BaseException:
+    """Our own error behind one of Hydra's, which wraps what its plugins raise when they are made."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigError):
+        cause = cause.__cause__
+    return cause or error
+
+
+def job(config: DictConfig) -> Outcome:
+    """A single run, or a job of a launcher that knows nothing of lanes."""
+    from bdlbench.runs.sweep import run_sweep
+
+    resolved, labels = configuration.composed(config)
+    outcome = Outcome()
+    overrides = " ".join(HydraConfig.get().overrides.task)
+    run_sweep([(resolved, labels, overrides)], outcome, max_lanes=1)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        outcome.errors = [message.removesuffix(f" ({overrides})") for message in outcome.errors]
+    return outcome

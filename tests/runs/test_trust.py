@@ -1,0 +1,81 @@
+"""A stored configuration names what may run: what the package ships, and nothing that its author chose."""
+
+import sys
+
+import pytest
+
+from bdlbench.errors import ConfigError
+from bdlbench.runs.configuration import compose
+from bdlbench.runs.trust import is_trusted, refuse_untrusted, shipped_targets, untrusted
+
+PAYLOADS = (
+    "pandas.read_pickle",
+    "joblib.load",
+    "numpy.load",
+    "numpy.savetxt",
+    "os.system",
+    "builtins.eval",
+    "payload_of_the_working_folder.go",
+    "bdlbench.data.fetch.fetch",
+    "bdlbench.runs.group.run",
+    "optax.os.system",
+    "optax._src.base.os.system",
+    "optax.schedules.os",
+    "flax.nnx.os.system",
+    "flax.nnx.Pytree",
+    "flax.serialization.msgpack_restore",
+    "numpyro.distributions.Distribution.__init__.__globals__",
+    "numpyro.distributions.kl_divergence",
+    "numpyro.distributions.constraints.positive",
+    "hydra.utils.get_method",
+)
+
+
+@pytest.mark.parametrize("target", [*PAYLOADS, None, 3, ["optax.adam"]])
+def test_everything_else_is_refused(target):
+    """Writers, unpicklers, modules that lie about, and what a library's module happens to import."""
+    assert not is_trusted(target)
+
+
+def test_a_name_that_is_refused_is_not_imported(tmp_path, monkeypatch):
+    """A module of that name in the working folder would run when it is imported."""
+    (tmp_path / "payload_of_the_working_folder.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not is_trusted("payload_of_the_working_folder.go")
+    assert "payload_of_the_working_folder" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["optax.adam", "optax.cosine_decay_schedule", "optax.schedules.cosine_decay_schedule",
+     "numpyro.distributions.LogNormal", "flax.nnx.Linear", "flax.linen.Dense", "bdlbench.inference.hmc.nuts"],
+)  # fmt: skip
+def test_what_configurations_need_is_trusted(target):
+    """Optimisers, schedules, distributions, modules and the package's own factories."""
+    assert is_trusted(target)
+
+
+@pytest.mark.parametrize("preset", ["nuts", "svi", "mile", "laplace", "sgld"])
+def test_a_shipped_configuration_is_trusted_whole(preset):
+    """So that no run of the package's own parts needs to be trusted."""
+    config, _ = compose([f"inference={preset}"])
+    assert list(untrusted(config)) == []
+    assert len(shipped_targets()) > 60
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"network": {"_target_": "mine.Net"}}, r"network._target_=mine.Net"),
+        ({"data": {"_target_": "bdlbench.data.files.csv", "_args_": ["x"]}}, r"data._args_"),
+        ({"paths": {"data": None, "mirror": "http://127.0.0.1/"}}, r"paths.mirror"),
+        ({"inference": {"before": [{"_target_": "os.system"}]}}, r"inference.before.0._target_=os.system"),
+    ],
+)
+def test_the_refusal_names_what_it_found_and_how_to_trust(change, words):
+    """One sentence with the very words to give."""
+    config, _ = compose([])
+    with pytest.raises(
+        ConfigError, match=rf"run 'x' was configured with {words}.*give trust=True in Python, or --trust"
+    ):
+        refuse_untrusted({**config, **change}, "x")
