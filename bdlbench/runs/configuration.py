@@ -137,7 +137,7 @@ def call(node: Mapping[str, Any], path: str, *, partial: bool = True) -> Any:
             cause = cause.__cause__
         if cause is not None:
             raise cause from error
-        raise ConfigError(f"{path}: {first_line(error.__cause__ or error)}") from error
+        raise ConfigError(f"{path}: {_first_line(error.__cause__ or error)}") from error
 
 
 def fill(node: Any, numbers: Mapping[str, Any]) -> Any:
@@ -154,7 +154,7 @@ def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
     try:
         return get_object(node["_target_"])
     except (ImportError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}._target_={node['_target_']}: {first_line(error)}") from error
+        raise ConfigError(f"{path}._target_={node['_target_']}: {_first_line(error)}") from error
 
 
 def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -166,12 +166,12 @@ def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
         For an option that the factory does not take, one it needs, or a value of the wrong type.
     """
     reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
-    provided = {"model": PROGRAM_SECTIONS, "data": ("files",)}.get(path, ())
+    # The sections of a program are built for the model, and the places of files are known to the run.
+    provided = PROGRAM_SECTIONS if path == "model" else ("files",) if path.split(".")[0] == "data" else ()
     return options.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
+def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return " ".join(text.splitlines()[0].split())
 

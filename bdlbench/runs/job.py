@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bdlbench.data.dataset import Dataset, default_dtype
-from bdlbench.data.fetch import Files, files_at
 from bdlbench.errors import ConfigError
 from bdlbench.inference import schedules
 from bdlbench.options import coerce, parameters
@@ -25,7 +24,6 @@ from bdlbench.runs.configuration import (
     checked_schedule,
     coerced,
     fill,
-    first_line,
     identity_of,
     refuse_missing,
     split,
@@ -117,24 +115,27 @@ def _metric(name: str, node: str) -> Callable[..., Any]:
 
 def load_data(config: Mapping[str, Any]) -> Dataset:
     """The data set that the configuration names; the last few are kept in memory."""
-    node = config["data"]
+    node = _with_files(config["data"], config["paths"])
     # A file that has changed, or another precision, is another data set.
-    paths = [os.path.expanduser(v) for v in node.values() if isinstance(v, str)]
+    paths = [os.path.expanduser(v) for v in config["data"].values() if isinstance(v, str)]
     stats = [os.stat(path) for path in paths if os.path.isfile(path)]
     state = (str(default_dtype()), *((stat.st_mtime_ns, stat.st_size) for stat in stats))
-    files = files_at(config["paths"]["data"], config["paths"]["mirror"])
-    return _load_data(json.dumps(node, sort_keys=True), files, state)
+    return _load_data(json.dumps(node, sort_keys=True), state)
+
+
+def _with_files(node: Any, paths: Mapping[str, Any]) -> Any:
+    """The node of a data set in which every factory that reads files is given the places of them."""
+    if not isinstance(node, Mapping):
+        return node
+    out = {key: _with_files(value, paths) for key, value in node.items()}
+    if "_target_" in out and "files" in parameters(target_of(out, "data")):
+        out["files"] = {"_target_": "bdlbench.data.fetch.files_at", "cache": paths["data"], "mirror": paths["mirror"]}
+    return out
 
 
 @functools.lru_cache(maxsize=8)
-def _load_data(node: str, files: Files, state: tuple[Any, ...]) -> Dataset:
-    factory = call(json.loads(node), "data")
-    try:
-        return typing.cast(Dataset, factory(files=files) if "files" in parameters(factory) else factory())
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"data: {first_line(error)}") from error
+def _load_data(node: str, state: tuple[Any, ...]) -> Dataset:
+    return typing.cast(Dataset, call(json.loads(node), "data", partial=False))
 
 
 def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset) -> Program:

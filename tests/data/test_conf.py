@@ -164,3 +164,16 @@ def test_importing_the_package_imports_no_data_library() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_nested_sets_are_handed_the_places_of_files(tmp_path: Path) -> None:
+    """A set that is made of another one, as the tuning's, reads its files from ``paths`` too; no option names them."""
+    from bdlbench.runs.job import load_data
+
+    of = {**config("yacht"), "validation_fraction": 0.1}
+    node = {"_target_": "experiments.tuning.rows.held_out", "of": of}
+    places = {"data": str(tmp_path), "mirror": files_at().mirror}
+    data = load_data({"data": node, "paths": places})
+    assert len(data.train.y) == 249 and data.test is not None and len(data.test.y) == 28
+    with pytest.raises(ConfigError, match="which is no folder"):
+        load_data({"data": node, "paths": {"data": str(tmp_path), "mirror": str(tmp_path / "nowhere")}})
