@@ -274,7 +274,7 @@ def _check_range(
 ) -> None:
     for key, part in parts.items():
         for field_name, values, dtype in zip(("inputs", "targets"), part, (x_dtype, y_dtype), strict=True):
-            most = np.finfo(dtype).max if dtype.kind == "f" else np.iinfo(dtype).max
+            most = float(np.finfo(dtype).max) if dtype.kind == "f" else np.iinfo(dtype).max
             if values.size and not max(abs(float(values.min())), abs(float(values.max()))) <= most:
                 raise ConfigError(
                     f"data: {field_name} of the {key} rows of {name} reach beyond {most:.3g}, which {dtype} cannot "

@@ -68,8 +68,7 @@ def _faults(values: np.ndarray, names: tuple[str, ...], name: str) -> list[str]:
     """A phrase for every column of (n, d) or (n,) values, or for all of images, that holds a value of no use."""
     if not np.issubdtype(values.dtype, np.floating):
         return []
-    with np.errstate(invalid="ignore"):
-        wrong = ~(np.abs(values) <= LARGEST)  # of NaN too
+    wrong = ~(np.abs(values) <= min(LARGEST, float(np.finfo(values.dtype).max)))  # of NaN too
     if not wrong.any():
         return []
     wrong = wrong[:, None] if values.ndim == 1 else wrong if values.ndim == 2 else wrong.reshape(len(wrong), -1)
