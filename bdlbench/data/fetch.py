@@ -147,6 +147,7 @@ class Files(NamedTuple):
         pooch.get_logger().setLevel("WARNING")
         try:
             # Pooch writes to a temporary file beside the target and renames it once its checksum is right.
+            target.parent.mkdir(parents=True, exist_ok=True)  # pooch's own way fails where two threads make one folder
             store = pooch.create(self.cache, f"{base.rstrip('/')}/", registry={file.tail: file.sha256})
             return Path(store.fetch(file.tail, downloader=stream))
         except requests.exceptions.HTTPError as error:

@@ -26,6 +26,7 @@ class Server(ThreadingHTTPServer):
     """Answers with what ``mode`` says and remembers the paths it was asked for."""
 
     mode = "good"
+    request_queue_size = 64  # eight threads ask at once
 
     def __init__(self) -> None:
         """Listen on a free port of this machine."""
@@ -206,6 +207,14 @@ def test_disk_full(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ConfigError, match=message):
         fetch.files_at().fetch("owner/repo", "sets/toy.txt")
     assert left(cache) == []
+
+
+def test_threads_that_make_one_folder(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of one folder are fetched side by side into an empty cache, time after time."""
+    many = [FILE._replace(path=f"sets/{number}.txt") for number in range(16)]
+    monkeypatch.setattr(fetch, "registry", lambda: {(file.repository, file.path): file for file in many})
+    for number in range(10):
+        assert fetch.fetch_all(fetch.files_at(cache / str(number)), quiet=True) == {}
 
 
 def test_unknown_file(cache: Path) -> None:
