@@ -191,7 +191,7 @@ def _numbers(
     booleans = False
     try:
         values = np.fromiter(map(float, cells), np.float64, len(cells))
-        plain = not any("_" in cell for cell in cells)
+        plain = "_" not in "".join(cells)
     except ValueError:
         plain = False
     if not plain:

@@ -151,8 +151,9 @@ class Files(NamedTuple):
             store = pooch.create(self.cache, f"{base.rstrip('/')}/", registry={file.tail: file.sha256})
             return Path(store.fetch(file.tail, downloader=stream))
         except requests.exceptions.HTTPError as error:
+            code = "an error" if error.response is None else error.response.status_code
             raise NotFetchedError(
-                f"data: {url} answered {error.response.status_code}: put the file at {target}, or set BDLBENCH_MIRROR "
+                f"data: {url} answered {code}: put the file at {target}, or set BDLBENCH_MIRROR "
                 "to a mirror that has it."
             ) from None
         except requests.exceptions.RequestException as error:

@@ -71,8 +71,7 @@ def _faults(values: np.ndarray, names: tuple[str, ...], name: str) -> list[str]:
     wrong = ~(np.abs(values) <= min(LARGEST, float(np.finfo(values.dtype).max)))  # of NaN too
     if not wrong.any():
         return []
-    wrong = wrong[:, None] if values.ndim == 1 else wrong if values.ndim == 2 else wrong.reshape(len(wrong), -1)
-    flat = values.reshape(wrong.shape)
+    wrong, flat = (np.asarray(array).reshape(len(values), -1) for array in (wrong, values))
     columns = np.flatnonzero(wrong.any(0))
     if values.ndim > 2:  # one of the pixels stands for all
         rows = np.flatnonzero(wrong.any(1))

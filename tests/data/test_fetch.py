@@ -209,12 +209,16 @@ def test_disk_full(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch,
     assert left(cache) == []
 
 
-def test_threads_that_make_one_folder(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of one folder are fetched side by side into an empty cache, time after time."""
-    many = [FILE._replace(path=f"sets/{number}.txt") for number in range(16)]
-    monkeypatch.setattr(fetch, "registry", lambda: {(file.repository, file.path): file for file in many})
-    for number in range(10):
-        assert fetch.fetch_all(fetch.files_at(cache / str(number)), quiet=True) == {}
+def test_another_thread_makes_the_folder_first(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just before this one would: the file is fetched all the same, as those of one folder are, side by side."""
+    make = fetch.os.makedirs
+
+    def late(path: Any, *args: Any, **options: Any) -> None:
+        make(path, exist_ok=True)
+        make(path, *args, **options)
+
+    monkeypatch.setattr(fetch.os, "makedirs", late)
+    assert fetch.files_at().fetch("owner/repo", "sets/toy.txt").read_bytes() == BODY
 
 
 def test_unknown_file(cache: Path) -> None:
