@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from bdlbench.data.inputs import new_inputs
 from bdlbench.metrics.calibration import mixture_quantile
 from bdlbench.runs.arrangement import arrange
-from bdlbench.runs.job import Job
 from bdlbench.runs.stored_draws import load_draws, load_job
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
@@ -37,8 +37,9 @@ def predictive(
     store : Store
     run_id : str
         A finished run; :meth:`Store.find` completes the beginning of an id.
-    x : array (n, d) or (n,) where there is one feature
-        Inputs in original units, columns in the order of the data set's ``feature_names``.
+    x : array (n, d) or (n,) where there is one feature, or table
+        Inputs in original units: columns of an array in the order of the data set's ``feature_names``, those of a table
+        by name.
     num_draws : int, optional
         At most so many draws, evenly spaced; all where None.
     quantiles : sequence of float
@@ -67,7 +68,7 @@ def predictive(
     job = load_job(store, run_id, trust=trust)
     dataset = job.dataset
     task: Task = "classification" if dataset.task == "classification" else "regression"
-    rows = _standardised(x, job)
+    rows = new_inputs(x, dataset)
     draws = load_draws(store, run_id, job, num_draws=num_draws)
 
     shared, lane, _, _ = arrange([job])
@@ -90,21 +91,3 @@ def predictive(
     if is_gaussian(job.program, job.numbers, dataset.train.x, dataset.train.y):
         out["quantiles"] = np.stack([mixture_quantile(mean, np.sqrt(variance), float(q)) for q in out["levels"]])
     return out
-
-
-def _standardised(x: Any, job: Job) -> np.ndarray:
-    """Inputs as the network sees them, checked."""
-    dataset = job.dataset
-    rows = np.asarray(x, np.float64)
-    if rows.ndim == 1 and dataset.feature_shape == (1,):
-        rows = rows[:, None]
-    if rows.shape[1:] != dataset.feature_shape or not len(rows):
-        named = f" ({', '.join(dataset.feature_names)})" if dataset.feature_names else ""
-        raise ConfigError(
-            f"x has shape {np.shape(x)}, but inputs of '{dataset.name}' have shape {dataset.feature_shape}{named}: "
-            "give rows of that shape."
-        )
-    if not np.isfinite(rows).all():
-        raise ConfigError("x holds a value that is not finite: remove such rows.")
-    rows = rows if dataset.x_scaler is None else dataset.x_scaler.standardise(rows)
-    return np.ascontiguousarray(rows, dataset.train.x.dtype)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpyro
 from flax import linen, nnx
 from jaxtyping import Array
@@ -35,7 +36,7 @@ def random_network(network: NetworkFactory, prior: Prior, x: Array, out_features
     else:
         module = network(**given)
     if isinstance(module, linen.Module):
-        return random_flax_module("network", module, prior, input_shape=(1, *x.shape[1:]))
+        return random_flax_module("network", module, prior, jnp.ones((1, *x.shape[1:]), x.dtype))
     if isinstance(module, nnx.Module):
         return random_nnx_module("network", module, prior, scope_divider=".")
     raise ConfigError(f"network: {network} made a {type(module).__name__}, which is no Flax module (NNX or Linen).")

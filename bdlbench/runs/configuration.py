@@ -178,7 +178,8 @@ def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
         For an option that the factory does not take, one it needs, or a value of the wrong type.
     """
     reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
-    provided = PROGRAM_SECTIONS if path == "model" else ()
+    # The sections of a program are built for the model, and the places of files are known to the run.
+    provided = PROGRAM_SECTIONS if path == "model" else ("files",) if path.split(".")[0] == "data" else ()
     return options.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
 
 

@@ -121,14 +121,22 @@ def _metric(name: str, node: str) -> Callable[..., Any]:
 
 def load_data(config: Mapping[str, Any]) -> Dataset:
     """The data set that the configuration names; the last few are kept in memory."""
-    from bdlbench.data import fetch
-
-    fetch.configure(cache=config["paths"]["data"], mirror=config["paths"]["mirror"])
-    node = config["data"]
+    node = _with_files(config["data"], config["paths"])
     # A file that has changed, or another precision, is another data set.
-    files = [os.stat(v) for v in node.values() if isinstance(v, str) and os.path.isfile(v)]
-    state = (str(default_dtype()), *((stat.st_mtime_ns, stat.st_size) for stat in files))
+    paths = [os.path.expanduser(v) for v in config["data"].values() if isinstance(v, str)]
+    stats = [os.stat(path) for path in paths if os.path.isfile(path)]
+    state = (str(default_dtype()), *((stat.st_mtime_ns, stat.st_size) for stat in stats))
     return _load_data(json.dumps(node, sort_keys=True), state)
+
+
+def _with_files(node: Any, paths: Mapping[str, Any]) -> Any:
+    """The node of a data set in which every factory that reads files is given the places of them."""
+    if not isinstance(node, Mapping):
+        return node
+    out = {key: _with_files(value, paths) for key, value in node.items()}
+    if "_target_" in out and "files" in parameters(target_of(out, "data")):
+        out["files"] = {"_target_": "bdlbench.data.fetch.files_at", "cache": paths["data"], "mirror": paths["mirror"]}
+    return out
 
 
 @functools.lru_cache(maxsize=8)
@@ -229,7 +237,9 @@ def check_job(job: Job) -> None:
                 stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)
         return target.log_density(jnp.zeros(target.dim), data)
 
-    shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
+    shapes = tuple(
+        None if part is None else (part.x.shape, part.x.dtype.str, part.y.shape, part.y.dtype.str) for part in parts
+    )
     key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
     if key not in _CHECKED:
         for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):

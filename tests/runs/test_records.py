@@ -351,13 +351,13 @@ def test_the_remedies_work():
 
 
 FILES = {
-    "NaN in the data": ("a,y\n1,2\nnan,3\n4,5\n6,7\n", "data.a"),
-    "text in the data": ("a,y\n1,2\nred,3\n4,5\n6,7\n", "data.a is text"),
+    "NaN in the data": ("a,y\n1,2\nnan,3\n4,5\n6,7\n", r": a is nan in line 3: fill"),
+    "text in the data": ("a,y\n1,2\nred,3\n4,5\n6,7\n", r": a is text \('red'\) in line 3: remove"),
     "missing column": ("a,z\n1,2\n2,3\n4,5\n6,7\n", "data.target=y is no column"),
     "constant target": ("a,y\n1,2\n2,2\n4,2\n6,2\n", "data.y is constant"),
     "no rows": ("a,y\n", "no rows"),
-    "text in the target": ("a,y\n1,2\n2,3\n4,abc\n6,7\n", r"data.y is text \('abc'\) in line 4"),
-    "infinite target": ("a,y\n1,2\n2,inf\n4,5\n6,7\n", "data.y is inf"),
+    "text in the target": ("a,y\n1,2\n2,3\n4,abc\n6,7\n", r": y is text \('abc'\) in line 4: mend"),
+    "infinite target": ("a,y\n1,2\n2,inf\n4,5\n6,7\n", r": y is inf in line 3: fill"),
 }
 
 
