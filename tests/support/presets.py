@@ -1,5 +1,6 @@
 """Every inference preset, shortened to what a test has time for, and what of a run must not depend on interruptions."""
 
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,8 +17,10 @@ from bdlbench.store import Store
 PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))
 
 
-FIRST = sorted(next(iter(family.laws)) for family in families().values())
-"""One preset a family: the first of its laws."""
+@functools.cache
+def first_presets() -> list[str]:
+    """One preset a family: the first of its laws."""
+    return sorted(next(iter(family.laws)) for family in families().values())
 
 
 def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
