@@ -72,7 +72,8 @@ def _as_shipped(record: Record, conf: Path) -> bool:
     wanted = {group: read(conf / group / f"{option}.yaml") for group, option in groups.items()}
     tuned = conf / "tuned" / f"diabetes_{groups['inference']}.yaml"
     if tuned.exists():
-        wanted = _merged(wanted, read(tuned))
+        settings = read(tuned)
+        wanted = _merged(wanted, {name: settings[name] for name in wanted if name in settings})
     wanted |= {name: top[name] for name in ("seed", "temperature")}
     return all(record["config"].get(name) == value for name, value in wanted.items())
 

@@ -54,8 +54,9 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
     -------
     rich.table.Table
         Method, LPPD, CRPS where the notes of a run's data say to read it, RMSE or accuracy, coverage of the 90 %
-        interval, gradients (warm-up and sampling, in evaluations on the full data), seconds by phase, smallest bulk ESS
-        and largest R-hat in function space, warnings (their number; their text is below the table). A value that a
+        interval, gradients (warm-up and sampling, in evaluations on the full data), the gradients that the search for
+        tuned settings spent where a run has such settings, seconds by phase, smallest bulk ESS and largest R-hat in
+        function space, warnings (their number; their text is below the table). A value that a
         record lacks is "–"; a run that is not complete shows its status and reason.
     """
     from rich import box
@@ -118,6 +119,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
     scores = [("lppd", "LPPD"), *((key, _TITLES.get(key, key)) for key in crps + rmse + accuracy)]
     scores.append(("coverage_90", "90 % coverage"))
 
+    tuned = any(record.get("tuning_num_grads") is not None for record in records)
     several = len({record["labels"].get("data") for record in records}) > 1
     sections: dict[str, list[list[str]]] = {}
     notes: dict[str, list[str]] = {}
@@ -133,6 +135,8 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
         if len(spread) > 1:
             over.add(unit.split()[-1])
         cells.append(count(_mean([_gradients(record) for record in finished])))
+        if tuned:
+            cells.append(count(_mean([record.get("tuning_num_grads") for record in finished])))
         cells.append(
             "/".join(_seconds(_mean([record["seconds"].get(phase) for record in finished])) for phase in PHASES)
         )
@@ -146,7 +150,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
                 notes.setdefault(_shorten(warning), []).append(f"{data} {name}" if several else name)
 
     columns = ["method", *(["over"] if aggregate else []), *(title for _, title in scores)]
-    columns += ["gradients", _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
+    columns += ["gradients", *(["tuning"] if tuned else []), _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
     below = []
     if over:
         within = ", seeds averaged within a split" if "splits" in over else ""
@@ -187,7 +191,7 @@ def _settings(record: Record) -> dict[str, Any]:
     """The configuration without what tells repetitions and places apart, and what changes no number."""
     skip = ("seed", "split", "data.split", "rerun", "progress")
     leaves = flatten(record.get("config") or {})
-    apart = ("store.", "paths.", "report.", "metrics.", "hydra.")
+    apart = ("store.", "paths.", "report.", "metrics.", "hydra.", "tuned_for", "tuning_num_grads")
     given = {key: value for key, value in leaves if key not in skip and not key.startswith(apart)}
     if given.get("warm_start") is None:  # records from before there was such an option lack it
         given.pop("warm_start", None)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bdlbench.metrics.diagnostics import MIN_DRAWS, e_bfmi
+from bdlbench.runs import tuned
 from bdlbench.runs.job import Job
 from bdlbench.sampling.programs import UNFINISHED
 
@@ -107,7 +108,7 @@ def warnings(
     out += [job.parent.warning()] if job.parent else []
     if job.numbers["temperature"] != 1:
         out.append(f"tempered: T = {job.numbers['temperature']:g}, not the Bayesian posterior")
-    return out
+    return out + tuned.warnings(job.config, job.labels)
 
 
 def energy_warnings(energy: np.ndarray) -> list[str]:

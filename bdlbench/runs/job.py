@@ -14,7 +14,7 @@ from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.inference import schedules
 from bdlbench.options import coerce, parameters
-from bdlbench.runs import stages, warm_start
+from bdlbench.runs import stages, tuned, warm_start
 from bdlbench.runs.configuration import (
     STAGE_KEYS,
     TARGET_SECTIONS,
@@ -67,6 +67,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     """
     refuse_missing(config)
     check_options(config)
+    tuned.check_tuned_for(config)
     config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
     config, parent = warm_start.resolve(config, dataset.checksum)

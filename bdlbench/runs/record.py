@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bdlbench.runs import memory
+from bdlbench.runs import memory, tuned
 from bdlbench.runs.job import Job, short_hash
 from bdlbench.runs.provenance import device, git_commit, peak_memory, versions
 from bdlbench.runs.recorder import OOD, Recorder
@@ -89,6 +89,7 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "program_hash": short_hash(job.program.key),
         "seconds": dict(seconds),
         "num_grads": {"warmup": 0.0, "sample": 0.0},
+        "tuning_num_grads": job.config.get("tuning_num_grads"),
         "lanes": num_jobs * job.num_chains,
         "peak_memory_bytes": peak_memory(),
         "device": device(),
@@ -97,6 +98,6 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "data_checksum": job.dataset.checksum,
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
         "warm_start": job.parent and job.parent.record(),
-        "warnings": [],
+        "warnings": tuned.warnings(job.config, job.labels),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

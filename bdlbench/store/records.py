@@ -17,7 +17,7 @@ STATUSES = ("complete", "diverged", "failed")
 REQUIRED = ("status", "labels", "metrics", "seconds", "num_grads", "device", "versions", "warnings")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
 IDENTITY = ("id", "status", "reason", *LABELS, "seed", "split")
-COST = ("lanes", "peak_memory_bytes", "device", "warnings", "created")
+COST = ("tuning_num_grads", "lanes", "peak_memory_bytes", "device", "warnings", "created")
 PREFIXES = ("seconds_", "num_grads_", "config.")
 
 Record = dict[str, Any]

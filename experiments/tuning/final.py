@@ -9,14 +9,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from bdlbench.runs import group
-from bdlbench.runs.configuration import compose, conf_dir
+from bdlbench.runs.configuration import compose
 from bdlbench.runs.job import make_job
 from bdlbench.sampling.devices import setup_jax
 from bdlbench.store import Store
+from experiments.tuning import trials
 from experiments.tuning.spaces import DATA, METHODS
 
 Record = dict[str, Any]
-COLUMNS = ("data", "method", "LPPD", "RMSE or accuracy", "R-hat", "ESS", "k-hat", "gradients", "seconds", "remarks")
+SCORES = ("LPPD", "RMSE or accuracy", "R-hat", "ESS", "k-hat", "gradients", "tuning", "seconds")
+COLUMNS = ("data", "method", *SCORES, "remarks")
 
 
 def configuration(data: str, method: str, path: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -28,8 +30,8 @@ def cell(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def row(data: str, method: str, record: Record) -> list[str]:
-    """A line of the table; scores in original units."""
+def row(data: str, method: str, record: Record, price: float | None) -> list[str]:
+    """A line of the table; scores in original units, and what the search spent, also where the preset was best."""
     found = record["metrics"]
     remarks = [record["reason"]] if record["reason"] else []
     remarks += [w for w in record.get("warnings", []) if "R-hat" not in w and "bulk ESS" not in w and "k-hat" not in w]
@@ -42,6 +44,7 @@ def row(data: str, method: str, record: Record) -> list[str]:
         cell(found.get("ess_bulk_min"), ".0f"),
         cell(found.get("psis_khat"), ".1f"),
         cell(sum(record.get("num_grads", {}).values()), ",.0f"),
+        cell(price, ",.0f"),
         cell(sum(v for k, v in record["seconds"].items() if k in ("warmup", "sample")), ".0f"),
         "; ".join(remarks),
     ]
@@ -49,7 +52,7 @@ def row(data: str, method: str, record: Record) -> list[str]:
 
 def table(rows: Iterable[list[str]]) -> str:
     """Markdown, numbers to the right."""
-    lines = [list(COLUMNS), ["---", "---", *["---:"] * 7, "---"], *rows]
+    lines = [list(COLUMNS), ["---", "---", *["---:"] * len(SCORES), "---"], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -59,11 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--store", default="results/store", help="where the runs are kept")
     parser.add_argument("--table", action="store_true", help="run nothing, print the table of what the store has")
     arguments = parser.parse_args(argv)
-    store, rows = Store(arguments.store), []
+    store, rows, searches = Store(arguments.store), [], trials.in_force(trials.read())
     setup_jax()
     for data in [name for name in DATA if name in arguments.only] or DATA:
         for method in [name for name in METHODS if name in arguments.only] or METHODS:
-            if not (conf_dir() / "tuned" / f"{data}_{method}.yaml").exists():
+            if (data, method) not in searches:
                 continue
             config, labels = configuration(data, method, arguments.store)
             if arguments.table:
@@ -72,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
                 record = group.run_config(config, labels)
                 print(f"{data} {method}: {record['status']}", file=sys.stderr, flush=True)
             if record is not None:
-                rows.append(row(data, method, record))
+                rows.append(row(data, method, record, searches[data, method][0].search_num_grads))
     print(table(rows))
     return 0
 

@@ -18,7 +18,8 @@ class Score(NamedTuple):
     """A trial's numbers; None where it has none."""
 
     status: str
-    grads: float | None
+    grads: float
+    """Gradients that it spent, whatever became of it."""
     lppd: float | None
     rhat: float | None
     ess: float | None
@@ -70,9 +71,9 @@ def elbo(store: Store, run_id: str) -> float:
 def score(store: Store, record: Record | None, reference: tuple[np.ndarray, np.ndarray] | None) -> Score:
     """All numbers of a trial."""
     if record is None:
-        return Score("refused", *[None] * 8)
+        return Score("refused", 0.0, *[None] * 7)
     found = record["metrics"]
-    grads = sum(record["num_grads"].values()) if "num_grads" in record else None
+    grads = float(sum(record["num_grads"].values()))
     status = record["status"]
     if any("not to be ranked" in warning for warning in record.get("warnings", [])):
         status = "diverging"

@@ -1,6 +1,7 @@
 """Search spaces read from ``spaces.yaml``: which trials a method has on a data set."""
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,12 @@ def space(data: str, method: str) -> dict[str, Any]:
     if "schedule" in merged:
         merged["schedule"] = {key: _value(data, value) for key, value in merged["schedule"].items()}
     return merged
+
+
+@functools.cache
+def preset(method: str) -> dict[str, Any]:
+    """The inference section of a method that is not tuned; a data set changes nothing in it."""
+    return compose([f"inference={method}", "~tuned"])[0]["inference"]
 
 
 def base(data: str, method: str, schedule: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -81,6 +88,12 @@ def fixed(data: str, method: str) -> Options:
     if "before.0.schedule" in node:
         out |= {f"before.0.schedule.{key}": value for key, value in node["before.0.schedule"].items()}
     return out
+
+
+def shared(data: str, method: str) -> Options:
+    """What all trials and the chosen settings share, the schedule of the latter included."""
+    schedule = space(data, method).get("schedule", {})
+    return fixed(data, method) | {f"schedule.{key}": value for key, value in schedule.items()}
 
 
 def trials(data: str, method: str) -> Iterator[Options]:

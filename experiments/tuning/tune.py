@@ -1,4 +1,6 @@
-"""Find settings for every method on every data set, by rules that never look at a test row; write conf/tuned.
+"""Find settings for every method on every data set, by rules that never look at a test row.
+
+The trials are added to trials.csv, and the files of conf/tuned are written from it.
 
     python -m experiments.tuning.tune [--only DATA METHOD] [--store PATH] [--quick]
 
@@ -6,29 +8,20 @@ Finished trials are found in the store: a run that was stopped goes on where it 
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from bdlbench.runs import tuned
 from bdlbench.runs.configuration import conf_dir
 from bdlbench.runs.outcome import Outcome
 from bdlbench.runs.sweep import run_sweep
 from bdlbench.sampling.devices import setup_jax
 from bdlbench.store import Store
-from experiments.tuning import scores, spaces
-
-FOUND = "Found by experiments/tuning"
-"""How a file begins that may be written again."""
-RULES = {
-    "mixing": f"the most ESS in function space a gradient, R-hat at most {scores.GOOD_RHAT} (else the smallest R-hat)",
-    "distance": "the smallest distance of the function's mean and sd from NUTS's, in NUTS's sd",
-    "elbo": "the highest ELBO",
-    "lppd": "the highest LPPD",
-}
+from experiments.tuning import scores, spaces, trials, write
+from experiments.tuning.trials import Trial
 
 
 def run_trials(
@@ -61,7 +54,7 @@ def reference(path: str, data: str, quick: bool) -> dict[str, Any] | None:
 
 
 def tune(path: str, data: str, method: str, quick: bool) -> str:
-    """Run the rounds of one method on one data set, choose, and write the file; returns what happened."""
+    """Run the trials of one method on one data set, choose, and keep both; returns what happened."""
     node = spaces.space(data, method)
     if "refused" in node:
         return f"refused: {node['refused']}"
@@ -71,7 +64,7 @@ def tune(path: str, data: str, method: str, quick: bool) -> str:
     if rule in ("mixing", "distance"):
         exact = reference(path, data, quick)
         if exact is None or exact["status"] != "complete":
-            return "the reference is not complete: no file"
+            return "the reference is not complete: nothing is tried"
         known = scores.moments(store, exact["id"])
     tried = fresh(data, method)
     found = [scores.score(store, r, known) for r in run_trials(path, data, method, tried, schedule, quick)]
@@ -79,18 +72,18 @@ def tune(path: str, data: str, method: str, quick: bool) -> str:
     lines = [f"{named(each)}: {scores.sentence(rule, s)}" for each, s in zip(tried, found, strict=True)]
     for index, line in enumerate(lines):
         print(f"  {'*' if index == chosen else ' '} {line}", flush=True)
-    if chosen is None:
-        return "no trial is complete: no file"
+    best = "nothing, since no trial is complete" if chosen is None else named(tried[chosen])
     if quick:
-        return f"quick: would choose {named(tried[chosen])}"
-    lines[chosen] += ": chosen"
-    total = sum(s.grads for s in found if s.grads is not None)
-    return write(data, method, tried[chosen], header(data, method, lines, total, exact))
+        return f"quick: would choose {best}"
+    trials.append(search(data, method, tried, found, chosen, exact))
+    own = [row for row in trials.read() if (row.data, row.method) == (data, method)]
+    changed = write.write(own, conf_dir() / "tuned")
+    return "; ".join([f"chose {best}", *changed])
 
 
 def fresh(data: str, method: str) -> list[spaces.Options]:
     """The trials without those that repeat another one under other words, as the preset spelled out."""
-    plain = spaces.base(data, method, {})[0]["inference"]
+    plain = spaces.preset(method)
     distinct: dict[str, spaces.Options] = {}
     for each in spaces.trials(data, method):
         distinct.setdefault(json.dumps(spaces.applied(plain, each), sort_keys=True), each)
@@ -102,68 +95,44 @@ def named(options: spaces.Options) -> str:
     short = []
     for path, value in options.items():
         name = path.removeprefix("schedule.").replace("before.0.", "MAP ").replace("optimizer.", "")
-        short.append(f"{name} {str(value).lower() if isinstance(value, bool) else format(value, 'g')}")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        short.append(f"{name} {format(value, 'g') if is_number else json.dumps(value)}")
     return ", ".join(short) or "preset"
 
 
-def header(data: str, method: str, lines: list[str], total: float, exact: Any) -> list[str]:
-    """The comment of a tuned file."""
+def search(
+    data: str, method: str, tried: list[spaces.Options], found: list[scores.Score], chosen: int | None, exact: Any
+) -> list[Trial]:
+    """The trials of one search as rows of trials.csv, which gives the search its number."""
     node = spaces.space(data, method)
-    out = [
-        f"{method} on {data}, network 1 x 50 tanh. {FOUND} without test rows, on a fifth of split 0's",
-        f"training rows held out: {RULES[node['rule']]}.",
-    ]
-    if exact is not None:
-        rhat = exact["metrics"]["rhat_max"]
-        disagree = "" if rhat <= scores.GOOD_RHAT else ": its own chains disagree, and it is no yardstick of exactness"
-        out.append(f"NUTS on the same rows had R-hat {rhat:.2f}{disagree}.")
-    if "trial" in node:
-        length = ", ".join(f"{key} {value}" for key, value in node["trial"].items())
-        out.append(f"Trials were shorter than what the settings ask for: {length}.")
-    out.append(f"{len(lines)} trials, together {total:,.0f} gradients in full-data equivalents:")
-    return out + [f"  {line}" for line in lines]
-
-
-def write(data: str, method: str, options: spaces.Options, comment: list[str]) -> str:
-    """Write conf/tuned/<data>_<method>.yaml unless a file that somebody made by hand is there."""
-    file = Path(conf_dir()) / "tuned" / f"{data}_{method}.yaml"
-    if file.exists() and FOUND not in file.read_text(encoding="utf-8"):
-        return f"{file.name} was made by hand: kept"
-    node = spaces.space(data, method)
-    everything = spaces.fixed(data, method) | options
-    plain, _ = spaces.base(data, method, {})
-    inference = spaces.applied(plain["inference"], everything)
-    changed: dict[str, Any] = {}
-    for path in everything:
-        for name in spaces.ALIASES.get(path, (path,)):
-            parts = name.split(".")
-            if path == "start_at_map" or parts[0] == "before":
-                changed["before"] = inference["before"]  # lists are replaced whole
-                continue
-            at = changed
-            for part in parts[:-1]:
-                at = at.setdefault(part, {})
-            value: Any = inference
-            for part in parts:
-                value = value[part]
-            at[parts[-1]] = value
-    schedule = {**node.get("schedule", {}), **changed.get("schedule", {})}
-    kept = {key: value for key, value in schedule.items() if value != plain["inference"]["schedule"].get(key)}
-    changed.pop("schedule", None)
-    changed = {key: value for key, value in changed.items() if value != plain["inference"].get(key)}
-    if kept:
-        changed["schedule"] = kept
-    text = "\n".join(["# @package _global_", *(f"# {line}" for line in comment)])
-    body = yaml.safe_dump({"inference": changed}, sort_keys=False, default_flow_style=None, width=118)
-    file.write_text(f"{text}\n{body}", encoding="utf-8")
-    return f"wrote {file.name}"
+    first = Trial(
+        data=data,
+        method=method,
+        search=0,
+        trial=0,
+        rule=node["rule"],
+        setting={},
+        shared=spaces.shared(data, method),
+        shortened=node.get("trial", {}),
+        status="",
+        reference_rhat=None if exact is None else exact["metrics"]["rhat_max"],
+        search_num_grads=sum(s.grads for s in found),
+        **tuned.described(*spaces.base(data, method, {})),
+    )
+    rows = []
+    for index, (options, s) in enumerate(zip(tried, found, strict=True)):
+        numbers = s._asdict()
+        numbers["num_grads"] = numbers.pop("grads")
+        numbers["ess_per_million_grads"] = 1e6 * s.ess / s.grads if s.ess is not None and s.grads else None
+        rows.append(dataclasses.replace(first, trial=index, setting=options, chosen=index == chosen, **numbers))
+    return rows
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], help="data sets and methods, in the order in which to do them")
     parser.add_argument("--store", default="results/tuning", help="where trials are kept")
-    parser.add_argument("--quick", action="store_true", help="seconds a method, writes no file")
+    parser.add_argument("--quick", action="store_true", help="seconds a method; keeps no trial, writes no file")
     arguments = parser.parse_args(argv)
     data = [name for name in arguments.only if name in spaces.DATA] or spaces.DATA
     methods = [name for name in arguments.only if name in spaces.METHODS] or spaces.METHODS

@@ -95,7 +95,16 @@ def test_runs_is_one_flat_row_a_run(store, make_run):
     ]
     metrics = ["lppd", "rmse", "coverage_90", "standardized_lppd"]
     seconds = [f"seconds_{phase}" for phase in ("setup", "compile", "warmup", "sample", "predict")]
-    rest = ["num_grads_warmup", "num_grads_sample", "lanes", "peak_memory_bytes", "device", "warnings", "created"]
+    rest = [
+        "num_grads_warmup",
+        "num_grads_sample",
+        "tuning_num_grads",
+        "lanes",
+        "peak_memory_bytes",
+        "device",
+        "warnings",
+        "created",
+    ]
     assert frame.columns.tolist() == columns + metrics + seconds + rest
     b, a = frame.to_dict("records")
     assert (a["inference"], a["seed"], a["split"], a["standardized_lppd"], a["num_grads_sample"]) == (

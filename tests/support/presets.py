@@ -1,6 +1,5 @@
 """Every inference preset, shortened to what a test has time for, and what of a run must not depend on interruptions."""
 
-import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,17 +16,14 @@ from bdlbench.store import Store
 PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))
 
 
-@functools.cache
-def first_presets() -> list[str]:
-    """One preset a family: the first of its laws."""
-    return sorted(next(iter(family.laws)) for family in families().values())
-
-
 def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
     """Parameters of a test that takes seconds each: ``always`` in every run, the others where slow tests run too."""
     names = list(names)
     assert set(always) <= set(names)
-    return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]
+    return [
+        pytest.param(*(name if isinstance(name, tuple) else (name,)), marks=() if name in always else pytest.mark.slow)
+        for name in names
+    ]
 
 
 def first_of(cases: list[Any]) -> list[Any]:
@@ -92,3 +88,8 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
             np.testing.assert_array_equal(value, other[name], err_msg=name)
         else:
             assert value == other[name], name
+
+
+# Last, because the families' test files that this reads import what stands above.
+FIRST = sorted(next(iter(family.laws)) for family in families().values())
+"""One preset a family: the first of its laws."""

@@ -1,0 +1,81 @@
+"""What tuned settings were tuned for: a run of another network, prior or likelihood is warned of it.
+
+A file of ``conf/tuned`` says in ``tuned_for`` with which network, prior and likelihood its settings were found, and in
+``tuning_num_grads`` what the search for them cost. Both reach the record, and neither is part of what a run computes,
+so neither is part of its id.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bdlbench.errors import ConfigError
+
+PARTS = ("network", "prior", "likelihood")
+NONE = "none"
+"""The name of a part that the model does not have."""
+
+
+def described(config: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """Network, prior and likelihood of a composed configuration, as ``tuned_for`` holds them.
+
+    Each is a mapping of ``name``, the chosen option, and of the options with their values. A nested part, such as the
+    prior of the noise, is named by the last word of its ``_target_``.
+    """
+    return {part: _described(config.get(part), labels.get(part)) for part in PARTS}
+
+
+def _described(node: Mapping[str, Any] | None, label: str | None = None) -> dict[str, Any]:
+    if node is None:
+        return {"name": label or NONE}
+    name = label or str(node.get("_target_", NONE)).rsplit(".", 1)[-1]
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    nested = {key: _described(value) for key, value in options.items() if isinstance(value, Mapping)}
+    return {"name": name, **options, **nested}
+
+
+def check_tuned_for(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless ``tuned_for`` and ``tuning_num_grads`` are of the right kind."""
+    wanted, price = config.get("tuned_for"), config.get("tuning_num_grads")
+    good = isinstance(wanted, Mapping) and all(
+        part in PARTS and isinstance(value, Mapping) and isinstance(value.get("name"), str)
+        for part, value in wanted.items()
+    )
+    if wanted is not None and not good:
+        raise ConfigError(
+            f"tuned_for={wanted!r} must be null, or hold network, prior and likelihood, each with its name and options."
+        )
+    number = isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price < math.inf
+    if price is not None and not number:
+        raise ConfigError(f"tuning_num_grads={price!r} must be a number of gradients, zero or more, or null.")
+
+
+def warnings(config: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+    """One sentence where the run's network, prior or likelihood is not that of ``tuned_for``; else nothing.
+
+    Parts and options that ``tuned_for`` does not name are not compared.
+    """
+    own = described(config, labels)
+    pairs = [
+        pair for part, wanted in (config.get("tuned_for") or {}).items() for pair in _differing(part, wanted, own[part])
+    ]
+    if not pairs:
+        return []
+    theirs, ours = (" and ".join(side) for side in zip(*pairs, strict=True))
+    return [f"the settings were tuned for {theirs}, not for {ours}"]
+
+
+def _differing(path: str, wanted: Any, own: Any) -> Iterator[tuple[str, str]]:
+    """What is wanted and what is there, ``path=value`` each; of another option the values are not compared."""
+    if not isinstance(wanted, Mapping) or not isinstance(own, Mapping):
+        if wanted != own:
+            yield f"{path}={_short(wanted)}", f"{path}={_short(own)}"
+    elif wanted.get("name") != own.get("name"):
+        yield f"{path}={_short(wanted)}", f"{path}={_short(own)}"
+    else:
+        for key, value in wanted.items():
+            yield from _differing(f"{path}.{key}", value, own.get(key))
+
+
+def _short(value: Any) -> str:
+    return str(value.get("name", NONE)) if isinstance(value, Mapping) else str(value)
