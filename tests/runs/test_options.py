@@ -1,7 +1,7 @@
 """Every option of a group makes a job with the other groups at their defaults."""
 
 import pytest
-from presets import PRESETS, first_presets, mostly
+from presets import FIRST, PRESETS, mostly
 
 from bdlbench.runs import configuration
 from bdlbench.runs.configuration import conf_dir
@@ -16,7 +16,7 @@ OPTIONS = [
     for group in ("network", "prior", "likelihood", "inference")
     for path in sorted((conf_dir() / group).glob("*.yaml"))
 ]
-KIN = {f"inference={preset}" for preset in PRESETS} - {f"inference={preset}" for preset in first_presets()}
+KIN = {f"inference={preset}" for preset in PRESETS} - {f"inference={preset}" for preset in FIRST}
 
 
 @pytest.mark.parametrize("option", mostly(OPTIONS, *[option for option in OPTIONS if option not in KIN]))
