@@ -132,7 +132,8 @@ def overhead(options: Options) -> list[Row]:
     need_hydra()
     from bdlbench.runs import configuration, progress, sweep
     from bdlbench.runs.outcome import Outcome
-    from bdlbench.runs.recorder import Recorder
+    from bdlbench.runs.storage import Storage
+    from bdlbench.runs.tally import Tally
     from bdlbench.store.store import Store
     from bdlbench.store.writer import RunWriter
 
@@ -143,7 +144,8 @@ def overhead(options: Options) -> list[Row]:
         RunWriter: ("__enter__", "__exit__", "allocate", "write", "read_columns", "append_curve", "finish"),
         progress.Lines: ("start", "advance", "finish", "note", "group_begin", "group_end", "sweep_begin", "sweep_end"),
         Store: ("has", "record", "check_writable", "writer"),
-        Recorder: ("observed", "count", "status", "warnings"),
+        Storage: ("observed",),
+        Tally: ("charge",),
     }
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         for turn in range(2 if options.quick else 4):

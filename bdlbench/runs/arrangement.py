@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from bdlbench.runs.job import Job
-from bdlbench.runs.recorder import OOD
+from bdlbench.runs.scores import OOD
 from bdlbench.sampling.programs import Lane, Shared
 
 

@@ -1,4 +1,4 @@
-"""Nothing lost: what a run's checkpoint holds, when it is written, and how runs go on from theirs.
+"""What a run's checkpoint holds, when it is written, and how runs go on from theirs.
 
 The runs of a group share the loop, but each has a checkpoint of its own, of its own lanes: a kill may fall between two
 of them. Runs that were left at the same place go on together.
@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from bdlbench.runs.job import Job
+from bdlbench.runs.member import Earlier, Member
 from bdlbench.runs.provenance import versions
-from bdlbench.runs.recorder import Recorder
 from bdlbench.sampling import loop
 from bdlbench.sampling import position as positions
 from bdlbench.sampling.clock import Clock
@@ -23,7 +23,7 @@ from bdlbench.sampling.position import Position
 from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.store import RunWriter
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of what a checkpoint holds; one of another version is not used."""
 SHARE = 0.02
 """Checkpoints take at most this share of a run: those of large states come less often than was asked for."""
@@ -37,27 +37,23 @@ class Saved(NamedTuple):
     Attributes
     ----------
     position : Position
-    recorder : mapping
-        :meth:`~bdlbench.runs.recorder.Recorder.state`.
+    earlier : Earlier
+        What has been gathered and stored, and the seconds of all attempts so far.
     pending : Block or None
         Draws since the last look, not yet stored.
-    seconds : mapping
-        What the run's attempts have taken so far, by phase.
-    curve_seconds : float
-        Warm-up and sampling of the attempts, of all lanes together.
     """
 
     position: Position
-    recorder: Mapping[str, np.ndarray]
+    earlier: Earlier
     pending: Block | None
-    seconds: Mapping[str, float]
-    curve_seconds: float
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As arrays by name, with what :func:`read` needs to know whether they fit."""
-        header = {**_made_by(), "seconds": dict(self.seconds), "curve_seconds": self.curve_seconds, "pending": None}
+        tally, allocated, seconds, curve_seconds = self.earlier
+        header = {**_made_by(), "seconds": dict(seconds), "curve_seconds": curve_seconds, "pending": None}
+        header["allocated"] = [[*variable, *found] for variable, found in allocated.items()]
         out = {f"position/{name}": a for name, a in self.position.arrays().items()}
-        out |= {f"recorder/{name}": a for name, a in self.recorder.items()}
+        out |= {f"tally/{name}": a for name, a in (tally or {}).items()}
         if self.pending is not None:
             assert self.pending.draws is not None
             header["pending"] = [self.pending.first_draw, self.pending.steps_done]
@@ -102,7 +98,8 @@ def read(arrays: Mapping[str, np.ndarray]) -> Saved:
     if header["pending"] is not None:
         first, steps = header["pending"]
         pending = _block(where, first, steps, arrays["draws"], part("stats/"))
-    return Saved(where, part("recorder/"), pending, header["seconds"], header["curve_seconds"])
+    allocated = {(group, name): (tuple(like), dtype) for group, name, like, dtype in header["allocated"]}
+    return Saved(where, Earlier(part("tally/"), allocated, header["seconds"], header["curve_seconds"]), pending)
 
 
 def _block(where: Position, first: int, steps: int, draws: np.ndarray, stats: dict[str, np.ndarray]) -> Block:
@@ -142,10 +139,8 @@ def parts(jobs: Sequence[Job], writers: Mapping[str, RunWriter], note: Callable[
     return list(found.values())
 
 
-def restore(
-    saved: Sequence[Saved], recorders: Sequence[Recorder], program: Program, shared: Shared, lane: Lane
-) -> tuple[Position, list[Block]]:
-    """Set recorders back; returns where the loop goes on and the draws that wait for their look.
+def restore(saved: Sequence[Saved], program: Program, shared: Shared, lane: Lane) -> tuple[Position, list[Block]]:
+    """Where the loop goes on, and the draws that wait for their look.
 
     Raises
     ------
@@ -154,9 +149,6 @@ def restore(
     """
     where = positions.together([s.position for s in saved])
     loop.check(program, shared, lane, where)
-    for recorder, one in zip(recorders, saved, strict=True):
-        recorder.restore(one.recorder)
-        recorder.seconds, recorder.curve_seconds = dict(one.seconds), one.curve_seconds
     waiting = [s.pending for s in saved if s.pending is not None]
     if not waiting:
         return where, []
@@ -171,22 +163,19 @@ class Checkpoints:
 
     Parameters
     ----------
-    recorders : sequence of Recorder
     clock : Clock
         The group's, of this attempt.
+    num_jobs : int
+        Jobs of the group, which share its seconds.
     every : float or None
         Seconds between two checkpoints, by a clock that no change of the date moves; None: never.
     now : () -> seconds
     """
 
     def __init__(
-        self,
-        recorders: Sequence[Recorder],
-        clock: Clock,
-        every: float | None,
-        now: Callable[[], float] = time.monotonic,
+        self, clock: Clock, num_jobs: int, every: float | None, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self.recorders, self.clock, self.every, self.now = recorders, clock, every, now
+        self.clock, self.num_jobs, self.every, self.now = clock, num_jobs, every, now
         self.wait = every
         self.last = now()
 
@@ -194,22 +183,17 @@ class Checkpoints:
         """Whether it is time for the next one."""
         return self.wait is not None and self.now() - self.last >= self.wait
 
-    def write(self, position: Callable[[], Position], pending: Sequence[Block]) -> None:
-        """Write one for each run, each whole or not at all; without ``every`` nothing."""
+    def write(self, members: Sequence[Member], position: Callable[[], Position], pending: Sequence[Block]) -> None:
+        """Write one for each member, each whole or not at all; without ``every`` nothing."""
         if self.every is None:
             return
         began = self.now()
         where = position()
         waiting = loop.joined(pending) if pending else None
-        for recorder in self.recorders:
-            own = None
-            if waiting is not None:
-                assert waiting.draws is not None
-                stats = {name: a[recorder.lanes] for name, a in waiting.stats.items()}
-                own = waiting._replace(draws=waiting.draws[recorder.lanes], stats=stats)
-            seconds = recorder.share(self.clock, len(self.recorders))
-            curve = recorder.curve_seconds + self.clock.sampling()
-            saved = Saved(where.of(recorder.lanes), recorder.state(), own, seconds, curve)
-            recorder.writer.checkpoint(saved.arrays())
+        for member in members:
+            own, storage = None if waiting is None else waiting.of(member.lanes), member.storage
+            seconds, curve = member.share(self.clock, self.num_jobs), member.curve_seconds + self.clock.sampling()
+            earlier = Earlier(member.tally.state(), storage.allocated, seconds, curve)
+            storage.writer.checkpoint(Saved(where.of(member.lanes), earlier, own).arrays())
         self.last = self.now()
         self.wait = max(self.every, (self.last - began) / SHARE)

@@ -1,35 +1,57 @@
-"""How a run ended, in one sentence where it did not end well."""
+"""How a run ended, and what a reader of its record must know: pure functions of what has been gathered."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bdlbench.metrics.diagnostics import MIN_DRAWS, e_bfmi
 from bdlbench.runs import tuned
 from bdlbench.runs.job import Job
+from bdlbench.runs.tally import BOUNDS, Tally
 from bdlbench.sampling.programs import UNFINISHED
 
 NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs moments are left out"
-BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
-"""Statistics that say that a transition was cut short, and the option that did it."""
 
 
-def status(
-    job: Job, bad: Mapping[int, tuple[int, str, int]], num_nonfinite: int, num_overflowing: int = 0
-) -> tuple[str, str | None]:
-    """``complete``, or ``diverged`` with the reason.
+class Diagnosis(NamedTuple):
+    """What a record says of how a run ended.
+
+    Attributes
+    ----------
+    status : "complete" or "diverged"
+    reason : str or None
+        One sentence for a run that diverged.
+    warnings : list of str
+    diagnostics : dict
+        Mixing of the chains, and ``psis_khat`` where the draws are from a distribution with a density.
+    """
+
+    status: str
+    reason: str | None
+    warnings: list[str]
+    diagnostics: dict[str, Any]
+
+
+def diagnosis(job: Job, tally: Tally, mixing: Mapping[str, Any]) -> Diagnosis:
+    """Diagnose a run.
 
     Parameters
     ----------
     job : Job
-    bad : mapping from chain to (step, phase, stage)
-        Where chains' log densities first were not finite, or ``UNFINISHED`` for the step.
-    num_nonfinite : int
-        Draws that are not finite, or whose predictions are not.
-    num_overflowing : int
-        Those of them that are finite themselves.
+    tally : Tally
+    mixing : mapping
+        ESS and R-hat, as :meth:`~bdlbench.runs.storage.Storage.mixing` gives them.
     """
+    diagnostics = dict(mixing)
+    if tally.log_ratios:
+        diagnostics["psis_khat"] = tally.khat(job.program.stages[-1].schedule.num_samples)
+    return Diagnosis(*status(job, tally), warnings(job, tally, diagnostics), diagnostics)
+
+
+def status(job: Job, tally: Tally) -> tuple[str, str | None]:
+    """``complete``, or ``diverged`` with the reason."""
+    bad = tally.bad
     chains = job.num_chains
     if bad:
         chain, (step, phase, stage) = min(bad.items(), key=lambda item: item[1][0])
@@ -50,49 +72,37 @@ def status(
             f"the log density became non-finite in {len(bad)} of {chains} chains, first at step {step} ({word} of "
             f"{method}, chain {chain}): try a smaller step size or learning rate"
         )
+    num_overflowing = sum(tally.overflowing.values())
     if num_overflowing:
         return "diverged", (
             f"the predictions of {num_overflowing} finite draws are not finite: try a smaller step size or learning rate, "
             "and see that inputs and prior are of usual size"
         )
-    if num_nonfinite:
-        return "diverged", f"{num_nonfinite} draws are not finite: try a smaller step size or learning rate"
+    if tally.num_nonfinite:
+        return "diverged", f"{tally.num_nonfinite} draws are not finite: try a smaller step size or learning rate"
     return "complete", None
 
 
-def warnings(
-    job: Job,
-    num_diverging: int,
-    population: int,
-    capped_draws: Mapping[str, int],
-    energy: np.ndarray | None,
-    diagnostics: Mapping[str, Any],
-) -> list[str]:
+def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str]:
     """What a reader of the table must know.
 
     Parameters
     ----------
     job : Job
-    num_diverging : int
-        Transitions that diverged after warm-up; of a population, summed over its particles.
-    population : int
-        Particles that a chain carries, each with its own transition a step; 1 without a population.
-    capped_draws : mapping
-        Draws at which each of the statistics of ``BOUNDS`` was reached.
-    energy : array (C, S) or None
-        Of a Hamiltonian sampler's draws.
+    tally : Tally
     diagnostics : mapping
         ``rhat_max``, ``ess_bulk_min`` and ``psis_khat``, where there are any.
     """
     schedule = job.program.stages[-1].schedule
     out = []
-    steps = population * schedule.num_chains * schedule.num_samples * max(1, schedule.thinning)
-    share = num_diverging / steps
+    # Each particle of a population makes a transition of its own.
+    steps = tally.population * schedule.num_chains * schedule.num_samples * max(1, schedule.thinning)
+    share = tally.num_diverging / steps
     if share > 0.05:
         out.append(f"{share:.1%} of the transitions diverged (over 5 %): not to be ranked")
     elif share > 0.01:
         out.append(f"{share:.1%} of the transitions diverged (over 1 %)")
-    for name, count in capped_draws.items():
+    for name, count in tally.capped.items():
         if (capped := count / (schedule.num_chains * schedule.num_samples)) > 0.01:
             out.append(f"{capped:.0%} of the draws reached {BOUNDS[name]}")
     rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
@@ -103,18 +113,19 @@ def warnings(
     khat = diagnostics.get("psis_khat")
     if khat is not None and khat >= 0.7:
         out.append(f"Pareto k-hat {khat:.2f} >= 0.7: not to be trusted as a posterior")
-    if energy is not None:
-        out += energy_warnings(energy)
+    if tally.energy:
+        out += energy_warnings(np.concatenate(tally.energy, 1))
     out += [job.parent.warning()] if job.parent else []
     if job.numbers["temperature"] != 1:
         out.append(f"tempered: T = {job.numbers['temperature']:g}, not the Bayesian posterior")
-    return out + tuned.warnings(job.config, job.labels)
+    out += tuned.warnings(job.config, job.labels)
+    return out if tally.moments is not False else [*out, NO_MOMENTS]
 
 
 def energy_warnings(energy: np.ndarray) -> list[str]:
     """What the energies (C, S) of a Hamiltonian sampler warn of; nothing where a chain has too few draws to say.
 
-    Of the chains whose energy stays finite: one that has lost its own is named by :func:`status`.
+    Only chains whose energy stays finite are looked at; :func:`status` names the others.
     """
     finite = energy[np.isfinite(energy).all(1)]
     if energy.shape[1] < MIN_DRAWS or not len(finite):

@@ -12,18 +12,19 @@ from bdlbench import signals
 from bdlbench.runs import checkpoint, configuration, warm_start
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.job import Job, check_job, make_job
-from bdlbench.runs.particles import as_chains, finite_predictions, moments_kept, num_particles, pooled
+from bdlbench.runs.look import look_at
+from bdlbench.runs.member import Earlier, Member, make_member
 from bdlbench.runs.progress import Progress, make_progress
-from bdlbench.runs.record import common_fields, failure, finish_record, put_record
-from bdlbench.runs.recorder import PHASES, Recorder
+from bdlbench.runs.record import Record, failed_record, finish_record, put_record
+from bdlbench.runs.tally import Tally
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.devices import setup_jax
 from bdlbench.sampling.marks import curve_marks, looks, num_steps
 from bdlbench.sampling.predictions import Predictor, is_gaussian
+from bdlbench.sampling.programs import NEVER
 from bdlbench.store import NoRoom, RunExists, Store, StoreError
 
-Record = dict[str, Any]
 PROVISIONAL_DRAWS = 100
 """Draws by which a running variational posterior is scored during optimisation."""
 
@@ -96,9 +97,7 @@ def run_group(
             except (OSError, StoreError) as error:  # its folder cannot be used: no reason to stop the others
                 if not alone or isinstance(error, NoRoom):
                     raise
-                unstored = {"id": job.id, "config": dict(job.config)}
-                blank = common_fields(job, dict.fromkeys(PHASES, 0.0), 1)
-                records[job.id] = blank | failure(error) | unstored
+                records[job.id] = failed_record(job, error)
                 progress.note(f"{job.id}: failed: {records[job.id]['reason']}")
         mine = [job for job in jobs if job.id in writers]
         clock = Clock()
@@ -117,12 +116,10 @@ def run_group(
             if not alone:
                 progress.finish(f"{len(mine)} runs: {type(error).__name__}")
                 raise
-            failed = failure(error, mine)
-            progress.finish(f"{mine[0].id}: failed: {failed['reason']}")
-            for job in mine:
-                seconds = {phase: clock.seconds.get(phase, 0.0) / len(mine) for phase in PHASES}
-                common = common_fields(job, seconds, len(mine))
-                records[job.id] = put_record(writers[job.id], common | failed)
+            seconds = {phase: spent / len(mine) for phase, spent in clock.seconds.items()}
+            failed = {job.id: failed_record(job, error, seconds, len(mine), mine) for job in mine}
+            progress.finish(f"{mine[0].id}: failed: {failed[mine[0].id]['reason']}")
+            records |= {run_id: put_record(writers[run_id], record) for run_id, record in failed.items()}
     return [records[job.id] for job in jobs]
 
 
@@ -134,109 +131,93 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
     gaussian = is_gaussian(program, jobs[0].numbers, first.train.x, first.train.y)
     markov = loop.is_markov(program, shared, lane)
     predictor = Predictor(program, first.task, shared, lane, test, clock)
-    others = {name: Predictor(program, first.task, shared, lane, rows, clock) for name, rows in apart.items()}
+    at = {"": predictor} if test is not None else {}
+    at |= {name: Predictor(program, first.task, shared, lane, rows, clock) for name, rows in apart.items()}
     name = jobs[0].id if len(jobs) == 1 else f"{jobs[0].id} and {len(jobs) - 1} more"
-    lengths = [num_steps(stage.schedule) for stage in program.stages]
+    lengths, last = [num_steps(stage.schedule) for stage in program.stages], len(program.stages) - 1
+    schedule, marks, curve = program.stages[last].schedule, looks(program), curve_marks(program)
+    look_marks = {*marks(last, "sample")}
+    warmup_marks = {*curve(last, "warmup")} if test is not None else set()
+    sample_marks = {*curve(last, "sample"), schedule.num_samples}
     progress.start(name, sum(lengths))
-    recorders = _recorders(part, gaussian, markov)
-    where, pending = None, list[loop.Block]()
+
+    def make(earlier: Sequence[Earlier | None]) -> list[Member]:
+        each = zip(jobs, part.writers, range(len(jobs)), earlier, strict=True)
+        return [make_member(*arguments, gaussian=gaussian) for arguments in each]
+
+    where, pending, members = None, list[loop.Block](), None
     if part.saved is not None:
         try:
-            where, pending = checkpoint.restore(part.saved, recorders, program, shared, lane)
+            where, pending = checkpoint.restore(part.saved, program, shared, lane)
+            earlier = [saved.earlier for saved in part.saved]
+            members = make(earlier)
             progress.note(f"{name}: continues from its checkpoint")
         except checkpoint.UNFIT as error:
             progress.note(f"{name}: starts over: its checkpoint does not fit ({error})")
+            where, pending = None, []
             for writer in part.writers:
                 writer.start_over()
-            recorders = _recorders(part, gaussian, markov)
-    for recorder in recorders:
-        recorder.observed()
+    if members is None:
+        members = make([None] * len(jobs))
+    for member in members:
+        member.storage.observed()
 
     def use(block: loop.Block) -> None:
+        """Give each job its look at the draws of a block."""
         assert block.draws is not None
         sites = predictor.sites(block.draws)
-        seen = predictor.predict(block.draws, block.first_draw, block.anchor) if test is not None else {}
-        elsewhere = {n: p.predict(block.draws, block.first_draw, block.anchor) for n, p in others.items()}
-        for recorder in recorders:
-            if not recorder.over:
-                recorder.keep(block, sites, seen, elsewhere)
-                _score(recorder, block, clock)
+        predictions = {place: p.predict(block.draws, block.first_draw, block.anchor) for place, p in at.items()}
+        for member in members:
+            if member.tally.over:
+                continue
+            look = look_at(block, member.lanes, schedule.thinning, sites, predictions, member.tally.moments)
+            member.use(look)
+            if look.stop in sample_marks:
+                member.append_curve("sample", member.tally, clock)
+
+    def peek(block: loop.Block) -> None:
+        """Score an approximation while it is being optimised, by a few draws from it."""
+        assert block.provisional is not None
+        draws = block.provisional(min(PROVISIONAL_DRAWS, schedule.num_samples))
+        predictions = {"": predictor.predict(draws)}
+        ahead = block._replace(draws=draws, first_draw=0, stats={}, bad_step=np.full(len(draws), NEVER))
+        for member in members:
+            if not member.tally.over:
+                tally = Tally(member.job.num_chains, [], gaussian=gaussian)
+                tally.add(look_at(ahead, member.lanes, 0, {}, predictions, None))
+                member.append_curve("warmup", tally, clock)
 
     wanted = [job.config["store"]["checkpoint_seconds"] for job in jobs]
     every = min((seconds for seconds in wanted if seconds is not None), default=None)
-    checkpoints = checkpoint.Checkpoints(recorders, clock, every)
+    checkpoints = checkpoint.Checkpoints(clock, len(jobs), every)
     theta = warm_start.thetas(jobs)
     latest = None
     with signals.deferred() as stop:
-        for block in loop.run(program, shared, lane, clock=clock, marks=looks(program), resume=where, theta=theta):
+        for block in loop.run(program, shared, lane, clock=clock, marks=marks, resume=where, theta=theta):
             stage = block.stage
             done = sum(lengths[:stage]) + block.steps_done
             progress.advance(block.phase, program.stages[stage].name, done, block.stats)
-            for recorder in recorders:
-                recorder.count(block)
-            last = stage == len(program.stages) - 1
+            for member in members:
+                member.tally.charge(block.of(member.lanes), len(first.train.y), last=stage == last)
             with clock.measure("predict"):
-                if last and block.draws is not None:
+                if stage == last and block.draws is not None:
                     pending.append(block)
-                    if block.first_draw + block.draws.shape[1] in looks(program)(stage, "sample"):
+                    if block.first_draw + block.draws.shape[1] in look_marks:
                         use(loop.joined(pending))
                         pending.clear()
-                elif last and block.provisional is not None and test is not None:
-                    _score_provisional(recorders, predictor, block, clock)
+                elif stage == last and block.provisional is not None and block.steps_done in warmup_marks:
+                    peek(block)
                 latest = block.position
                 if stop.requested or checkpoints.due():
                     assert latest is not None
-                    checkpoints.write(latest, pending)
+                    checkpoints.write(members, latest, pending)
             stop.check()
-        # Still deferred: what is not finished yet goes on from the loop's end.
+        # Signals are still deferred: what is not finished yet goes on from the loop's end.
         records: list[Record] = []
-        for index, recorder in enumerate(recorders):
+        for index, member in enumerate(members):
             if stop.requested and latest is not None:
-                checkpoints.recorders = recorders[index:]
-                checkpoints.write(latest, pending)
+                checkpoints.write(members[index:], latest, pending)
             stop.check()
-            records.append(finish_record(recorder, clock, len(jobs)))
+            records.append(finish_record(member, clock, len(jobs), markov=markov))
     progress.finish(f"{name}: {', '.join(sorted({r['status'] for r in records}))}")
     return records
-
-
-def _recorders(part: checkpoint.Part, gaussian: bool, markov: bool) -> list[Recorder]:
-    chains = part.jobs[0].num_chains
-    own = [slice(i * chains, (i + 1) * chains) for i in range(len(part.jobs))]
-    return [
-        Recorder(
-            job, writer, some, gaussian=gaussian, markov=markov, predictive_rows=job.config["store"]["predictive_rows"]
-        )
-        for job, writer, some in zip(part.jobs, part.writers, own, strict=True)
-    ]
-
-
-def _score(recorder: Recorder, block: loop.Block, clock: Clock) -> None:
-    assert block.draws is not None
-    done, total = block.first_draw + block.draws.shape[1], recorder.schedule.num_samples
-    if done == total or done in curve_marks(recorder.job.program)(block.stage, "sample"):
-        recorder.curve("sample", recorder.num_draws, recorder.curve_seconds + clock.sampling())
-
-
-def _score_provisional(recorders: Sequence[Recorder], predictor: Predictor, block: loop.Block, clock: Clock) -> None:
-    """Score a guide while it is being optimised, by a few draws from it."""
-    from bdlbench.metrics.mixture import PredictiveMixture
-
-    if block.steps_done not in curve_marks(recorders[0].job.program)(block.stage, "warmup"):
-        return
-    assert block.provisional is not None
-    draws = block.provisional(min(PROVISIONAL_DRAWS, recorders[0].schedule.num_samples))
-    seen = predictor.predict(draws)
-    for recorder in recorders:
-        if recorder.over:
-            continue
-        own = draws[recorder.lanes]
-        population = num_particles(own)
-        good = as_chains(np.isfinite(own).all(-1).reshape(len(own), -1), population)
-        mixture = PredictiveMixture(gaussian=recorder.gaussian)
-        predicted = {name: as_chains(a[recorder.lanes], population) for name, a in seen.items()}
-        predicted = moments_kept(predicted, good)
-        good &= finite_predictions(predicted)
-        pooled(mixture, predicted, good)
-        seconds = recorder.curve_seconds + clock.sampling()
-        recorder.curve("warmup", int(good.sum()), seconds, mixture)

@@ -1,4 +1,7 @@
-"""From a finished loop to a record. What goes wrong with one run's scores or files here is that run's failure alone."""
+"""The two ways in which a run becomes a record: it has been finished, or it has failed.
+
+What goes wrong with the scores or the files of one run here is a failure of that run alone.
+"""
 
 import datetime
 import traceback
@@ -6,17 +9,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdlbench.runs import memory, tuned
+from bdlbench.runs.diagnosis import diagnosis
 from bdlbench.runs.job import Job, short_hash
+from bdlbench.runs.member import PHASES, Member
 from bdlbench.runs.provenance import device, git_commit, peak_memory, versions
-from bdlbench.runs.recorder import OOD, Recorder
+from bdlbench.runs.scores import all_scores
 from bdlbench.sampling.clock import Clock
 from bdlbench.store import NoRoom, RunWriter
 
 Record = dict[str, Any]
 
 
-def finish_record(recorder: Recorder, clock: Clock, num_jobs: int) -> Record:
+def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) -> Record:
     """Score and diagnose a run, and put its record in place; a failed one where that raises.
+
+    Parameters
+    ----------
+    member : Member
+    clock : Clock
+        The group's, of this attempt.
+    num_jobs : int
+        Jobs of the group, which share its seconds.
+    markov : bool
+        Whether the draws of one chain are a Markov chain, so that ESS and R-hat mean something.
 
     Raises
     ------
@@ -25,32 +40,52 @@ def finish_record(recorder: Recorder, clock: Clock, num_jobs: int) -> Record:
     MemoryError and its kin
         As anywhere in a group: with fewer runs at a time there may be enough.
     """
-    job = recorder.job
+    job, tally = member.job, member.tally
     try:
         with clock.measure("predict"):
-            scores, diagnostics = recorder.scores(), recorder.diagnostics()
-            for other, mixture in recorder.apart.items():
-                if other.startswith(OOD):
-                    scores.setdefault("ood", {})[other.removeprefix(OOD)] = recorder.detection(mixture)
-                else:
-                    found = recorder.scores(mixture, job.dataset.shifted[other].y)
-                    scores.setdefault("shifted", {})[other] = found
-        status, reason = recorder.status()
-        outcome = {
-            "status": status,
-            "reason": reason,
-            "metrics": {**scores, **diagnostics},
-            "num_grads": dict(recorder.num_grads),
-            "num_draws": recorder.num_draws,
-            "num_diverging": recorder.num_diverging,
-            "num_nonfinite": recorder.num_nonfinite,
-            "warnings": recorder.warnings(diagnostics),
+            scores = all_scores(job.metrics, tally.mixtures, job.dataset, tally.scores(job.metrics, job.dataset))
+            mixing = member.storage.mixing(tally.sound_chains() if markov else [], tally.drawn)
+            found = diagnosis(job, tally, mixing)
+        record = common_fields(job, member.share(clock, num_jobs), num_jobs) | {
+            "status": found.status,
+            "reason": found.reason,
+            "metrics": {**scores, **found.diagnostics},
+            "num_grads": member.num_grads(),
+            "num_draws": tally.num_draws,
+            "num_diverging": tally.num_diverging,
+            "num_nonfinite": tally.num_nonfinite,
+            "warnings": found.warnings,
         }
     except Exception as error:
         if memory.is_out_of_memory(error):
             raise
-        outcome = {**failure(error), "num_grads": dict(recorder.num_grads)}
-    return put_record(recorder.writer, common_fields(job, recorder.share(clock, num_jobs), num_jobs) | outcome)
+        record = failed_record(job, error, member.share(clock, num_jobs), num_jobs)
+        record["num_grads"] = member.num_grads()
+    return put_record(member.storage.writer, record)
+
+
+def failed_record(
+    job: Job,
+    error: BaseException,
+    seconds: Mapping[str, float] | None = None,
+    num_jobs: int = 1,
+    in_memory: Sequence[Job] = (),
+) -> Record:
+    """The record of a run that an exception ended.
+
+    Parameters
+    ----------
+    job : Job
+    error : exception
+    seconds : mapping, optional
+        By phase, as far as they are known.
+    num_jobs : int
+        Jobs of the group in which the run was computed.
+    in_memory : sequence of Job
+        Jobs that were in memory together: the reason says what they need where memory was what lacked.
+    """
+    taken = {phase: (seconds or {}).get(phase, 0.0) for phase in PHASES}
+    return common_fields(job, taken, num_jobs) | failure(error, in_memory)
 
 
 def put_record(writer: RunWriter, record: Record) -> Record:
@@ -67,15 +102,15 @@ def put_record(writer: RunWriter, record: Record) -> Record:
     except NoRoom:
         raise
     except Exception:
-        return {**record, "id": writer.folder.name, "config": dict(writer.config)}
+        return record
 
 
-def failure(error: BaseException, jobs: Sequence[Job] = ()) -> Record:
-    """What a record says of an exception; of ``jobs`` that ran out of memory, what they need."""
+def failure(error: BaseException, in_memory: Sequence[Job] = ()) -> Record:
+    """What a record says of an exception; of jobs that ran out of memory, what they need."""
     lines = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-    if jobs and memory.is_out_of_memory(error):
-        reason = memory.reason(error, jobs)
+    if in_memory and memory.is_out_of_memory(error):
+        reason = memory.reason(error, in_memory)
     trace = "".join(traceback.format_exception(error))
     return {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
 
@@ -83,6 +118,8 @@ def failure(error: BaseException, jobs: Sequence[Job] = ()) -> Record:
 def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
     """What every record says, a failed one too."""
     return {
+        "id": job.id,
+        "config": dict(job.config),
         "labels": dict(job.labels),
         "seed": job.seed,
         "target_id": job.target_id,

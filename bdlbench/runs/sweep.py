@@ -14,12 +14,10 @@ from bdlbench.errors import ConfigError
 from bdlbench.runs import group, memory
 from bdlbench.runs.executors.base import Executor
 from bdlbench.runs.executors.local import Local
-from bdlbench.runs.group import Record
 from bdlbench.runs.job import Job, check_job, make_job
 from bdlbench.runs.outcome import Outcome, sentence
 from bdlbench.runs.progress import Mode, Progress, Silent, make_progress
-from bdlbench.runs.record import common_fields
-from bdlbench.runs.recorder import PHASES
+from bdlbench.runs.record import Record, failed_record
 from bdlbench.sampling.devices import setup_jax
 from bdlbench.signals import on_signals
 from bdlbench.store import NoRoom, Store
@@ -205,20 +203,13 @@ def lost(batch: Batch, plan: Plan, error: Exception) -> list[Record]:
     The failure is written to the store where nothing would be lost by it. A run with a checkpoint keeps that, and the
     next command continues it; a run that was to be repeated keeps its old record.
     """
-    reason = f"{type(error).__name__}: {sentence(error)}"
-    trace = "".join(traceback.format_exception(error))
     store, records = plan.stores[batch.path], []
     for _, job in batch.members:
         old = store.record(job.id) if store.has(job.id) else None
         if old is not None and old != plan.before.get((batch.path, job.id)):  # clocks differ between machines
             records.append(old)
             continue
-        failure = {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
-        record = (
-            {"id": job.id, "config": dict(job.config)}
-            | common_fields(job, dict.fromkeys(PHASES, 0.0), len(batch.members))
-            | failure
-        )
+        record = failed_record(job, error, num_jobs=len(batch.members))
         if (old is None or old["status"] == "failed") and not store.has_checkpoint(job.id):
             with contextlib.suppress(RunBusy, RunExists), store.writer(job.id, job.config, overwrite=True) as writer:
                 record = writer.finish(record)

@@ -45,6 +45,17 @@ class Block(NamedTuple):
     anchor: np.ndarray | None
     position: Callable[[], Position] | None = None
 
+    def of(self, some: slice) -> "Block":
+        """The block of some of the lanes; ``provisional`` and ``position`` stay those of all lanes."""
+        return self._replace(
+            draws=None if self.draws is None else self.draws[some],
+            stats={name: values[some] for name, values in self.stats.items()},
+            num_grads=self.num_grads[some],
+            num_diverging=self.num_diverging[some],
+            bad_step=self.bad_step[some],
+            anchor=None if self.anchor is None else self.anchor[some],
+        )
+
 
 def joined(blocks: Sequence[Block]) -> Block:
     """Consecutive blocks of draws as one."""

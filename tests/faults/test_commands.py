@@ -1,6 +1,7 @@
 """Signals, two processes at once, a full disk and damaged files, through the command line."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -78,7 +79,7 @@ def test_no_signal_is_ever_lost(number, tmp_path):
     """
     for place in range(12):
         process = start(*LONG, f"store.path={tmp_path}/{place}", "inference.schedule.num_warmup=2000000000")
-        wait_for(lambda: hears(process), process)  # until then Python itself is still beginning
+        wait_for(functools.partial(hears, process), process)  # until then Python itself is still beginning
         time.sleep(0.8 * place)
         process.send_signal(number)
         code, errors = finish(process)

@@ -24,7 +24,7 @@ from mutation import mutate
 
 from bdlbench.inference import chees as chees_module
 from bdlbench.runs.group import run
-from bdlbench.runs.recorder import as_chains
+from bdlbench.runs.look import as_chains
 from bdlbench.store import Store
 from bdlbench.types import ConfigError, Schedule
 

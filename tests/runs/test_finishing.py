@@ -11,7 +11,8 @@ from presets import mostly
 from bdlbench.runs import configuration, group, sweep
 from bdlbench.runs.group import run_config
 from bdlbench.runs.outcome import Outcome
-from bdlbench.runs.recorder import Recorder
+from bdlbench.runs.storage import Storage
+from bdlbench.runs.tally import Tally
 from bdlbench.signals import Stopped, _Word
 from bdlbench.store import Store
 from bdlbench.store.arrays import PosteriorArrays
@@ -46,7 +47,7 @@ def broken(owner, name, monkeypatch, error, fails):
 )
 def test_draws_that_cannot_be_stored_cost_their_own_run_only(error, reason, store_path, monkeypatch):
     """Its record says why and has no draws; nobody samples again."""
-    sampled = broken(Recorder, "observed", monkeypatch, error, lambda _: False)
+    sampled = broken(Storage, "observed", monkeypatch, error, lambda _: False)
     broken(PosteriorArrays, "close", monkeypatch, error, lambda arrays: "-s1-" in str(arrays.path) and arrays.written)
     records = sweep.run_sweep(jobs(store_path), Outcome(), max_lanes=8)
     assert [r["status"] for r in records] == ["complete", "failed", "complete", "complete"]
@@ -70,8 +71,8 @@ def test_a_run_whose_record_cannot_be_written_either_is_reported(store_path, mon
 
 def test_a_fault_in_one_runs_diagnostics_is_its_own(store_path, monkeypatch):
     """The neighbours' draws are kept and nobody samples again."""
-    sampled = broken(Recorder, "observed", monkeypatch, ValueError(), lambda _: False)
-    broken(Recorder, "diagnostics", monkeypatch, ZeroDivisionError("odd"), lambda recorder: recorder.job.seed == 2)
+    sampled = broken(Storage, "observed", monkeypatch, ValueError(), lambda _: False)
+    broken(Storage, "mixing", monkeypatch, ZeroDivisionError("odd"), lambda s: "-s2-" in s.writer.folder.name)
     records = sweep.run_sweep(jobs(store_path), Outcome(), max_lanes=8)
     assert [r["status"] for r in records] == ["complete", "complete", "failed", "complete"]
     assert records[2]["reason"] == "ZeroDivisionError: odd"
@@ -83,8 +84,8 @@ def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, m
     whole = sweep.run_sweep(jobs(tmp_path / "whole"), Outcome(), max_lanes=8)
     original, done = group.finish_record, []
 
-    def finished(*args):
-        done.append(original(*args))
+    def finished(*args, **options):
+        done.append(original(*args, **options))
         if len(done) == 2:
             _Word.requested = signal.SIGTERM
         return done[-1]
@@ -96,7 +97,7 @@ def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, m
     store = Store(store_path)
     left = [record["id"] for record in whole if not store.has(record["id"])]
     assert len(left) == 2 and all(store.has_checkpoint(run_id) for run_id in left)
-    counted = broken(Recorder, "count", monkeypatch, ValueError(), lambda _: False)
+    counted = broken(Tally, "charge", monkeypatch, ValueError(), lambda _: False)
     records = sweep.run_sweep(jobs(store_path), Outcome(), max_lanes=8)
     assert not counted, "steps were repeated"
     assert [record["metrics"] for record in records] == [record["metrics"] for record in whole]

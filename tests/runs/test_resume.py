@@ -6,6 +6,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from presets import PRESETS, assert_same, mostly, outcome, shortened
 from bdlbench.runs import checkpoint, configuration
 from bdlbench.runs.group import run, run_config, run_group
 from bdlbench.runs.job import make_job
+from bdlbench.runs.member import PHASES, Member
 from bdlbench.runs.progress import Silent
-from bdlbench.runs.recorder import Recorder
+from bdlbench.runs.tally import Tally
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.position import Position
@@ -65,14 +67,12 @@ class Killer:
         # blocks of single steps, so that there are as many places as steps
         monkeypatch.setattr(loop, "run", functools.partial(loop.run, block_seconds=0.0))
 
-    def __call__(self, checkpoints, position, pending) -> None:
+    def __call__(self, checkpoints, members, position, pending) -> None:
         if self.rng.random() < self.checkpoint:
             self.places.append((*position().place, len(pending)))
-            every = checkpoints.recorders
             if self.jobs > 1:  # the kill falls between the checkpoints of two runs
-                checkpoints.recorders = every[: self.rng.integers(1, self.jobs + 1)]
-            self.write(checkpoints, position, pending)
-            checkpoints.recorders = every
+                members = members[: self.rng.integers(1, self.jobs + 1)]
+            self.write(checkpoints, members, position, pending)
         self.calls += 1
         overdue = self.calls >= 8 and bool(self.places) and not self.kills  # no seed is without a kill
         if self.kills < self.most and (self.rng.random() < self.kill or overdue):
@@ -188,12 +188,12 @@ def rewrite(file, change) -> None:
     ("fault", "said"),
     [
         (lambda a: a.update({"array/header": np.array(str(a["array/header"]).replace('"jax": "', '"jax": "0'))}), "another version of jax"),
-        (lambda a: a.update({"array/header": np.array(str(a["array/header"]).replace('"schema": 1', '"schema": 0'))}), "schema"),
+        (lambda a: a.update({"array/header": np.array(str(a["array/header"]).replace('"schema": 2', '"schema": 0'))}), "schema"),
         (lambda a: a.update({"array/position/leaf1": a["array/position/leaf1"][:, :-1]}), "starts over: its checkpoint"),
         (lambda a: a.pop("array/position/leaf1"), "starts over: its checkpoint"),
-        (lambda a: a.pop("array/recorder/facts"), "starts over: its checkpoint"),
+        (lambda a: a.pop("array/tally/facts"), "starts over: its checkpoint"),
     ],
-    ids=["version", "schema", "shape", "leaf", "recorder"],
+    ids=["version", "schema", "shape", "leaf", "tally"],
 )  # fmt: skip
 def test_a_checkpoint_that_does_not_fit_is_not_used(fault, said, tmp_path, monkeypatch):
     """Another version, schema or shape: the run starts over, says so, and ends with the same bits."""
@@ -275,28 +275,19 @@ def test_checkpoints_keep_their_distance():
     """Due by a clock that is handed in; expensive ones come less often, so that they take 2 % at most."""
     time = [0.0]
     where = Position(0, 0, "warmup", 1, (), np.zeros(1, int), None)
-    one = checkpoint.Checkpoints([], Clock(), 30.0, now=lambda: time[0])
+    one = checkpoint.Checkpoints(Clock(), 1, 30.0, now=lambda: time[0])
     found = []
     for second in range(100):
         time[0] = float(second)
         if one.due():
             found.append(second)
-            one.write(lambda: where, [])  # no runs: takes no time
+            one.write([], lambda: where, [])  # no runs: takes no time
     assert found == [30, 60, 90]
 
-    class Slow(Recorder):
-        """A run, its own recorder and writer, whose checkpoint takes two seconds to write."""
+    class Slow:
+        """The storage and the writer of a run whose checkpoint takes two seconds to write."""
 
-        lanes, curve_seconds = slice(0, 1), 0.0
-
-        def __init__(self):
-            pass
-
-        def share(self, *_):
-            return {}
-
-        def state(self):
-            return {}
+        allocated: dict = {}
 
         @property
         def writer(self):
@@ -305,12 +296,28 @@ def test_checkpoints_keep_their_distance():
         def checkpoint(self, arrays):
             time[0] += 2.0
 
+    tally = Tally(1, [], gaussian=True)
+    member = Member(None, slice(0, 1), tally, Slow(), dict.fromkeys(PHASES, 0.0), 0.0)
     time, taken = [0.0], 0
-    slow = checkpoint.Checkpoints([Slow()], Clock(), 30.0, now=lambda: time[0])
+    slow = checkpoint.Checkpoints(Clock(), 1, 30.0, now=lambda: time[0])
     while time[0] < 1000:
         time[0] += 1.0
         if slow.due():
-            slow.write(lambda: where, [])
+            slow.write([member], lambda: where, [])
             taken += 1
     assert taken == 10  # after 30 s, then every 100 s and what it takes
-    assert checkpoint.Checkpoints([], Clock(), None).due() is False
+    assert checkpoint.Checkpoints(Clock(), 1, None).due() is False
+
+
+def test_a_checkpoint_counts_its_runs_share_of_the_seconds():
+    """A third of the group's, though only one of the three runs is left to be finished."""
+    kept: list[dict] = []
+    storage = SimpleNamespace(allocated={}, writer=SimpleNamespace(checkpoint=kept.append))
+    before = dict.fromkeys(PHASES, 1.0)
+    member = Member(None, slice(0, 1), Tally(1, [], gaussian=True), storage, before, 5.0)
+    clock = Clock()
+    clock.seconds["sample"] = 30.0
+    where = Position(0, 0, "sample", 1, (), np.zeros(1, int), None)
+    checkpoint.Checkpoints(clock, 3, 30.0).write([member], lambda: where, [])
+    header = json.loads(str(kept[0]["header"]))
+    assert header["seconds"] == before | {"sample": 11.0} and header["curve_seconds"] == 35.0

@@ -6,33 +6,36 @@ import numpy as np
 import pytest
 
 from bdlbench.runs import configuration
-from bdlbench.runs.job import make_job
-from bdlbench.runs.recorder import Recorder
+from bdlbench.runs.diagnosis import diagnosis
+from bdlbench.runs.job import Job, make_job
+from bdlbench.runs.tally import Tally
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
-from bdlbench.store import Store
 
 CHAINS, SAMPLES = 4, 100
 
 
-def recorder(path: Path, *more: str, thinning: int = 1) -> Recorder:
-    """Follow a job of 4 chains x 100 draws that is not run; its writer is never entered."""
+def job_of(path: Path, *more: str, thinning: int = 1) -> Job:
+    """A job of 4 chains x 100 draws that is not run."""
     schedule = f"{{num_chains: {CHAINS}, num_warmup: 10, num_samples: {SAMPLES}, thinning: {thinning}}}"
     small = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "network.width=3", f"store.path={path}"]
-    made = configuration.compose([*small, "inference=hmc", f"inference.schedule={schedule}", *more])
-    job = make_job(*made)
-    writer = Store(path).writer(job.id, job.config)
-    return Recorder(job, writer, slice(0, CHAINS), gaussian=True, markov=True, predictive_rows=4)
+    return make_job(*configuration.compose([*small, "inference=hmc", f"inference.schedule={schedule}", *more]))
 
 
-def block(num_diverging: list[int], *, stage: int, phase: str = "sample") -> Block:
-    """A block of a stage in which the lanes' transitions diverged so often."""
+def tally() -> Tally:
+    """Nothing has been gathered."""
+    return Tally(CHAINS, [], gaussian=True)
+
+
+def charge(one: Tally, num_diverging: list[int], *, phase: str = "sample") -> None:
+    """Charge the first lanes of a block of the last stage in which the lanes' transitions diverged so often."""
     size = len(num_diverging)
-    return Block(
-        stage=stage, phase=phase, steps_done=SAMPLES, first_draw=0, draws=None, stats={}, num_grads=np.ones(size),
+    block = Block(
+        stage=0, phase=phase, steps_done=SAMPLES, first_draw=0, draws=None, stats={}, num_grads=np.ones(size),
         num_diverging=np.array(num_diverging), bad_step=np.full(size, NEVER), seconds=1.0, provisional=None,
         anchor=None,
     )  # fmt: skip
+    one.charge(block.of(slice(0, CHAINS)), 20, last=True)
 
 
 @pytest.mark.parametrize(
@@ -49,13 +52,12 @@ def block(num_diverging: list[int], *, stage: int, phase: str = "sample") -> Blo
 )
 def test_divergences(tmp_path: Path, thinning: int, diverging: list[int], warnings: list[str]) -> None:
     """The share is of all transitions after warm-up, over the job's own chains; over 5 % a run is not to be ranked."""
-    one = recorder(tmp_path, thinning=thinning)
-    last = len(one.job.program.stages) - 1
-    one.count(block([99] * CHAINS, stage=last, phase="warmup"))
+    one = tally()
+    charge(one, [99] * CHAINS, phase="warmup")
     # two blocks, and a lane of another job beside this one's
-    one.count(block([*diverging[:1], *[0] * (CHAINS - 1), 77], stage=last))
-    one.count(block([0, *diverging[1:], 77], stage=last))
-    assert one.warnings({}) == warnings
+    charge(one, [*diverging[:1], *[0] * (CHAINS - 1), 77])
+    charge(one, [0, *diverging[1:], 77])
+    assert diagnosis(job_of(tmp_path, thinning=thinning), one, {}).warnings == warnings
 
 
 @pytest.mark.parametrize(
@@ -68,18 +70,18 @@ def test_divergences(tmp_path: Path, thinning: int, diverging: list[int], warnin
 )
 def test_divergences_of_a_population(tmp_path: Path, diverging: list[int], warnings: list[str]) -> None:
     """Each of 8 particles has a transition of its own at every step."""
-    one = recorder(tmp_path)
+    one = tally()
     one.population = 8
-    one.count(block(diverging, stage=len(one.job.program.stages) - 1))
-    assert one.warnings({}) == warnings
+    charge(one, diverging)
+    assert diagnosis(job_of(tmp_path), one, {}).warnings == warnings
 
 
 @pytest.mark.parametrize(("capped", "warnings"), [(4, []), (8, ["2% of the draws reached max_tree_depth"])])
 def test_depth_cap(tmp_path: Path, capped: int, warnings: list[str]) -> None:
     """Over 1 % of the draws whose tree was cut off at its greatest depth."""
-    one = recorder(tmp_path)
+    one = tally()
     one.capped = {"reached_max_treedepth": capped}
-    assert one.warnings({}) == warnings
+    assert diagnosis(job_of(tmp_path), one, {}).warnings == warnings
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,8 @@ def test_depth_cap(tmp_path: Path, capped: int, warnings: list[str]) -> None:
 )
 def test_a_tempered_run_says_so(tmp_path: Path, temperature: str, warnings: list[str]) -> None:
     """Any temperature but 1 is labelled."""
-    assert recorder(tmp_path, f"temperature={temperature}").warnings({}) == warnings
+    job = job_of(tmp_path, f"temperature={temperature}")
+    assert diagnosis(job, tally(), {}).warnings == warnings
 
 
 @pytest.mark.parametrize(
@@ -103,17 +106,17 @@ def test_a_tempered_run_says_so(tmp_path: Path, temperature: str, warnings: list
 )
 def test_diagnostics(tmp_path: Path, diagnostics: dict[str, float | None], warnings: list[str]) -> None:
     """R-hat, bulk ESS a chain and k-hat at their limits; what could not be computed warns of nothing."""
-    assert recorder(tmp_path).warnings(diagnostics) == warnings
+    assert diagnosis(job_of(tmp_path), tally(), diagnostics).warnings == warnings
 
 
 def test_energy(tmp_path: Path) -> None:
     """E-BFMI is the mean square step over the variance: 2 with sd 2 / sqrt(100) of independent energies, far over 0.3."""
-    one = recorder(tmp_path)
+    one = tally()
     rng = np.random.default_rng(0)
     one.energy = [rng.standard_normal((CHAINS, SAMPLES))]
-    assert one.warnings({}) == []
+    assert diagnosis(job_of(tmp_path), one, {}).warnings == []
     one.energy[0][2] = np.arange(SAMPLES)  # one chain suffices: steps of 1, variance n^2 / 12, ratio 0.001
-    assert one.warnings({}) == ["E-BFMI 0.00 < 0.3"]
+    assert diagnosis(job_of(tmp_path), one, {}).warnings == ["E-BFMI 0.00 < 0.3"]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,6 @@ def test_energy(tmp_path: Path) -> None:
 )
 def test_energies_without_a_fraction(tmp_path: Path, energy: np.ndarray, warnings: list[str]) -> None:
     """Chains that are short, lost or stuck have no E-BFMI; the others' counts."""
-    one = recorder(tmp_path)
+    one = tally()
     one.energy = [energy]
-    assert one.warnings({}) == warnings
+    assert diagnosis(job_of(tmp_path), one, {}).warnings == warnings

@@ -88,7 +88,7 @@ def test_nothing_is_chosen_where_nothing_is_complete():
 
 
 @pytest.mark.parametrize("method", spaces.METHODS)
-def test_every_space_has_options_that_exist(method):
+def test_a_space_is_of_options_that_exist(method):
     """And rules that are known; as many distinct trials as the grid has points, or one more for the preset."""
     for data in spaces.DATA:
         node = spaces.space(data, method)

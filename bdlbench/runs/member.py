@@ -1,0 +1,100 @@
+"""One job of a group: which lanes are its own, what has been gathered of it and where that is stored."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bdlbench.runs.job import Job
+from bdlbench.runs.look import Look
+from bdlbench.runs.scores import OOD
+from bdlbench.runs.storage import Storage, Variable
+from bdlbench.runs.tally import Tally
+from bdlbench.sampling.clock import Clock
+from bdlbench.store.writer import RunWriter
+
+PHASES = ("setup", "compile", "warmup", "sample", "predict")
+
+
+class Earlier(NamedTuple):
+    """What earlier attempts at a run, which its checkpoint continues, have left.
+
+    Attributes
+    ----------
+    tally : mapping of arrays
+        :meth:`~bdlbench.runs.tally.Tally.state`.
+    allocated : mapping
+        :attr:`~bdlbench.runs.storage.Storage.allocated`.
+    seconds : mapping
+        The run's share by phase.
+    curve_seconds : float
+        Warm-up and sampling, of all lanes together.
+    """
+
+    tally: Mapping[str, np.ndarray]
+    allocated: Mapping[Variable, tuple[Sequence[int], str]]
+    seconds: Mapping[str, float]
+    curve_seconds: float
+
+
+class Member(NamedTuple):
+    """One job while its group runs.
+
+    Attributes
+    ----------
+    job : Job
+    lanes : slice
+        Its chains among the group's lanes.
+    tally : Tally
+    storage : Storage
+    seconds : mapping
+        Of earlier attempts, by phase.
+    curve_seconds : float
+        Of earlier attempts, warm-up and sampling of all lanes together.
+    """
+
+    job: Job
+    lanes: slice
+    tally: Tally
+    storage: Storage
+    seconds: Mapping[str, float]
+    curve_seconds: float
+
+    def num_grads(self) -> dict[str, float]:
+        """Gradients by phase, in passes over the training rows."""
+        spent = {phase: rows / len(self.job.dataset.train.y) for phase, rows in self.tally.row_grads.items()}
+        return spent if self.job.parent is None else spent | {"warm_start": self.job.parent.num_grads}
+
+    def share(self, clock: Clock, num_jobs: int) -> dict[str, float]:
+        """Seconds by phase of all attempts: of this one, an equal share of the group's."""
+        return {phase: self.seconds[phase] + clock.seconds.get(phase, 0.0) / num_jobs for phase in PHASES}
+
+    def use(self, look: Look) -> None:
+        """Add a look to the tally, and store what it holds."""
+        self.tally.add(look)
+        self.storage.write(look)
+
+    def append_curve(self, phase: str, tally: Tally, clock: Clock) -> None:
+        """Append the scores of a tally's draws, at the price of the job so far, to the curve."""
+        found = tally.scores(self.job.metrics, self.job.dataset)
+        price = {"num_grads": sum(self.num_grads().values()), "seconds": self.curve_seconds + clock.sampling()}
+        self.storage.writer.append_curve({"phase": phase, "num_draws": tally.num_draws, **price, **found})
+
+
+def make_member(job: Job, writer: RunWriter, index: int, earlier: Earlier | None = None, *, gaussian: bool) -> Member:
+    """The job of this index in its group, with what earlier attempts have left of it or with nothing.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        If what is left is that of another job.
+    """
+    chains, rows = job.num_chains, job.config["store"]["predictive_rows"]
+    tally = Tally(chains, [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)], gaussian=gaussian)
+    if earlier is None:
+        earlier = Earlier({}, {}, dict.fromkeys(PHASES, 0.0), 0.0)
+    else:
+        tally.restore(earlier.tally)
+    storage = Storage(writer, job.dataset, job.program.stages[-1].schedule.num_samples, rows, earlier.allocated)
+    own = slice(index * chains, (index + 1) * chains)
+    return Member(job, own, tally, storage, earlier.seconds, earlier.curve_seconds)

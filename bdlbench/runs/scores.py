@@ -1,0 +1,106 @@
+"""The metrics of a predictive mixture, in the units that a record states them in."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bdlbench.data import Dataset
+from bdlbench.metrics.evaluate import evaluate
+from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
+
+Metrics = Mapping[str, Callable[..., Any]]
+OOD = "ood/"
+"""Prefix that tells the name of out-of-distribution rows from that of shifted rows."""
+STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
+"""Metrics that have units. A record states them in standardised units too."""
+DETECTION = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
+
+
+def original(y: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Targets in original units."""
+    return y if dataset.y_scaler is None else np.asarray(dataset.y_scaler.original(y), np.float64)
+
+
+def scores(
+    metrics: Metrics, mixture: PredictiveMixture, dataset: Dataset, y: np.ndarray | None = None
+) -> dict[str, float]:
+    """Compute metrics in original units.
+
+    Parameters
+    ----------
+    metrics : mapping from name to metric
+    mixture : PredictiveMixture
+        Predictions of standardised targets at the rows of ``y``.
+    dataset : Dataset
+        Gives the units.
+    y : array (n,), optional
+        Observed targets, standardised; those of the data set's test rows where None.
+
+    Returns
+    -------
+    dict
+        One float a metric; nothing for a mixture without draws and for a data set without test rows.
+    """
+    if y is None and dataset.test is not None:
+        y = dataset.test.y
+    if y is None or mixture.num_draws == 0:
+        return {}
+    scaler = dataset.y_scaler
+    here = mixture.ingredients() if scaler is None else mixture.to_original(float(scaler.loc), float(scaler.scale))
+    return evaluate(metrics, original(y, dataset), here)
+
+
+def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) -> dict[str, float]:
+    """How well uncertainty tells rows out of distribution from test rows, which it should score lower.
+
+    The uncertainty is the entropy of the mean prediction (classification) or the variance between draws (regression).
+    """
+    if inside.num_draws == 0 or outside.num_draws == 0:
+        return {}
+    name = "entropy_of_mean" if task == "classification" else "model_variance"
+    known, unknown = inside.ingredients()[name], outside.ingredients()[name]
+    return {key: float(score(known, unknown)) for key, score in DETECTION.items()}
+
+
+def all_scores(
+    metrics: Metrics,
+    mixtures: Mapping[str, PredictiveMixture],
+    dataset: Dataset,
+    plain: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Everything that a record states of predictions.
+
+    Parameters
+    ----------
+    metrics : mapping from name to metric
+    mixtures : mapping
+        Predictions by place: ``""`` for the test rows, the names of ``dataset.shifted``, and those of ``dataset.ood``
+        after ``OOD``.
+    dataset : Dataset
+    plain : mapping, optional
+        What :func:`scores` gives at the test rows, where it has been computed already.
+
+    Returns
+    -------
+    dict
+        Metrics at the test rows, with ``standardized``, ``shifted`` and ``ood`` as dicts where there are any.
+    """
+
+    def both_units(plain: Mapping[str, float], mixture: PredictiveMixture, y: np.ndarray) -> dict[str, Any]:
+        if not plain or dataset.y_scaler is None:
+            return dict(plain)
+        chosen = {name: metrics[name] for name in STANDARDISED if name in metrics}
+        return {**plain, "standardized": evaluate(chosen, y, mixture.ingredients())}
+
+    own = mixtures[""]
+    plain = scores(metrics, own, dataset) if plain is None else plain
+    out = {} if dataset.test is None else both_units(plain, own, dataset.test.y)
+    for place, mixture in mixtures.items():
+        if place.startswith(OOD):
+            out.setdefault("ood", {})[place.removeprefix(OOD)] = detection(own, mixture, dataset.task)
+        elif place:
+            y = dataset.shifted[place].y
+            out.setdefault("shifted", {})[place] = both_units(scores(metrics, mixture, dataset, y), mixture, y)
+    return out

@@ -1,0 +1,174 @@
+"""What has been gathered of one run so far, in memory that does not grow with the draws of each row."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bdlbench.metrics.diagnostics import psis_khat
+from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.runs.look import Look
+from bdlbench.runs.scores import Metrics, scores
+from bdlbench.sampling.loop import Block
+from bdlbench.sampling.programs import NEVER
+
+FACTS = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "drawn", "population", "moments", "capped")
+"""Plain values that a checkpoint keeps."""
+SERIES = ("energy", "log_ratios")
+"""Lists of arrays (C, n) that a checkpoint keeps."""
+BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
+"""Statistics that say that a transition was cut short, and the option that did it."""
+
+
+class Tally:
+    """Counts, running predictions and series of one job. Only its own methods change it.
+
+    Draws that are not finite, and draws whose predictions are not, enter no average. They are counted.
+
+    Parameters
+    ----------
+    num_chains : int
+        Chains of the job, before the particles of a population are counted as chains.
+    places : sequence of str
+        Names of the shifted and out-of-distribution rows that are predicted beside the test rows.
+    gaussian : bool
+        Whether y given theta is normal.
+
+    Attributes
+    ----------
+    mixtures : dict
+        Running predictions by place, ``""`` for the test rows.
+    row_grads : dict
+        Gradients of single training rows by phase.
+    num_diverging : int
+        Divergent transitions after warm-up.
+    num_draws, num_nonfinite : int
+        Draws of all chains that entered the predictions, and those that did not.
+    drawn : int
+        Draws of one chain so far.
+    population : int
+        Particles that a chain carries.
+    moments : bool or None
+        Whether y given theta has a mean and a variance; None before draws have been predicted.
+    bad : dict
+        (step, phase, stage) at which a chain was lost, by chain.
+    overflowing : dict
+        Finite draws whose predictions are not finite, by chain or particle.
+    capped : dict
+        Draws at which each statistic of ``BOUNDS`` was reached.
+    energy, log_ratios : list of arrays (C, n)
+        Energies of a Hamiltonian sampler; log importance ratios of an approximation with a density.
+    """
+
+    def __init__(self, num_chains: int, places: Sequence[str], *, gaussian: bool) -> None:
+        self.num_chains = num_chains
+        self.mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in ("", *places)}
+        self.row_grads = {"warmup": 0, "sample": 0}
+        self.num_diverging = self.num_nonfinite = self.num_draws = self.drawn = 0
+        self.population = 1
+        self.moments: bool | None = None
+        self.bad: dict[int, tuple[int, str, int]] = {}
+        self.overflowing: dict[int, int] = {}
+        self.capped: dict[str, int] = {}
+        self.energy: list[np.ndarray] = []
+        self.log_ratios: list[np.ndarray] = []
+        self._scored: tuple[int, dict[str, float]] | None = None
+
+    def charge(self, block: Block, num_rows: int, *, last: bool) -> None:
+        """Add what a block cost the chains that were not lost before it, and note those that are lost now.
+
+        Parameters
+        ----------
+        block : Block
+            Of the job's own lanes.
+        num_rows : int
+            N, the number of training rows.
+        last : bool
+            Whether the block's stage is the last; all that earlier stages do is warm-up of the run.
+        """
+        alive = np.array([chain not in self.bad for chain in range(self.num_chains)])
+        phase = block.phase if last else "warmup"
+        # In gradients of single rows, whole numbers, so that the sum does not depend on where blocks end.
+        self.row_grads[phase] += int(np.rint(block.num_grads * num_rows)[alive].sum())
+        if phase == "sample":
+            self.num_diverging += int(block.num_diverging[alive].sum())
+        for chain, step in enumerate(block.bad_step):
+            if step < NEVER and chain not in self.bad:
+                self.bad[chain] = (int(step), block.phase, block.stage)
+
+    def add(self, look: Look) -> None:
+        """Add the draws of a look."""
+        self.population, self.moments, self.drawn = look.population, look.moments, look.stop
+        for chain, lost in enumerate((look.good & ~look.shown).sum(1).tolist()):
+            if lost:
+                self.overflowing[chain] = self.overflowing.get(chain, 0) + lost
+        self.num_draws += int(look.shown.sum())
+        self.num_nonfinite += int((~look.shown).sum())
+        for name in BOUNDS:
+            if name in look.stats:
+                self.capped[name] = self.capped.get(name, 0) + int(look.stats[name].sum())
+        if "energy" in look.stats:
+            self.energy.append(look.stats["energy"])
+        if "log_q" in look.stats:
+            ratio = look.stats["log_density"].astype(np.float64) - look.stats["log_q"]
+            self.log_ratios.append(np.where(look.good, ratio, np.nan))
+        for place in look.predictions:
+            look.pool(place, self.mixtures[place])
+
+    @property
+    def over(self) -> bool:
+        """Whether every chain is lost, so that later draws are not kept."""
+        return len(self.bad) == self.num_chains
+
+    def sound_chains(self) -> list[int]:
+        """Chains, or particles, all of whose draws and predictions are finite."""
+        every = range(self.num_chains * self.population)
+        return [c for c in every if c // self.population not in self.bad and c not in self.overflowing]
+
+    def scores(self, metrics: Metrics, dataset: Any) -> dict[str, float]:
+        """Metrics at the test rows in original units, computed once for the same draws."""
+        own = self.mixtures[""]
+        if self._scored is None or self._scored[0] != own.num_draws:
+            self._scored = own.num_draws, scores(metrics, own, dataset)
+        return self._scored[1]
+
+    def khat(self, num_samples: int) -> float | None:
+        """Largest Pareto k-hat over the chains' approximations q; None without a density q or with too few draws.
+
+        It is infinite where the posterior has no finite density at a draw of q.
+        """
+        if not self.log_ratios or self.num_nonfinite or num_samples < 25:
+            return None
+        chains = np.concatenate(self.log_ratios, 1)
+        return max(psis_khat(ratios) if np.isfinite(ratios).all() else math.inf for ratios in chains)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything gathered, as arrays by name, for :meth:`restore`."""
+        facts: dict[str, Any] = {name: getattr(self, name) for name in FACTS}
+        facts |= {"bad": list(self.bad.items()), "overflowing": list(self.overflowing.items())}
+        out = {"facts": np.array(json.dumps(facts))}
+        out |= {f"series/{name}": np.concatenate(getattr(self, name), 1) for name in SERIES if getattr(self, name)}
+        for place, mixture in self.mixtures.items():
+            out |= {f"mixture/{place}/{key}": value for key, value in mixture.state().items()}
+        return out
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what :meth:`state` gave.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError
+            If the state is that of another job.
+        """
+        facts = json.loads(str(state["facts"]))
+        for name in FACTS:
+            setattr(self, name, facts[name])
+        self.bad = {chain: (step, phase, stage) for chain, (step, phase, stage) in facts["bad"]}
+        self.overflowing = dict(facts["overflowing"])
+        for name in SERIES:
+            setattr(self, name, [state[key] for key in [f"series/{name}"] if key in state])
+        for place, mixture in self.mixtures.items():
+            start = f"mixture/{place}/"
+            mixture.restore({key.removeprefix(start): v for key, v in state.items() if key.startswith(start)})
