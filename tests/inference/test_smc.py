@@ -218,19 +218,33 @@ def test_a_population_too_large_is_refused():
 
 
 class TestLaws(PresetLaws):
-    """Tempered SMC is exact as its particles grow in number."""
+    """Tempered SMC is exact as its particles grow in number.
+
+    61,440 draws: independent ones have a standard error of 0.004 sds, far enough below 0.01 for 16 lanes to estimate it.
+    """
 
     laws = {
         "smc": Law(
             "exact",
             "test_integrators.py::test_leapfrog_is_reversible",
             16,
-            (schedule(25, 20, 1), "inference.num_particles=64", *ALONE),
+            (
+                schedule(15, 60, 1),
+                "inference.num_particles=64",
+                "inference.num_moves=3",
+                "inference.num_leapfrog_steps=8",
+                *ALONE,
+            ),
             posterior,
         )
     }
     mutants = {"smc": Mutant("at * target.log_density(theta, data)", "0.8 * at * target.log_density(theta, data)")}
     small = {"smc": ("num_particles=8", "num_moves=1", "num_leapfrog_steps=2", "target_ess=0.5")}
+
+    def measure(self, preset, path, monkeypatch):
+        """With fewer stages at most: the lanes with a NaN never get to the posterior and would take them all."""
+        monkeypatch.setattr(smc_module, "MOST_STAGES", 200)
+        return super().measure(preset, path, monkeypatch)
 
 
 # ---- what the particles are drawn from
@@ -272,7 +286,7 @@ def test_what_is_not_drawn_from_is_tempered(how):
     data = Data(x, y, 2)
 
     def lane(key):
-        state, _ = method.settle(key, method.init(key, jnp.zeros(1), data), data)
+        state, _ = method.finalize(key, method.init(key, jnp.zeros(1), data), data)
         return (method.draw(key, state) > 0).mean(), state.log_evidence
 
     mass, log_evidence = (
@@ -296,7 +310,7 @@ def test_the_parts_of_a_log_density_add_up():
         np.log(0.9) + scipy.stats.norm.logpdf(1.3, 3, 0.5), np.log(0.1) + scipy.stats.norm.logpdf(1.3, -3, 0.5)
     )
     for how, drawn in (("prior", modes), ("factor", wide), ("masked", wide), ("scaled", wide)):
-        terms = make_target(functools.partial(two_modes, how=how), x, y).terms(theta, x, y)
+        terms = make_target(functools.partial(two_modes, how=how), x, y).terms(theta, Data(x, y, 2))
         np.testing.assert_allclose(terms.log_prior, drawn, rtol=1e-5)
         np.testing.assert_allclose(terms.log_prior_with_factor, modes, rtol=1e-5)
         assert (terms.log_factor is None) == (how == "prior")
