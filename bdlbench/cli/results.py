@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bdlbench.cli.predict import predict
 from bdlbench.cli.tail import in_text, last_look, tail
 from bdlbench.errors import ConfigError
 from bdlbench.report.escaping import printable
@@ -102,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     scored.add_argument("--trust", action="store_true", help="call factories that bdlbench does not ship")
     verify = add("verify", _verify, "check stored files against their checksums", store)
     verify.add_argument("id", nargs="?", help="its id or a unique beginning (default: all runs)")
+    predicted = add("predict", predict, "predict new rows of a CSV file with a stored run, in original units", store)
+    predicted.add_argument("id", help="its id or a unique beginning")
+    predicted.add_argument("rows", help="a CSV file with a header line, whose columns are found by name")
+    predicted.add_argument("--trust", action="store_true", help="call what the run names that is not bdlbench's own")
+    predicted.add_argument("-o", "--output", metavar="FILE", help="a CSV file (default: standard output)")
     add("data", _data, "list the data sets")
     return parser
 

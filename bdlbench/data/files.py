@@ -1,13 +1,14 @@
 """The user's own rows, from a CSV file or a NumPy archive."""
 
 import dataclasses
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, split_table
+from bdlbench.data.dataset import Dataset, Scaler, make_dataset, split_table
 from bdlbench.data.delimited import MOST_COLUMNS, class_notes, encoded, read_csv, too_many
 from bdlbench.data.splits import Split, cut, random_split
 from bdlbench.data.table import Table, joined, make_table
@@ -212,3 +213,48 @@ def _existing(path: str) -> Path:
 def _check_task(task: str) -> None:
     if task not in ("auto", "regression", "classification"):
         raise ConfigError(f"data.task={task} is unknown: choose auto, regression or classification.")
+
+
+# ---- rows that were fitted from Python
+
+
+def save_rows(folder: Path, dataset: Dataset) -> Path:
+    """Write the training rows of a data set, as the model sees them, with their units; the file is named by them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{dataset.rows_checksum[:16]}-{dataset.train.x.dtype}.npz"
+    arrays = {"x": dataset.train.x, "y": dataset.train.y, "names": np.array(dataset.feature_names, dtype=np.str_)}
+    for name, scaler in (("x", dataset.x_scaler), ("y", dataset.y_scaler)):
+        if scaler is not None:
+            arrays |= {f"{name}_loc": scaler.loc, f"{name}_scale": scaler.scale}
+    about = [dataset.task, dataset.target_name, str(dataset.num_outputs), *dataset.notes]
+    part = file.with_name(f".{file.name}.{os.getpid()}.npz")
+    np.savez(part, allow_pickle=False, about=np.array(about), **arrays)
+    part.replace(file)
+    return file
+
+
+def rows(*, path: str) -> Dataset:
+    """Training rows that :func:`bdlbench.fit` was given with ``store=``, in their order; there are no test rows.
+
+    Parameters
+    ----------
+    path : str
+        What :func:`save_rows` wrote.
+    """
+    with np.load(_existing(path), allow_pickle=False) as archive:
+        held = {name: archive[name] for name in archive.files}
+    task, target, outputs, *notes = map(str, held["about"])
+    x, y = (Scaler(held[f"{n}_loc"], held[f"{n}_scale"]) if f"{n}_loc" in held else None for n in ("x", "y"))
+    made = make_dataset(
+        name="rows",
+        task="classification" if task == "classification" else "regression",
+        train=(held["x"], held["y"]),
+        scale_x=x,
+        scale_y=None,
+        num_classes=int(outputs) if task == "classification" else None,
+        feature_names=tuple(map(str, held["names"])),
+        target_name=target,
+        notes=tuple(notes),
+        dtype=held["x"].dtype,
+    )
+    return dataclasses.replace(made, y_scaler=y)

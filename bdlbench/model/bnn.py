@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 from flax import linen, nnx
@@ -18,40 +19,56 @@ from bdlbench.options import parameters
 NetworkFactory = Callable[..., Any]
 
 
-def random_network(network: NetworkFactory, prior: Prior, x: Array, out_features: int) -> Callable[[Array], Array]:
+def needs_rngs(network: NetworkFactory) -> bool:
+    """Whether a factory of a network asks for random keys."""
+    return "rngs" in parameters(network)
+
+
+def build_network(network: NetworkFactory, x: Any, out_features: int, key: Any) -> Any:
+    """The module that a factory makes for inputs x, handed those of in_features, out_features and rngs that it names.
+
+    Without a key the module is built abstractly, without weights.
+    """
+    names = parameters(network)
+    if "in_features" in names and not hasattr(x, "shape"):
+        raise ConfigError("network: it asks for in_features, but x is a tree of arrays: let it know its sizes itself.")
+    given = {"in_features": math.prod(x.shape[1:])} if "in_features" in names else {}
+    if "out_features" in names:
+        given["out_features"] = out_features
+    if "rngs" not in names:
+        return network(**given)
+    if key is None:
+        return nnx.eval_shape(lambda: network(**given, rngs=nnx.Rngs(0)))
+    return network(**given, rngs=nnx.Rngs(key))
+
+
+def random_network(network: NetworkFactory, prior: Prior, x: Any, out_features: int) -> Callable[[Any], Array]:
     """Put ``prior`` on the weights of a Flax module, NNX or Linen, as sample sites ``network.<weight>``.
 
     ``network`` is called with those of ``in_features``, ``out_features`` and ``rngs`` that its signature names. Within
     a trace without a random key the module is built abstractly, so that evaluating a density draws no weights.
     """
-    names = parameters(network)
-    known = {"in_features": math.prod(x.shape[1:]), "out_features": out_features}
-    given = {name: value for name, value in known.items() if name in names}
-    if "rngs" in names:
-        key = numpyro.prng_key()
-        if key is None:
-            module = nnx.eval_shape(lambda: network(**given, rngs=nnx.Rngs(0)))
-        else:
-            module = network(**given, rngs=nnx.Rngs(key))
-    else:
-        module = network(**given)
+    module = build_network(network, x, out_features, None if not needs_rngs(network) else numpyro.prng_key())
     if isinstance(module, linen.Module):
-        return random_flax_module("network", module, prior, jnp.ones((1, *x.shape[1:]), x.dtype))
+        if hasattr(x, "shape"):
+            return random_flax_module("network", module, prior, jnp.ones((1, *x.shape[1:]), x.dtype))
+        return random_flax_module("network", module, prior, jax.tree.map(lambda leaf: leaf[:1], x))
     if isinstance(module, nnx.Module):
         return random_nnx_module("network", module, prior, scope_divider=".")
     raise ConfigError(f"network: {network} made a {type(module).__name__}, which is no Flax module (NNX or Linen).")
 
 
-def bnn(x: Array, y: Array | None = None, *, network: NetworkFactory, prior: Prior, likelihood: Likelihood) -> None:
+def bnn(x: Any, y: Array | None = None, *, network: NetworkFactory, prior: Prior, likelihood: Likelihood) -> None:
     """Theta ~ prior, f = network(x; theta), y ~ likelihood(f). Sites ``network.*``, ``f`` (rows, out), ``y`` (rows,)."""
     net = random_network(network, prior, x, likelihood.out_features)
     outputs = net(x)
-    if outputs.shape != (x.shape[0], likelihood.out_features):
+    rows = jax.tree.leaves(x)[0].shape[0]
+    if outputs.shape != (rows, likelihood.out_features):
         raise ConfigError(
             f"network: outputs of shape {outputs.shape} do not fit the likelihood, which needs "
-            f"{(x.shape[0], likelihood.out_features)}: let the network take out_features as a parameter."
+            f"{(rows, likelihood.out_features)}: let the network take out_features as a parameter."
         )
     f = numpyro.deterministic("f", outputs)
     observation = likelihood.observe(f)
-    with numpyro.plate("rows", x.shape[0]):
+    with numpyro.plate("rows", rows):
         numpyro.sample("y", observation, obs=y)

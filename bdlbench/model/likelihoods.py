@@ -1,6 +1,6 @@
 """Likelihoods: what a network's outputs say about a target.
 
-A factory is handed the task and the number of outputs the data need (1 for regression, the number of classes for
+A factory is handed the task and the number of outputs the data need (the number of targets for regression, of classes for
 classification) and returns a :class:`Likelihood`. Its ``observe`` runs inside the NumPyro model, so a likelihood may
 have parameters of its own, such as a learned noise scale.
 """
@@ -35,6 +35,8 @@ def _only_for(name: str, wanted: Task, task: Task, remedy: str) -> None:
 def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likelihood:
     """Y ~ N(f(x), sigma^2) with one learned sigma ~ ``noise``, in standardised units.
 
+    Of several targets each has a sigma of its own, and its noise is independent of the others'.
+
     Parameters
     ----------
     noise : Distribution
@@ -43,16 +45,20 @@ def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likel
     _only_for("gaussian", "regression", task, "categorical or likelihood=auto")
 
     def observe(f: Float[Array, "rows out"]) -> dist.Distribution:
-        sigma = numpyro.sample("sigma", noise)
-        return dist.Normal(f[:, 0], sigma)
+        if num_outputs == 1:
+            return dist.Normal(f[:, 0], numpyro.sample("sigma", noise))
+        sigma = numpyro.sample("sigma", noise.expand([num_outputs]).to_event(1))
+        return dist.Normal(f, sigma).to_event(1)
 
-    return Likelihood(1, observe)
+    return Likelihood(num_outputs, observe)
 
 
 def gaussian_fixed(task: Task, num_outputs: int, *, sigma: float) -> Likelihood:
     """Y ~ N(f(x), sigma^2) with sigma known, in standardised units."""
     _only_for("gaussian_fixed", "regression", task, "categorical or likelihood=auto")
     positive("likelihood", sigma=sigma)
+    if num_outputs > 1:
+        return Likelihood(num_outputs, lambda f: dist.Normal(f, sigma).to_event(1))
     return Likelihood(1, lambda f: dist.Normal(f[:, 0], sigma))
 
 
@@ -60,6 +66,9 @@ def heteroscedastic(task: Task, num_outputs: int, *, min_scale: float) -> Likeli
     """Y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)) (Nix & Weigend 1994)."""
     _only_for("heteroscedastic", "regression", task, "categorical or likelihood=auto")
     non_negative("likelihood", min_scale=min_scale)
+    if (k := num_outputs) > 1:
+        scale = lambda f: min_scale + jax.nn.softplus(f[:, k:])  # noqa: E731
+        return Likelihood(2 * k, lambda f: dist.Normal(f[:, :k], scale(f)).to_event(1))
     return Likelihood(2, lambda f: dist.Normal(f[:, 0], min_scale + jax.nn.softplus(f[:, 1])))
 
 

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench import options
 from bdlbench.errors import ConfigError
@@ -56,6 +57,52 @@ def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[st
         config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
     return resolve(without_hydra(config)), labels_of(choices)
+
+
+def preset(group: str, name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One option of a group as its file has it, without its defaults: it needs no Hydra and changes none.
+
+    Parameters
+    ----------
+    group, name : str
+        ``conf/<group>/<name>.yaml``.
+    options : mapping, optional
+        Values by their dotted path in the group, as ``schedule.num_samples``; a mapping is merged into what is there.
+
+    Raises
+    ------
+    ConfigError
+        For a name that the group does not have, and an option that cannot be written in a configuration.
+    """
+    file = conf_dir() / group / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
+        raise ConfigError(f"{group}={name!r} is unknown: choose one of {known}.")
+    node = OmegaConf.masked_copy(loaded := typing.cast(DictConfig, OmegaConf.load(file)), set(loaded) - {"defaults"})
+    return with_options(group, node, options or {})
+
+
+def with_options(group: str, node: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of a configuration with options put in by their dotted paths, resolved."""
+    config = OmegaConf.create({group: node})
+    for path, value in options.items():
+        try:
+            OmegaConf.update(config, f"{group}.{path}", value, merge=True)
+        except (OmegaConfBaseException, AttributeError, TypeError, IndexError) as error:
+            raise ConfigError(f"{group}.{path}={value!r} cannot be set: {_first_line(error)}.") from error
+    return typing.cast(dict[str, Any], resolve(config)[group])
+
+
+def default_metric_nodes() -> dict[str, Any]:
+    """The section ``metrics`` of a run whose command names none."""
+    listed = typing.cast(DictConfig, OmegaConf.load(conf_dir() / "config.yaml")).defaults
+    names = next(entry["metrics"] for entry in listed if "metrics" in entry)
+    return {name: preset("metrics", name)[name] for name in names}
+
+
+def default_metrics() -> dict[str, Callable[..., Any]]:
+    """The metrics that a run has where its command names none, as functions of their ingredients."""
+    return {name: call(node, f"metrics.{name}") for name, node in default_metric_nodes().items()}
 
 
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:

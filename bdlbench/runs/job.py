@@ -151,6 +151,23 @@ def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset)
             f"data '{dataset.name}' has no rows to learn from: choose a regression or classification set."
         )
     inference = program["inference"]
+    all_stages = make_stages(inference, numbers)
+    key = {
+        "program": {name: identity_of(node, name) for name, node in program.items()},
+        "task": dataset.task,
+        "outputs": dataset.num_outputs,
+        "stages": [s.schedule for s in all_stages],
+    }
+    return Program(
+        key=json.dumps(key, sort_keys=True),
+        make_target=functools.partial(build_target, program, dataset.task, dataset.num_outputs),
+        stages=all_stages,
+        start=inference.get("start", "network"),
+    )
+
+
+def make_stages(inference: Mapping[str, Any], numbers: Numbers) -> tuple[Stage, ...]:
+    """The stages of the section ``inference``, checked: those before it, then its own."""
     start = inference.get("start", "network")
     if start not in ("prior", "network"):
         raise ConfigError(f"inference.start={start!r} is unknown: use prior or network.")
@@ -162,19 +179,7 @@ def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset)
         make_stage(node, path, checked_schedule(fill(node.get("schedule"), numbers), f"{path}.schedule", last))
         for path, node in ((f"inference.before.{i}", node) for i, node in enumerate(earlier))
     ]
-    all_stages = (*before, make_stage(inference, "inference", last))
-    key = {
-        "program": {name: identity_of(node, name) for name, node in program.items()},
-        "task": dataset.task,
-        "outputs": dataset.num_outputs,
-        "stages": [s.schedule for s in all_stages],
-    }
-    return Program(
-        key=json.dumps(key, sort_keys=True),
-        make_target=functools.partial(build_target, program, dataset.task, dataset.num_outputs),
-        stages=all_stages,
-        start=start,
-    )
+    return (*before, make_stage(inference, "inference", last))
 
 
 def build_target(program: Mapping[str, Any], task: Any, num_outputs: int, numbers: Numbers, x: Any, y: Any) -> Target:

@@ -37,6 +37,8 @@ class Look(NamedTuple):
     predictions : mapping from place to mapping of arrays (C, n, T)
         At the test rows (``""``), shifted and out-of-distribution rows; see
         :meth:`~bdlbench.sampling.predictions.Predictor.predict`.
+    anchor : array (C / P, D) or None
+        Where the network is linearised.
     """
 
     first_draw: int
@@ -47,6 +49,7 @@ class Look(NamedTuple):
     sites: Arrays
     stats: Arrays
     predictions: Mapping[str, Arrays]
+    anchor: np.ndarray | None = None
 
     @property
     def stop(self) -> int:
@@ -94,7 +97,7 @@ def look_at(
     if moments is False:
         seen = {place: {n: a for n, a in arrays.items() if n not in MOMENTS} for place, arrays in seen.items()}
     shown = np.logical_and.reduce([good, *map(finite_predictions, seen.values())])
-    return Look(own.first_draw, population, good, shown, moments, kept, own.stats, seen)
+    return Look(own.first_draw, population, good, shown, moments, kept, own.stats, seen, own.anchor)
 
 
 def as_chains(values: np.ndarray, population: int) -> np.ndarray:

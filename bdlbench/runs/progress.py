@@ -165,6 +165,41 @@ class Notes(Silent):
         _say(f"\r\x1b[2K{message}" if sys.stderr.isatty() else message)
 
 
+class Notebook(Silent):
+    """Progress of a fit in a notebook: one line of output that is replaced as the fit goes on."""
+
+    def __init__(self) -> None:
+        self.name, self.total = "", 1
+        self.handle: Any = None
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        shown = {"text/plain": text}
+        if self.handle is None:
+            self.handle = display(shown, raw=True, display_id=True)
+        else:
+            self.handle.update(shown, raw=True)
+
+    def start(self, name: str, total_steps: int) -> None:
+        self.name, self.total = name, max(1, total_steps)
+        self._show(f"{name}: compiling")
+
+    def advance(self, phase: Any, stage: str, steps_done: int, stats: Mapping[str, Any]) -> None:
+        filled = 30 * steps_done // self.total
+        word = "warm-up" if phase == "warmup" else "sampling"
+        bar = "█" * filled + "░" * (30 - filled)
+        self._show(
+            f"{self.name}: {bar} {steps_done:,}/{self.total:,} {stage} {word}  {describe(stats) if stats else ''}"
+        )
+
+    def finish(self, message: str) -> None:
+        self._show(message)
+
+    def note(self, message: str) -> None:
+        self._show(message)
+
+
 class Lines:
     """A line at most every ``every`` seconds, and one for each group of a sweep, to standard error."""
 

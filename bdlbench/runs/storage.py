@@ -43,6 +43,7 @@ class Storage:
         allocated: Mapping[Variable, tuple[Sequence[int], str]],
     ) -> None:
         self.writer, self.dataset, self.num_samples, self.rows = writer, dataset, num_samples, num_rows
+        self._anchored = False
         self.allocated: dict[Variable, tuple[Sequence[int], str]] = {}
         """Shape (C, ...) of one draw of each variable, and its dtype."""
         for variable, (like, dtype) in allocated.items():
@@ -63,6 +64,11 @@ class Storage:
         for name, values in look.stats.items():
             repeated = np.repeat(values, look.population, 0)
             self._write("sample_stats", SITE_STAT.get(name, name), repeated, look.first_draw, every)
+        if look.anchor is not None and not self._anchored:
+            # Predictions of a linearised network at other rows need it.
+            self._anchored = True
+            self.writer.allocate("constant_data", "anchor", look.anchor.shape, look.anchor.dtype, ["chain", "weight"])
+            self.writer.write("constant_data", "anchor", 0, look.anchor)
         own = look.predictions.get("")
         if own is None:
             return

@@ -1,17 +1,21 @@
 """The devices, the precision and the compilation cache of a process."""
 
-import functools
+import contextlib
 import os
+from collections.abc import Iterator
 
 import jax
 
 from bdlbench.sampling import lanes
 
 
-@functools.cache
 def setup_jax() -> None:
-    """Devices, precision and the compilation cache, once a process and before JAX is used."""
+    """Devices (once a process, before JAX is used), precision and the compilation cache, for the whole process."""
     lanes.mesh()
+    _settings()
+
+
+def _settings() -> None:
     # TF32, the default of recent GPUs, breaks Metropolis acceptance.
     jax.config.update("jax_default_matmul_precision", "float32")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -20,3 +24,36 @@ def setup_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("bdlbench") + "/xla")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+"""What :func:`setup_jax` changes beside the devices, for the whole process."""
+
+
+@contextlib.contextmanager
+def settings() -> Iterator[None]:
+    """The settings of :func:`setup_jax` inside, and those of the caller again afterwards.
+
+    For code that is called as a library: the caller's own computations keep their precision and their cache. Only the
+    number of devices stays, which can be set once a process.
+    """
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
+    lanes.mesh()
+    _settings()
+    changed = jax.config.jax_compilation_cache_dir != before["jax_compilation_cache_dir"]
+    if changed:  # JAX looks at the folder once, and then no more
+        compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        if changed:
+            compilation_cache.reset_cache()

@@ -28,7 +28,8 @@ def test_a_notebook_executes(path, tmp_path, monkeypatch):
     made = execute(path, folder=tmp_path, to=tmp_path / path.name)
     cells = [cell for cell in nbformat.read(made, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
-    assert list((tmp_path / "store").glob("*/run.json"))
+    if any("overrides" in cell.source for cell in cells):  # the others compute in memory
+        assert list((tmp_path / "store").glob("*/run.json"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

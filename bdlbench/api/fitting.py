@@ -1,0 +1,274 @@
+"""A job is sampled in memory: the loop's blocks become draws, and what a record would say of them."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from bdlbench.api.problem import SCHEDULE as SCHEDULE
+from bdlbench.api.problem import Parts, Rows, make_job, make_parts, make_rows
+from bdlbench.data.dataset import Rows as ModelRows
+from bdlbench.errors import ConfigError
+from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
+from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.diagnosis import diagnosis, status
+from bdlbench.runs.job import Job, check_job
+from bdlbench.runs.look import look_at
+from bdlbench.runs.progress import Notebook, Progress, make_progress
+from bdlbench.runs.storage import Storage
+from bdlbench.runs.tally import Tally
+from bdlbench.sampling import lanes, loop
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.marks import num_steps
+from bdlbench.sampling.position import Position
+from bdlbench.sampling.predictions import Predictor, is_gaussian
+from bdlbench.sampling.programs import Shared
+from bdlbench.store import RunWriter
+
+DIAGNOSED_ROWS = 500
+"""Training rows at which chains are compared, as a run compares them at so many test rows."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draws:
+    """What sampling leaves.
+
+    Attributes
+    ----------
+    theta : array (C, S, D), or (C, S, P, D) of populations
+    good : bool array (C P, S)
+        Which draws are finite and come before their chain's first bad step.
+    anchor : array (C, D) or None
+        Where predictions are linearised.
+    stats : dict of arrays (C, S)
+        Of the step before each draw.
+    blocks : tuple of Block
+        The blocks of the last stage that hold the draws.
+    tally : Tally
+        Charged with all blocks; no draw has been added to it.
+    gaussian, markov : bool
+        Whether y given theta is one normal number, and whether a chain's draws are a Markov chain.
+    seconds : dict
+    position : Position or None
+        The last state, where it is a distribution from which an update may go on.
+    start : "any", "mode" or "own"
+        What the last stage makes of the point it begins at.
+    """
+
+    theta: np.ndarray
+    good: np.ndarray
+    anchor: np.ndarray | None
+    stats: dict[str, np.ndarray]
+    blocks: tuple[loop.Block, ...]
+    tally: Tally
+    gaussian: bool
+    markov: bool
+    seconds: dict[str, float]
+    position: Position | None
+    start: str
+
+    def num_grads(self, num_rows: int) -> dict[str, float]:
+        """Gradients by phase, in passes over the training rows."""
+        return {phase: rows / num_rows for phase, rows in self.tally.row_grads.items()}
+
+
+class _Memory(RunWriter):
+    """A writer without a folder: it keeps in memory what diagnostics read, and drops the rest."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[str, str], np.ndarray] = {}
+
+    def allocate(
+        self,
+        group: str,
+        name: str,
+        shape: Sequence[int],
+        dtype: Any,
+        dims: Sequence[str],
+        coords: Mapping[str, Any] | None = None,
+        chunk_draws: int | None = None,
+    ) -> None:
+        """Make room for what diagnostics read."""
+        if group in ("log_likelihood", "posterior_predictive"):
+            self.arrays[group, name] = np.empty(shape, dtype)
+
+    def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
+        """Keep a block of draws."""
+        if (group, name) in self.arrays:
+            self.arrays[group, name][:, start_draw : start_draw + array.shape[1]] = array
+
+    def read_columns(self, group: str, name: str, start: int, stop: int) -> np.ndarray:
+        """Columns of the last axis."""
+        return self.arrays[group, name][..., start:stop]
+
+
+def prepare(
+    network: Any,
+    x: Any,
+    y: Any,
+    *,
+    model: Any,
+    inference: Any,
+    prior: Any,
+    likelihood: Any,
+    temperature: float,
+    seed: int,
+    standardize: bool,
+    options: Mapping[str, Any],
+) -> tuple[Parts, Rows, Job]:
+    """The job of a fit, checked; nothing is compiled."""
+    parts = make_parts(
+        network=network,
+        model=model,
+        prior=prior,
+        likelihood=likelihood,
+        temperature=temperature,
+        inference=inference,
+        options=options,
+    )
+    rows = make_rows(parts, x, y, standardize=standardize)
+    job = make_job(parts, rows, seed)
+    check_job(job)
+    return parts, rows, job
+
+
+def progress_of(progress: bool | Literal["auto", "lines", "off"]) -> Progress:
+    """Bars or lines for True, nothing for False."""
+    if progress not in (True, False, "auto", "lines", "off"):
+        raise ConfigError(f"progress={progress!r} is unknown: use True or False.")
+    if progress is True or progress == "auto":
+        return Notebook() if _in_notebook() else make_progress("auto")
+    return make_progress("off" if progress is False else progress)
+
+
+def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, position: Position | None = None) -> Draws:
+    """Drive a job's stages and keep the draws of the last one.
+
+    Parameters
+    ----------
+    theta : array (C, D), optional
+        Where the first stage begins.
+    position : Position, optional
+        A state from which the first stage goes on.
+
+    Raises
+    ------
+    FloatingPointError
+        Where no chain has a finite draw; in one sentence how it came to that.
+    """
+    clock = Clock()
+    shared, lane, _, _ = arrange([job])
+    shared = lanes.replicate(shared)
+    last = len(job.program.stages) - 1
+    first = job.dataset.train
+    num_rows, every, thinning = len(first.y), slice(0, job.num_chains), job.program.stages[last].schedule.thinning
+    gaussian = is_gaussian(job.program, job.numbers, first.x, first.y)
+    markov = loop.is_markov(job.program, shared, lane)
+    tally = Tally(job.num_chains, [], gaussian=gaussian)
+    method = loop.stage_programs(job.program, last, shared, lane._replace(active=np.ones(job.num_chains, bool)))
+    lengths = [num_steps(stage.schedule) for stage in job.program.stages]
+    blocks: list[loop.Block] = []
+    carried: Position | None = None
+    message = f"{job.id}: stopped"
+    progress.start(job.id, sum(lengths))
+    try:
+        for block in loop.run(job.program, shared, lane, clock=clock, theta=theta, resume=position):
+            name = job.program.stages[block.stage].name
+            progress.advance(block.phase, name, sum(lengths[: block.stage]) + block.steps_done, block.stats)
+            tally.charge(block, num_rows, last=block.stage == last)
+            if block.stage == last and block.draws is not None:
+                blocks.append(block._replace(position=None, provisional=None))
+                if method.has_density and not method.two_bodies and block.position is not None and carried is None:
+                    carried = block.position()  # a guide stands still while it is read
+        message = f"{job.id}: done in {clock.sampling():.1f} s"
+    finally:
+        progress.finish(message)
+    looks = [look_at(block, every, thinning, {}, {}, None) for block in blocks]
+    good = [look.good for look in looks]
+    seen = _copied(tally)
+    for look in looks:
+        seen.add(look)
+    _, reason = status(job, seen)
+    if not blocks or not np.concatenate(good, 1).any():
+        raise FloatingPointError(f"The fit has no finite draw: {reason}.")
+    theta_all = np.concatenate([block.draws for block in blocks if block.draws is not None], 1)
+    starts = np.cumsum([0, *(block.draws.shape[1] for block in blocks if block.draws is not None)])
+    blocks = [  # views, so that draws are held once
+        block._replace(draws=theta_all[:, a:b]) for block, a, b in zip(blocks, starts[:-1], starts[1:], strict=True)
+    ]
+    stats = {name: np.concatenate([block.stats[name] for block in blocks], 1) for name in blocks[0].stats}
+    mask = np.concatenate(good, 1)
+    if not mask.all():
+        bad = int((~mask.all(1)).sum())
+        warnings.warn(f"{bad} of {len(mask)} chains are not used whole: {reason}.", stacklevel=4)
+    return Draws(
+        theta_all,
+        mask,
+        blocks[-1].anchor,
+        stats,
+        tuple(blocks),
+        tally,
+        gaussian,
+        markov,
+        dict(clock.seconds),
+        carried,
+        method.method.start,
+    )
+
+
+def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
+    """What a record would say of the draws: diagnostics in function space, at training rows, and warnings."""
+    some = slice(DIAGNOSED_ROWS)
+    train = job.dataset.train
+    rows = ModelRows(train.x[some], train.y[some])
+    schedule = job.program.stages[-1].schedule
+    # Ranks and ratios have no units, so that the targets need not be scaled back.
+    dataset = dataclasses.replace(job.dataset, test=rows, y_scaler=None)
+    tally, storage = _copied(draws.tally), Storage(_Memory(), dataset, schedule.num_samples, DIAGNOSED_ROWS, {})
+    shared, lane, _, _ = arrange([job])
+    predictor = Predictor(job.program, _task(job), shared, lane, Shared(rows.x[None], rows.y[None]), Clock())
+    for block in draws.blocks:
+        assert block.draws is not None
+        seen = predictor.predict(block.draws, block.first_draw, block.anchor)
+        seen = _as_rows(seen) if rows.y.ndim == 2 else seen
+        look = look_at(block, slice(0, job.num_chains), schedule.thinning, {}, {"": seen}, tally.moments)
+        tally.add(look)
+        storage.write(look)
+    chains = tally.sound_chains() if draws.markov else []
+    mixing = storage.mixing(chains, tally.drawn) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
+    found = diagnosis(job, tally, mixing)
+    counts = {"num_diverging": tally.num_diverging, "num_nonfinite": tally.num_nonfinite}
+    return {
+        "status": found.status,
+        "reason": found.reason,
+        "diagnostics": {**found.diagnostics, **counts, "num_grads": draws.num_grads(len(train.y))},
+        "warnings": [*([] if found.reason is None else [found.reason]), *found.warnings],
+    }
+
+
+def _as_rows(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Predictions (C, n, T, K) of several targets as those of T K rows, each with the joint log likelihood of its row."""
+    width = seen["mean"].shape[-1]
+    flat = {name: seen[name].reshape(*seen[name].shape[:2], -1) for name in ("mean", "variance", "sample")}
+    return {**flat, "log_lik": np.repeat(seen["log_lik"], width, -1)}
+
+
+def _copied(tally: Tally) -> Tally:
+    """A tally that has been charged alike."""
+    out = Tally(tally.num_chains, [], gaussian=tally.mixtures[""].gaussian)
+    out.row_grads, out.num_diverging, out.bad = dict(tally.row_grads), tally.num_diverging, dict(tally.bad)
+    return out
+
+
+def _task(job: Job) -> Any:
+    return "classification" if job.dataset.task == "classification" else "regression"
+
+
+def _in_notebook() -> bool:
+    import sys
+
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "ZMQ" in type(shell).__name__

@@ -1,0 +1,168 @@
+"""A saved folder or a stored run becomes a posterior again."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdlbench.api import networks, saved
+from bdlbench.api.inputs import Inputs, Targets
+from bdlbench.api.posterior import Origin, Posterior
+from bdlbench.api.problem import Parts, Rows
+from bdlbench.api.serving import Server
+from bdlbench.data.dataset import Dataset, Scaler
+from bdlbench.errors import ConfigError
+from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
+from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.configuration import PROGRAM_SECTIONS
+from bdlbench.runs.job import Job
+from bdlbench.runs.stored_draws import load_job
+from bdlbench.sampling import loop
+from bdlbench.sampling.devices import settings
+from bdlbench.store import Store
+
+
+def load(
+    source: str | Path,
+    *,
+    store: str | Path | Store | None = None,
+    network: Any = None,
+    model: Any = None,
+    prior: Any = None,
+    likelihood: Any = None,
+    trust: bool = False,
+) -> Posterior:
+    """The posterior that :meth:`bdlbench.Posterior.save` wrote to a folder, or that of a stored run.
+
+    A folder serves without training rows, Hydra or a store. It is data: a network, model, prior or likelihood of your
+    own is handed in again, or imported from where it was defined if you trust the folder.
+
+    Parameters
+    ----------
+    source : path, or with ``store`` the id of a run or its beginning
+    store : path or Store, optional
+    network, model, prior, likelihood : as at the fit
+        Those that were not bdlbench's own.
+    trust : bool
+        Whether to import what the folder, or the configuration of the run, names.
+
+    Raises
+    ------
+    ConfigError
+        For a folder that is damaged or of another format, a model that is not the one fitted, or a run without draws.
+    """
+    if store is None:
+        return saved.load(Path(source), network=network, model=model, prior=prior, likelihood=likelihood, trust=trust)
+    if any(part is not None for part in (network, model, prior, likelihood)):
+        raise ConfigError(
+            "network and the like are handed in for a folder; a stored run names its own: leave them out."
+        )
+    with settings():
+        return load_run(store if isinstance(store, Store) else Store(store), str(source), trust=trust)
+
+
+def load_run(store: Store, prefix: str, *, trust: bool = False) -> Posterior:
+    """The posterior of a stored run."""
+    run_id = store.find(prefix)
+    record = store.record(run_id)
+    if record["status"] == "failed":
+        raise ConfigError(f"id: run '{run_id}' failed and has no draws: choose a complete run.")
+    job = load_job(store, run_id, trust=trust)
+    inputs, targets = _units(job.dataset)
+    shared, lane, _, _ = arrange([job])
+    last = len(job.program.stages) - 1
+    method = loop.stage_programs(job.program, last, shared, _active(lane)).method
+    theta, good, stats, anchor = _draws(store, run_id, job, linearised=method.anchor is not None)
+    server = Server(
+        program=job.program,
+        numbers=dict(job.numbers),
+        inputs=inputs,
+        targets=targets,
+        seed=job.seed,
+        feature_shape=job.dataset.feature_shape,
+        rows=networks.rows_needed(job.program, job.numbers, job.dataset, theta.shape[-1]),
+        theta=theta,
+        good=good,
+        anchor=anchor,
+        gaussian=networks.is_normal(job.program, job.numbers, job.dataset),
+    )
+    nodes = {name: job.config[name] for name in PROGRAM_SECTIONS if job.config.get(name) is not None}
+    parts = Parts(nodes, {}, job.numbers["temperature"], dict(job.labels))
+    found = {name: record["metrics"].get(name) for name in (*CHAIN_DIAGNOSTICS, "psis_khat")}
+    counts = {name: record[name] for name in ("num_diverging", "num_nonfinite", "num_grads")}
+    report = {
+        "status": record["status"],
+        "reason": record["reason"],
+        "diagnostics": found | counts,
+        "warnings": [*([record["reason"]] if record["reason"] else []), *record["warnings"]],
+    }
+    facts = {
+        "schedule": dict(job.program.stages[-1].schedule._asdict()),
+        "num_train": len(job.dataset.train.y),
+        "seconds": record["seconds"],
+        "rest_grads": 0.0,
+        "notes": record["notes"],
+    }
+    origin = Origin(_rows(job.dataset, inputs, targets), dataclasses.replace(job, parent=None), method.start)
+    return Posterior(server, parts, facts, stats, origin=origin, report=report)
+
+
+def _active(lane: Any) -> Any:
+    return lane._replace(active=np.ones(np.shape(lane.dataset), bool))
+
+
+def _units(dataset: Dataset) -> tuple[Inputs, Targets]:
+    """How rows in the units of a data set's source become the model's."""
+
+    def wide(scaler: Scaler | None) -> Scaler | None:
+        return None if scaler is None else Scaler(*(np.asarray(part, np.float64) for part in scaler))
+
+    inputs = Inputs(dataset.feature_shape, dataset.feature_names, None, wide(dataset.x_scaler))
+    if dataset.task == "classification":
+        names = dataset.class_names or range(dataset.num_outputs)
+        return inputs, Targets("classification", np.array(list(names)), name=dataset.target_name)
+    return inputs, Targets("regression", None, wide(dataset.y_scaler), dataset.train.y.shape[1:], dataset.target_name)
+
+
+def _rows(dataset: Dataset, inputs: Inputs, targets: Targets) -> Rows:
+    """The training rows in the units of their source."""
+    x, y = (np.asarray(part, np.float64) for part in dataset.train)
+    x = x if inputs.scaler is None else inputs.scaler.original(x)
+    if targets.classes is not None:
+        return Rows(x, np.asarray(dataset.train.y), inputs, targets, dataset.notes)
+    return Rows(x, y if targets.scaler is None else targets.scaler.original(y), inputs, targets, dataset.notes)
+
+
+def _draws(
+    store: Store, run_id: str, job: Job, *, linearised: bool
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+    """Draws theta (C, S, D) of a stored run, which of them are finite, their statistics and the anchors (C, D)."""
+    import jax
+    import jax.numpy as jnp
+
+    with store.posterior(run_id) as tree:
+        sites = {str(name): values.to_numpy() for name, values in tree["posterior"].data_vars.items()}
+        group = tree.children.get("sample_stats")
+        stats = {} if group is None else {str(name): values.to_numpy() for name, values in group.data_vars.items()}
+        constant = tree.children.get("constant_data")
+        anchor = None if constant is None or "anchor" not in constant else constant["anchor"].to_numpy()
+    if linearised and anchor is None:
+        raise ConfigError(
+            f"id: run '{run_id}' predicts by a linearised network and was made before its anchor was stored: run it "
+            "again with rerun=true."
+        )
+    shape = next(iter(sites.values())).shape[:2]
+    good = np.logical_and.reduce([np.isfinite(v).reshape(*shape, -1).all(-1) for v in sites.values()])
+    if not good.any():
+        raise ConfigError(f"id: run '{run_id}' has no finite draw: choose a run that is complete.")
+    train = job.dataset.train
+    target = job.program.make_target(job.numbers, jnp.asarray(train.x), jnp.asarray(train.y))
+    first = np.argwhere(good)[0]
+    flat = {
+        name: np.where(good.reshape(-1, *[1] * (v.ndim - 2)), v.reshape(-1, *v.shape[2:]), v[tuple(first)])
+        for name, v in sites.items()
+    }
+    unconstrain = jax.jit(lambda values: jax.lax.map(target.unconstrain, values))
+    theta = np.asarray(unconstrain(flat)).reshape(*shape, -1)
+    return theta, good, stats, anchor

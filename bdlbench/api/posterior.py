@@ -1,0 +1,533 @@
+"""Fit a model to arrays, and what is left: a posterior that predicts, shows its draws, takes more rows and is saved."""
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bdlbench.api import fitting, networks, partly
+from bdlbench.api.prediction import Prediction
+from bdlbench.api.problem import Parts, Rows, make_job, make_program, num_outputs
+from bdlbench.api.serving import Precision, Server
+from bdlbench.errors import ConfigError
+from bdlbench.runs import configuration
+from bdlbench.runs.job import Job, check_job
+from bdlbench.sampling.devices import settings
+from bdlbench.sampling.position import Position
+from bdlbench.types import Schedule
+
+MOST_BYTES = 2**30
+"""Largest pointwise log likelihood that :attr:`Posterior.data_tree` makes."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """What a posterior in memory can go on from: the rows and the draws as they were sampled."""
+
+    rows: Rows
+    job: Job
+    start: str
+    position: Position | None = None
+    draws: fitting.Draws | None = None
+    progress: Any = None
+
+
+def fit(
+    network: Any = None,
+    x: Any = None,
+    y: Any = None,
+    *,
+    model: Callable[..., Any] | None = None,
+    inference: Any = "nuts",
+    prior: Any = None,
+    likelihood: Any = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+    standardize: bool = True,
+    progress: bool | Literal["auto", "lines", "off"] = True,
+    bayesian: str | Callable[[str], bool] | None = None,
+    store: Any = None,
+    options: Mapping[str, Any] | None = None,
+    **keywords: Any,
+) -> "Posterior":
+    r"""Sample or approximate the posterior of a model given rows.
+
+    .. math:: p(\theta | x, y) \propto \Big(p(\theta) \prod_n p(y_n | x_n, \theta)\Big)^{1/T}
+
+    Parameters
+    ----------
+    network : Flax module class, factory or instance (NNX or Linen), or a preset's name
+        A class or factory is called with those of ``in_features``, ``out_features`` and ``rngs`` that it names, and
+        each chain starts at weights of its own where the method starts at the network's initialisation. The chains of
+        an NNX instance all start at its weights. None is the preset ``mlp``.
+    x : array (n, ...), DataFrame, or nested dict, list or tuple of arrays with a leading row axis
+    y : array (n,) of amounts or classes, or (n, K) for K targets with independent noise
+        Floats are amounts; text and booleans are classes; for whole numbers ``likelihood`` says which.
+    model : NumPyro function (x, y=None), instead of a network with prior and likelihood
+    inference : str, mapping or factory
+        A preset's name, its configuration as a mapping with ``_target_`` and ``schedule``, or a function
+        ``(target, schedule) -> Method`` of your own.
+    prior : str, mapping, Distribution, or function (name, shape) -> Distribution
+        Over the network's weights; ``fan_in`` where None.
+    likelihood : str, mapping, or function (task, num_outputs) -> Likelihood
+        ``auto`` where None: Gaussian with learned noise for amounts, categorical for classes.
+    temperature : float
+        T; 1 is the Bayesian posterior.
+    seed : int
+    standardize : bool
+        Standardise the columns of tables and matrices and the target, by the training rows. Everything that goes in and
+        comes out of the posterior stays in your units, but :attr:`Posterior.params`.
+    progress : bool
+        Bars or lines while it runs.
+    bayesian : "last_layer", or a function of a weight's path (as ``output.kernel``), optional
+        Which weights of the network get a posterior. The rest is first fitted to the mode of the whole posterior by the
+        preset ``map``, whose options begin with ``rest.`` (``options={"rest.num_warmup": 500}``) and whose price is
+        counted as ``rest``, and stays fixed. None: all weights.
+    store : path or Store, optional
+        Keep the run there as a command would, with its rows beside the store; the same fit is then found and not
+        repeated, and one that was interrupted goes on. What the model is made of must be importable.
+    options, keywords
+        Options of the method and its schedule: ``num_samples=500``, ``step_size=1e-3``, ``batch_size=32``; deeper ones by
+        their path, as in ``options={"before.0.schedule.num_warmup": 100}``.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    ConfigError
+        One sentence on what does not fit, before anything is compiled.
+    FloatingPointError
+        Where no chain has a finite draw.
+
+    Examples
+    --------
+    >>> posterior = bdl.fit("mlp", x, y, inference="nuts", seed=0)  # doctest: +SKIP
+    >>> posterior.predict(x_new).interval(0.9)  # doctest: +SKIP
+    """
+    given = _merged(options, keywords)
+    rest = {name.removeprefix(partly.REST): given.pop(name) for name in list(given) if name.startswith(partly.REST)}
+    if rest and bayesian is None:
+        raise ConfigError(
+            f"rest.{min(rest)} is an option of partly Bayesian networks: give bayesian='last_layer', say."
+        )
+    shown = fitting.progress_of(progress)
+    with settings():
+        parts, rows, job = fitting.prepare(
+            network,
+            x,
+            y,
+            model=model,
+            inference=inference,
+            prior=prior,
+            likelihood=likelihood,
+            temperature=temperature,
+            seed=seed,
+            standardize=standardize,
+            options=given,
+        )
+        price = {"num_grads": 0.0, "seconds": 0.0}
+        if bayesian is not None:
+            if store is not None:
+                raise ConfigError("store does not keep partly Bayesian networks: leave it out, and save the posterior.")
+            parts, price = partly.fix_the_rest(parts, rows, job, bayesian, rest, shown)
+            job = make_job(parts, rows, job.seed)
+            check_job(job)
+        if store is not None:
+            from bdlbench.api.stored import fit_stored
+
+            return fit_stored(parts, rows, job.seed, store, progress)
+        draws = fitting.sample(job, shown)
+        return from_draws(parts, rows, job, draws, progress, price)
+
+
+def _merged(options: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(options or {})
+    twice = set(options) & set(keywords)
+    if twice:
+        raise ConfigError(f"{min(twice)} is given twice, as a keyword and in options: give it once.")
+    return options | dict(keywords)
+
+
+def from_draws(
+    parts: Parts, rows: Rows, job: Job, draws: fitting.Draws, progress: Any, rest: Mapping[str, float] | None = None
+) -> "Posterior":
+    """The posterior of what was sampled; ``rest`` is the price of weights that were fitted to a mode before."""
+    dataset = job.dataset
+    server = Server(
+        program=job.program,
+        numbers=dict(job.numbers),
+        inputs=rows.inputs,
+        targets=rows.targets,
+        seed=job.seed,
+        feature_shape=dataset.train.x.shape[1:],
+        rows=networks.rows_needed(job.program, job.numbers, dataset, draws.theta.shape[-1]),
+        theta=draws.theta,
+        good=draws.good,
+        anchor=draws.anchor,
+        gaussian=networks.is_normal(job.program, job.numbers, dataset),
+    )
+    facts = {
+        "schedule": dict(job.program.stages[-1].schedule._asdict()),
+        "num_train": len(dataset.train.y),
+        "seconds": {**draws.seconds, **({"rest": rest["seconds"]} if parts.fixed and rest else {})},
+        "rest_grads": rest["num_grads"] if parts.fixed and rest else 0.0,
+        "notes": list(dataset.notes),
+    }
+    origin = Origin(rows, job, draws.start, draws.position, draws, progress)
+    return Posterior(server, parts, facts, draws.stats, origin=origin)
+
+
+def _restored(
+    server: dict[str, Any], parts: Parts, facts: Any, stats: Any, report: Any, origin: tuple[Any, ...] | None
+) -> "Posterior":
+    """A posterior from what :meth:`Posterior.__reduce__` gave."""
+    nodes, _ = configuration.split(parts.nodes)
+    program = make_program(parts, nodes, server["numbers"], server["inputs"], server["targets"])
+    back = None
+    if origin is not None:
+        rows, start, position = origin
+        with settings():
+            back = Origin(rows, make_job(parts, rows, server["seed"]), start, position)
+    return Posterior(Server(program=program, **server), parts, facts, stats, origin=back, report=report)
+
+
+class Posterior:
+    """Draws from the posterior of a model, and all that can be done with them.
+
+    Made by :func:`bdlbench.fit` and :func:`bdlbench.load`. The particles of a population are laid out as chains.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        parts: Parts,
+        facts: Mapping[str, Any],
+        stats: Mapping[str, np.ndarray],
+        *,
+        origin: Origin | None = None,
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._server, self._parts, self._facts, self._stats = server, parts, dict(facts), dict(stats)
+        self._origin = origin
+        self._given_report = report
+
+    def __reduce__(self) -> Any:
+        # A program is functions made on the spot, so what is pickled is what it is made of.
+        server = {f.name: getattr(self._server, f.name) for f in dataclasses.fields(Server) if f.name != "program"}
+        origin = self._origin and (self._origin.rows, self._origin.start, self._origin.position)
+        return _restored, (server, self._parts, self._facts, self._stats, dict(self._report), origin)
+
+    # ---- what it is
+
+    @property
+    def num_chains(self) -> int:
+        """Chains; of populations, particles of all chains."""
+        return len(self._server.good)
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of a chain."""
+        return self._server.theta.shape[1]
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the last stage ran."""
+        return Schedule(**self._facts["schedule"])
+
+    @property
+    def task(self) -> str:
+        """``regression`` or ``classification``."""
+        return self._server.targets.task
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The caller's labels in the order of the probabilities; None for amounts."""
+        return self._server.targets.classes
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase: compile, warmup, sample."""
+        return dict(self._facts["seconds"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done to the rows that a reader should know."""
+        return list(self._facts["notes"])
+
+    @functools.cached_property
+    def _report(self) -> Mapping[str, Any]:
+        if self._given_report is not None:
+            return self._given_report
+        assert self._origin is not None
+        assert self._origin.draws is not None
+        with settings():
+            found = fitting.diagnose(self._origin.job, self._origin.draws)
+        if self._facts["rest_grads"]:
+            found["diagnostics"]["num_grads"]["rest"] = self._facts["rest_grads"]
+        return found
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """How good the draws are, as in a record of a run; in function space, at up to 500 training rows.
+
+        ``rhat_max``, ``ess_bulk_min``, ``ess_bulk_median``, ``ess_tail_min`` (None where draws are no Markov chain),
+        ``psis_khat`` where the method has a density, ``num_diverging``, ``num_nonfinite`` and ``num_grads``, gradient
+        evaluations on all rows by phase. Made when it is first asked for.
+        """
+        return dict(self._report["diagnostics"])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the results must know."""
+        return list(self._report["warnings"])
+
+    def __repr__(self) -> str:
+        labels = self._parts.labels
+        what = labels.get("model") or labels.get("network")
+        lines = [
+            f"Posterior({labels['inference']}, {what}: {self.num_chains} chains x {self.num_draws} draws of "
+            f"{self._server.theta.shape[-1]} parameters, {self.task} from {self._facts['num_train']} rows)"
+        ]
+        shown = {"rhat_max": "R-hat", "ess_bulk_min": "bulk ESS", "psis_khat": "k-hat", "num_diverging": "divergences"}
+        found = {word: self.diagnostics.get(name) for name, word in shown.items()}
+        lines.append("  " + ", ".join(f"{word} {value:.4g}" for word, value in found.items() if value is not None))
+        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+
+    # ---- new rows
+
+    def predict(self, x: Any, *, num_draws: int | None = None, precision: Precision = "float32") -> Prediction:
+        """The posterior predictive distribution at new rows, in your units.
+
+        Methods that linearise the network (Laplace) predict from the linearised one.
+
+        Parameters
+        ----------
+        x : as at the fit
+            Columns of a DataFrame are found by name.
+        num_draws : int, optional
+            At most about so many draws, evenly spaced; all where None.
+        precision : "float32" or "float64"
+            In which the draws meet the rows. In double precision a row's prediction hardly depends on the others.
+
+        Raises
+        ------
+        ConfigError
+            For rows that do not fit those of the fit.
+        FloatingPointError
+            Where finite draws predict what is not finite.
+        """
+        server = self._server
+        seen = server.inputs.standardised(x)
+        every = 1
+        if num_draws is not None:
+            if isinstance(num_draws, bool) or not isinstance(num_draws, int) or num_draws < 1:
+                raise ConfigError(f"num_draws={num_draws!r} must be a whole number, at least 1.")
+            every = max(1, math.ceil(server.good.size / num_draws))
+            every = min(every, server.theta.shape[1])
+
+        def again(y: np.ndarray | None, seed: int) -> dict[str, np.ndarray]:
+            return server.predict(seen, y, seed=seed, every=every, precision=precision)
+
+        arrays = again(None, 0)
+        kept = {name: arrays[name] for name in ("mean", "variance", "probs", "sample") if name in arrays}
+        for name in ("mean", "probs"):
+            if name in kept and not (fine := np.isfinite(kept[name])).all() and fine.any():
+                draw, row = np.argwhere(~fine)[0][:2]
+                raise FloatingPointError(
+                    f"The prediction of draw {draw} at row {row} is not finite: see that x is of the size of the "
+                    "training rows."
+                )
+        return Prediction(kept, server.targets, gaussian=server.gaussian, again=again)
+
+    def standardize(self, x: Any) -> Any:
+        """Rows as the model sees them: what :meth:`apply` hands to a module."""
+        seen = self._server.inputs.standardised(x).astype(np.float32)
+        return self._server.inputs.unpack(seen)
+
+    # ---- parameters
+
+    @functools.cached_property
+    def _sites(self) -> dict[str, np.ndarray]:
+        return self._server.sites()
+
+    @property
+    def sites(self) -> dict[str, np.ndarray]:
+        """All named sites of the model, (chain, draw, ...), the noise scale included; of standardised data.
+
+        A draw that is not finite is NaN.
+        """
+        return dict(self._sites)
+
+    @property
+    def _weights(self) -> dict[str, np.ndarray]:
+        """Sites with those that are fixed, the same in every draw."""
+        shape = self._server.good.shape
+        return {
+            **{name: np.broadcast_to(value, (*shape, *value.shape)) for name, value in self._parts.fixed.items()},
+            **self._sites,
+        }
+
+    @property
+    def params(self) -> Any:
+        """The module's own parameters as its pytree, leaves (chain, draw, ...); a NumPyro model's sites by name.
+
+        They belong to standardised inputs and targets, see :meth:`standardize`. For methods that linearise the network
+        they are draws about the mode, and the network itself at them is not what predicts: a warning says so.
+        """
+        if self._server.anchor is not None:
+            warnings.warn(
+                "This method predicts from the network linearised at its mode: the network at these parameters is "
+                "another function. Use predict.",
+                stacklevel=2,
+            )
+        if not self._parts.has_network:
+            return self.sites
+        return networks.params_of(self._module, self._weights)
+
+    @functools.cached_property
+    def _module(self) -> "networks.Module":
+        server = self._server
+        return networks.module_of(
+            self._parts,
+            server.numbers,
+            server.inputs,
+            server.targets,
+            server.feature_shape,
+            num_outputs(server.targets),
+        )
+
+    def apply(self, function: Callable[..., Any], *args: Any) -> Any:
+        """``function(module, *args)`` for every draw's module, leaves (chain, draw, ...).
+
+        The module has the draw's parameters, those of standardised data; a Linen module comes bound. For a NumPyro
+        model the function gets the dict of its sites instead.
+
+        Examples
+        --------
+        >>> posterior.apply(lambda net, x: net(x), posterior.standardize(x_new))  # doctest: +SKIP
+        """
+        import jax
+        import jax.numpy as jnp
+
+        args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, args)
+        with settings():
+            if not self._parts.has_network:
+                return networks.map_over(lambda sites: function(sites, *args), self._sites)
+            module = self._module
+            return networks.map_over(
+                lambda tree: function(module.bind(tree), *args), networks.params_of(module, self._weights)
+            )
+
+    # ---- ArviZ
+
+    @property
+    def data_tree(self) -> Any:
+        """The draws as an ArviZ DataTree, see :meth:`to_data_tree`."""
+        return self.to_data_tree()
+
+    def to_data_tree(self, *, log_likelihood: bool = True, max_bytes: int = MOST_BYTES) -> Any:
+        """The draws as an ArviZ DataTree: posterior, sample_stats, and of the training rows log_likelihood and y.
+
+        Parameters
+        ----------
+        log_likelihood : bool
+            Whether to compute the log likelihood of the training rows, (chain, draw, row), in your units.
+        max_bytes : int
+            It is left out, with a warning, where it would take more.
+        """
+        import xarray as xr
+
+        chains, draws = np.arange(self.num_chains), np.arange(self.num_draws)
+
+        def group(values: Mapping[str, np.ndarray], dims: tuple[str, ...] = ()) -> Any:
+            coords = {"chain": chains, "draw": draws}
+            out = {
+                name: (("chain", "draw", *(dims or (f"{name}_dim_{i}" for i in range(v.ndim - 2)))), v)
+                for name, v in values.items()
+            }
+            return xr.Dataset(out, coords=coords)
+
+        population = self._server.good.shape[0] // len(self._server.theta)
+        names = {"log_density": "lp"}
+        stats = {names.get(name, name): np.repeat(v, population, 0) for name, v in self._stats.items()}
+        groups = {"posterior": group(self._sites)}
+        if stats:
+            groups["sample_stats"] = group(stats)
+        if self._origin is not None:
+            rows = self._origin.rows
+            size = self._server.good.size * len(rows.y) * 4
+            if log_likelihood and size <= max_bytes:
+                groups["log_likelihood"] = group({"y": self._log_likelihood(rows)}, ("row",))
+            elif log_likelihood:
+                warnings.warn(
+                    f"log_likelihood is left out: it would take {size / 2**30:.1f} GiB, more than max_bytes="
+                    f"{max_bytes}; call to_data_tree with a larger one.",
+                    stacklevel=2,
+                )
+            dims = ("row", "target")[: rows.y.ndim]
+            groups["observed_data"] = xr.Dataset({"y": (dims, rows.y)}, coords={"row": np.arange(len(rows.y))})
+        tree = xr.DataTree.from_dict(groups)
+        tree.attrs["inference_library"] = "bdlbench"
+        return tree
+
+    def _log_likelihood(self, rows: Rows) -> np.ndarray:
+        dataset = rows.dataset()
+        found = self._server.predict(dataset.train.x, dataset.train.y)["log_lik"]
+        width = rows.targets.shape[0] if rows.targets.shape else 1
+        found = found - np.broadcast_to(np.log(rows.targets.loc_scale[1]), (width,)).sum()
+        out = np.full((*self._server.good.shape, found.shape[-1]), np.nan, np.float32)
+        out[self._server.good] = found
+        return out
+
+    # ---- more rows
+
+    def update(self, x_more: Any, y_more: Any, *, seed: int | None = None) -> "Posterior":
+        """The posterior given all rows, old and new, with the first fit's scaling and classes.
+
+        What carries over is the start. MCMC and SG-MCMC begin at their chains' last draws and adapt again; a
+        variational guide goes on from where it is; Laplace and SWAG optimise on from their mode; methods with starts of
+        their own (SMC) are fitted again. It takes the schedule of the first fit again, and its price is its own.
+
+        Parameters
+        ----------
+        x_more, y_more : as at the fit, in your units
+        seed : int, optional
+            The first fit's plus one where None.
+
+        Raises
+        ------
+        ConfigError
+            For rows that do not fit, a class that the fit has not seen, or a posterior without its training rows.
+        """
+        from bdlbench.api.updating import updated
+
+        if self._origin is None:
+            raise ConfigError(
+                "update needs the training rows, which this posterior was saved without: save it with rows=True, or fit "
+                "all rows anew."
+            )
+        with settings():
+            return updated(self, x_more, y_more, self._server.seed + 1 if seed is None else seed)
+
+    # ---- to disk
+
+    def save(self, folder: str | Path, *, rows: bool = False) -> Path:
+        """Save to a folder, from which :func:`bdlbench.load` serves; data (npz and JSON), never code.
+
+        Parameters
+        ----------
+        folder : path
+            Made, or written over where it holds a saved posterior.
+        rows : bool
+            Whether to save the training rows too, which updates and pointwise log likelihoods need.
+        """
+        from bdlbench.api.saved import save
+
+        return save(self, Path(folder), rows=rows)

@@ -1,0 +1,482 @@
+"""What a caller hands over (presets, options, objects, arrays) becomes a job, as a configuration does on a command line."""
+
+import dataclasses
+import functools
+import inspect
+import itertools
+import json
+import numbers as number_types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpyro.primitives import Messenger
+
+from bdlbench.api.inputs import (
+    Inputs,
+    Targets,
+    classes_of,
+    fit_inputs,
+    numeric_targets,
+    target_array,
+    task_of,
+)
+from bdlbench.data.dataset import Dataset, Scaler, make_dataset
+from bdlbench.errors import ConfigError
+from bdlbench.options import coerce, parameters
+from bdlbench.runs import configuration
+from bdlbench.runs.job import Job, make_stages, name_of_target
+from bdlbench.sampling.programs import Program
+from bdlbench.types import Schedule, Stage, Target
+
+SCHEDULE = Schedule._fields
+REGRESSION = ("gaussian", "gaussian_fixed", "gaussian_uniform_noise", "heteroscedastic")
+BNN = "bdlbench.model.bnn.bnn"
+DEFAULTS = {"network": "mlp", "prior": "fan_in", "likelihood": "auto"}
+_NUMBERED: dict[int, tuple[Any, int]] = {}
+_COUNT = itertools.count()
+
+
+def _token(thing: Any) -> int:
+    """A number that stands for an object in the key of a program. The object is kept, so that its id is not reused.
+
+    An NNX module that is handed over as an instance gets a new number each time, since its weights, at which chains
+    start, may have changed.
+    """
+    from flax import linen
+
+    thing = thing[0] if isinstance(thing, tuple) else thing
+    thing = thing.module if isinstance(thing, _Instance) and isinstance(thing.module, linen.Module) else thing
+    if id(thing) not in _NUMBERED:
+        _NUMBERED[id(thing)] = (thing, next(_COUNT))
+    return _NUMBERED[id(thing)][1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """The model and the method as the caller gave them.
+
+    Attributes
+    ----------
+    nodes : dict
+        Sections of a configuration (network, prior, likelihood, inference), of those that were given as such.
+    objects : dict
+        The others: Flax modules or factories, NumPyro models, functions.
+    temperature : float
+    labels : dict
+        What a reader calls the parts.
+    """
+
+    nodes: dict[str, Any]
+    objects: dict[str, Any]
+    temperature: float
+    labels: dict[str, str]
+    fixed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Weights by their sites' names that have no posterior and stay at these values."""
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the model is a network with prior and likelihood, and not a NumPyro model of the caller's."""
+        return "model" not in self.objects and self.nodes["model"]["_target_"] == BNN
+
+
+def make_parts(
+    *,
+    network: Any,
+    model: Any,
+    prior: Any,
+    likelihood: Any,
+    temperature: float,
+    inference: Any,
+    options: Mapping[str, Any],
+) -> Parts:
+    """Look at a model and a method as a caller gives them.
+
+    Raises
+    ------
+    ConfigError
+        For a preset or an option that does not exist, and what is neither preset, mapping nor object of the kind.
+    """
+    nodes: dict[str, Any] = {}
+    objects: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    if model is not None:
+        if network is not None:
+            raise ConfigError("network and model are both given: give a network with prior and likelihood, or a model.")
+        for name, value in (("prior", prior), ("likelihood", likelihood)):
+            if value is not None:
+                raise ConfigError(f"{name} belongs to a network, but a NumPyro model has its own: leave it out.")
+        if not callable(model):
+            raise ConfigError(f"model is a {type(model).__name__}, but must be a NumPyro function (x, y=None).")
+        _check_model(model)
+        objects["model"] = model
+        labels["model"] = _name(model)
+    else:
+        for name, value in (("network", network), ("prior", prior), ("likelihood", likelihood)):
+            _place(name, DEFAULTS[name] if value is None else value, nodes, objects, labels)
+        if "network" in objects:
+            objects["network"] = _network(objects["network"])
+        nodes["model"] = configuration.preset("model", "bnn")
+    _inference(inference, options, nodes, objects, labels)
+    value = coerce("temperature", temperature, float)
+    return Parts(configuration.coerced(nodes, ""), objects, value, labels)
+
+
+def _place(name: str, value: Any, nodes: dict[str, Any], objects: dict[str, Any], labels: dict[str, str]) -> None:
+    if isinstance(value, str):
+        nodes[name], labels[name] = configuration.preset(name, value), value
+    elif isinstance(value, Mapping):
+        if "_target_" not in value:
+            raise ConfigError(f"{name} is a mapping without _target_: give {name}._target_ and its options.")
+        nodes[name] = configuration.with_options(name, dict(value), {})
+        labels[name] = str(value["_target_"]).rsplit(".", 1)[-1]
+    else:
+        objects[name], labels[name] = value, _name(value)
+
+
+def _name(thing: Any) -> str:
+    while isinstance(thing, functools.partial):
+        thing = thing.func
+    return getattr(thing, "__name__", type(thing).__name__)
+
+
+def _network(network: Any) -> Callable[..., Any]:
+    """A factory of the module: a class or function as it is, an instance as the factory that gives it."""
+    from flax import linen, nnx
+
+    if isinstance(network, linen.Module | nnx.Module):
+        return _Instance(network)
+    if not callable(network):
+        raise ConfigError(f"network is a {type(network).__name__}, but must be a Flax module, its class or a factory.")
+    needed = [
+        name
+        for name, p in parameters(network).items()
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and name not in ("in_features", "out_features", "rngs")
+        and not (inspect.isclass(network) and issubclass(network, linen.Module) and name in ("parent", "name"))
+    ]
+    if needed:
+        raise ConfigError(
+            f"network: {_name(network)} needs {needed[0]}, which a fit does not know: bind it with "
+            f"functools.partial({_name(network)}, {needed[0]}=...)."
+        )
+    return network
+
+
+class _Instance:
+    """A factory that gives the module it was made with."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self) -> Any:
+        return self.module
+
+
+def _check_model(model: Callable[..., Any]) -> None:
+    known = parameters(model)
+    free = [p for p in known.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p.name for p in known.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if needed:
+        raise ConfigError(f"model needs {needed[0]}: bind it with functools.partial(model, {needed[0]}=...).")
+    if len(free) < 2:
+        raise ConfigError("model takes no y: define it as model(x, y=None), and observe y with obs=y.")
+
+
+def _inference(
+    inference: Any, options: Mapping[str, Any], nodes: dict[str, Any], objects: dict[str, Any], labels: dict[str, str]
+) -> None:
+    given = {
+        f"schedule.{name}" if name in SCHEDULE else name: plain(f"inference.{name}", v) for name, v in options.items()
+    }
+    if isinstance(inference, str):
+        nodes["inference"] = configuration.preset("inference", inference, given)
+        labels["inference"] = inference
+    elif isinstance(inference, Mapping):
+        if "_target_" not in inference or "schedule" not in inference:
+            raise ConfigError("inference is a mapping without _target_ or schedule: give both, or a preset's name.")
+        nodes["inference"] = configuration.with_options("inference", plain("inference", inference), given)
+        labels["inference"] = str(inference["_target_"]).rsplit(".", 1)[-1]
+    elif callable(inference):
+        schedule = {
+            name.removeprefix("schedule."): value for name, value in given.items() if name.startswith("schedule.")
+        }
+        other = set(given) - {f"schedule.{name}" for name in schedule}
+        if other:
+            raise ConfigError(
+                f"inference.{min(other)} is an option of your own method: bind it with functools.partial."
+            )
+        lacking = [name for name in ("num_chains", "num_warmup", "num_samples", "thinning") if name not in schedule]
+        if lacking:
+            raise ConfigError(f"inference is your own method, whose schedule needs {lacking[0]}: give {lacking[0]}=...")
+        objects["inference"] = inference, configuration.checked_schedule(schedule, "inference.schedule", None)
+        labels["inference"] = _name(inference)
+    else:
+        raise ConfigError(f"inference is a {type(inference).__name__}: give a preset's name, a mapping or a factory.")
+
+
+def plain(path: str, value: Any) -> Any:
+    """An option as plain data: numbers of NumPy become Python's.
+
+    Raises
+    ------
+    ConfigError
+        For an object, which no configuration can hold.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, number_types.Integral):
+        return int(value)
+    if isinstance(value, number_types.Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(f"{path}.{key}", item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(f"{path}.{i}", item) for i, item in enumerate(value)]
+    raise ConfigError(
+        f"{path} is a {type(value).__name__}, but options are plain values: give a mapping with _target_ and its options."
+    )
+
+
+# ---- rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Training rows in the caller's units, and what they look like."""
+
+    x: np.ndarray
+    y: np.ndarray
+    inputs: Inputs
+    targets: Targets
+    notes: tuple[str, ...] = ()
+
+    def dataset(self) -> Dataset:
+        """The rows as the model sees them; in the caller's order, all of them for training."""
+        inputs, targets = self.inputs, self.targets
+        x = self.x if inputs.keep is None else self.x[:, inputs.keep]
+        x = x if inputs.scaler is None else inputs.scaler.standardise(x)
+        y = self.y if targets.scaler is None else targets.scaler.standardise(self.y)
+        made = make_dataset(
+            name="rows",
+            task=targets.task,
+            train=(x, y),
+            scale_x=inputs.scaler,
+            scale_y=None,
+            num_classes=None if targets.classes is None else len(targets.classes),
+            feature_names=inputs.seen_names,
+            target_name=targets.name,
+            notes=self.notes,
+        )
+        if targets.scaler is None:
+            return made
+        dtype = made.train.x.dtype
+        scaler = Scaler(np.asarray(targets.scaler.loc, dtype), np.asarray(targets.scaler.scale, dtype))
+        return dataclasses.replace(made, y_scaler=scaler)
+
+
+def make_rows(parts: Parts, x: Any, y: Any, *, standardize: bool) -> Rows:
+    """Look at a caller's training rows.
+
+    Raises
+    ------
+    ConfigError
+        One sentence on what does not fit.
+    """
+    if not isinstance(standardize, bool):
+        raise ConfigError(f"standardize={standardize!r} must be True or False.")
+    network = parts.objects.get("network")
+    sized = "network" in parts.nodes or (network is not None and "in_features" in parameters(network))
+    if x is None:
+        raise ConfigError("x is missing: give the inputs, one row a target.")
+    inputs, raw, notes = fit_inputs(x, standardize=standardize, drop_constant=parts.has_network and sized)
+    labels = target_array(y)
+    if len(labels) != len(raw):
+        raise ConfigError(f"x has {len(raw)} rows but y has {len(labels)}: give one target a row.")
+    name = str(getattr(y, "name", None) or "y")
+    if _task(parts, inputs, raw, labels) == "classification":
+        targets = Targets("classification", classes=classes_of(labels), name=name)
+        return Rows(raw, targets.codes(labels), inputs, targets, notes)
+    values = numeric_targets(labels)
+    if (np.ptp(values, axis=0) == 0).any():
+        raise ConfigError("y is constant over the training rows, so there is nothing to learn: check y.")
+    scaler = None
+    if standardize and (parts.has_network or _real_valued(parts, inputs, raw, values)):
+        scaler = Scaler(values.mean(axis=0), values.std(axis=0))
+    return Rows(raw, values, inputs, Targets("regression", scaler=scaler, shape=values.shape[1:], name=name), notes)
+
+
+def _task(parts: Parts, inputs: Inputs, x: np.ndarray, y: np.ndarray) -> str:
+    label = parts.labels.get("likelihood")
+    if "likelihood" in parts.nodes and label == "categorical":
+        return "classification"
+    if "likelihood" in parts.nodes and label in REGRESSION:
+        return "regression"
+    if parts.has_network:
+        return task_of(y)
+    import numpyro.distributions as dist
+
+    if y.dtype.kind in "bUSO" or str(y.dtype).startswith("str"):
+        return "classification"
+    p = _observed(parts, inputs, x, np.asarray(y, np.int32 if y.dtype.kind in "iu" else np.float32))
+    kinds = (dist.CategoricalLogits, dist.CategoricalProbs, dist.BernoulliLogits, dist.BernoulliProbs)
+    return "classification" if isinstance(p, kinds) else "regression"
+
+
+def _real_valued(parts: Parts, inputs: Inputs, x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether a NumPyro model's y may be any real number, so that it may be standardised."""
+    import numpyro.distributions as dist
+
+    support = _observed(parts, inputs, x, y).support
+    base = getattr(support, "base_constraint", support)
+    return base is dist.constraints.real
+
+
+def _observed(parts: Parts, inputs: Inputs, x: np.ndarray, y: np.ndarray) -> Any:
+    """The distribution of y given theta of a NumPyro model, traced on abstract values."""
+    import jax
+
+    found: list[Any] = []
+    seen = x if inputs.keep is None else x[:, inputs.keep]
+
+    def look(x: Any, y: Any) -> None:
+        target = _make_target(parts, inputs, "regression", 1, {"temperature": 1.0}, {}, x, y)
+        p = target.predictive(jnp.zeros(target.dim), x)
+        while hasattr(p, "base_dist") and type(p).__name__ in ("ExpandedDistribution", "Independent"):
+            p = p.base_dist
+        found.append(p)
+
+    jax.eval_shape(look, jnp.asarray(seen, jnp.float32), jnp.asarray(y))
+    return found[0]
+
+
+# ---- the job
+
+
+def make_job(parts: Parts, rows: Rows, seed: int) -> Job:
+    """The job of a fit: what a run from the command line would compute with these rows."""
+    if isinstance(seed, np.integer):
+        seed = int(seed)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2^32 - 1.")
+    dataset = rows.dataset()
+    config = {**parts.nodes, "temperature": parts.temperature, "seed": seed}
+    program_half, numbers = configuration.split(config)
+    numbers["temperature"] = parts.temperature
+    program = make_program(parts, program_half, numbers, rows.inputs, rows.targets)
+    target_id = (
+        name_of_target(program_half, numbers, dataset)
+        if not parts.fixed and not set(parts.objects) - {"inference"}
+        else ""
+    )
+    config.setdefault("inference", {"_target_": parts.labels["inference"]})
+    name = f"{parts.labels['inference']} fit"
+    return Job(name, target_id, config, parts.labels, program, numbers, seed, dataset, {})
+
+
+def make_program(
+    parts: Parts, nodes: Mapping[str, Any], numbers: Mapping[str, float], inputs: Inputs, targets: Targets
+) -> Program:
+    """The program of a fit. Without objects of the caller's its key is that of a run, whose compiled code it shares.
+
+    Without a method it has no stages, and serves predictions only.
+    """
+    stages: tuple[Stage, ...] = ()
+    start: Any = "network"
+    if "inference" in parts.objects:
+        factory, schedule = parts.objects["inference"]
+        stages = (Stage(parts.labels["inference"], lambda target, schedule, _: factory(target, schedule), schedule),)
+    elif "inference" in nodes:
+        stages = make_stages(nodes["inference"], numbers)
+        start = nodes["inference"].get("start", "network")
+    task, outputs = targets.task, num_outputs(targets)
+    key: dict[str, Any] = {
+        "program": {name: configuration.identity_of(node, name) for name, node in nodes.items()},
+        "task": task,
+        "outputs": outputs,
+        "stages": [s.schedule for s in stages],
+    }
+    if parts.objects:
+        key["objects"] = {name: _token(thing) for name, thing in parts.objects.items()}
+    if parts.fixed:
+        key["fixed"] = _token(parts.fixed)
+    if inputs.tree is not None:
+        key["tree"] = repr(inputs.tree)
+
+    def build(numbers: Mapping[str, Any], x: Any, y: Any) -> Target:
+        return _make_target(parts, inputs, task, outputs, numbers, nodes, x, y)
+
+    return Program(json.dumps(key, sort_keys=True), build, stages, start)
+
+
+def num_outputs(targets: Targets) -> int:
+    """What a likelihood is told: the number of classes, or of targets."""
+    return (targets.shape[0] if targets.shape else 1) if targets.classes is None else len(targets.classes)
+
+
+def _make_target(
+    parts: Parts,
+    inputs: Inputs,
+    task: Any,
+    outputs: int,
+    numbers: Mapping[str, Any],
+    nodes: Mapping[str, Any],
+    x: Any,
+    y: Any,
+) -> Target:
+    """Called while tracing: numbers are tracers."""
+    from bdlbench.model.target import make_target
+
+    return make_target(build_model(parts, inputs, task, outputs, numbers, nodes), x, y, numbers["temperature"])
+
+
+def build_model(
+    parts: Parts, inputs: Inputs, task: Any, outputs: int, numbers: Mapping[str, Any], nodes: Mapping[str, Any]
+) -> Callable[..., None]:
+    """The NumPyro model ``(x, y=None)`` over packed rows."""
+    call, fill = configuration.call, configuration.fill
+    objects = parts.objects
+    if "model" in objects:
+        model = objects["model"]
+    else:
+        node = fill(nodes["model"], numbers)
+        needs = parameters(configuration.target_of(node, "model"))
+        given: dict[str, Any] = {}
+        if "network" in needs:
+            given["network"] = objects.get("network") or call(fill(nodes["network"], numbers), "network")
+        if "prior" in needs:
+            prior = objects["prior"] if "prior" in objects else call(fill(nodes["prior"], numbers), "prior")()
+            given["prior"] = _prior(prior)
+        if "likelihood" in needs:
+            factory = objects.get("likelihood") or call(fill(nodes["likelihood"], numbers), "likelihood")
+            given["likelihood"] = factory(task, outputs)
+        model = functools.partial(call(node, "model"), **given)
+    if parts.fixed:
+        model = _Fixed(model, parts.fixed)
+    if inputs.tree is None:
+        return model
+    return lambda x, y=None: model(inputs.unpack(x), y)
+
+
+class _Fixed(Messenger):
+    """A NumPyro model some of whose latent sites are constants, which no outer handler sees."""
+
+    def __init__(self, model: Callable[..., None], fixed: Mapping[str, np.ndarray]) -> None:
+        super().__init__(model)
+        self.fixed = fixed
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Give a site its value, and stop there."""
+        if msg["type"] == "sample" and (name := msg["name"].replace("/", ".")) in self.fixed:
+            msg["value"] = jnp.asarray(self.fixed[name])
+            msg["stop"] = True
+
+
+def _prior(prior: Any) -> Callable[..., Any]:
+    import numpyro.distributions as dist
+
+    return (lambda name, shape: prior) if isinstance(prior, dist.Distribution) else prior

@@ -1,0 +1,60 @@
+"""Posteriors side by side on the same test rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bdlbench.api.prediction import Prediction
+from bdlbench.errors import ConfigError
+from bdlbench.metrics.evaluate import evaluate
+from bdlbench.runs.configuration import default_metrics
+
+
+def score_table(
+    posteriors: Mapping[str, Any], x: Any, y: Any, *, metrics: Mapping[str, Callable[..., float]] | None = None
+) -> Any:
+    """Scores of several posteriors at the same rows, in the caller's units.
+
+    Parameters
+    ----------
+    posteriors : mapping of Posterior by name
+    x, y : as at the fit
+    metrics : mapping of functions, optional
+        As :func:`bdlbench.metrics.evaluate.evaluate` takes them; those of a run where None. A metric whose ingredients
+        a posterior does not have (accuracy of amounts) is left out. Of several targets ``lppd`` is the joint one, and
+        every metric is there for each target, as ``rmse[0]``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a posterior, in the order given: the metrics, then R-hat, bulk ESS, gradient evaluations and seconds.
+    """
+    import pandas as pd
+
+    if not isinstance(posteriors, Mapping) or not posteriors:
+        raise ConfigError("posteriors must be a mapping of names to posteriors, with one at least.")
+    wanted = default_metrics() if metrics is None else metrics
+    rows = {}
+    for name, posterior in posteriors.items():
+        prediction = posterior.predict(x)
+        found = posterior.diagnostics
+        rows[name] = {
+            **_scores(prediction, y, wanted),
+            "rhat_max": found.get("rhat_max"),
+            "ess_bulk_min": found.get("ess_bulk_min"),
+            "num_grads": sum(found["num_grads"].values()),
+            "seconds": sum(posterior.seconds.get(phase, 0.0) for phase in ("rest", "warmup", "sample")),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").astype(float)
+
+
+def _scores(prediction: Prediction, y: Any, metrics: Mapping[str, Callable[..., float]]) -> dict[str, float]:
+    if prediction.num_targets == 1:
+        return evaluate(metrics, *prediction.ingredients(y))
+    joint = {"lppd": float(prediction.log_prob(y).mean())}
+    columns = np.asarray(y)
+    for k in range(prediction.num_targets):
+        found = evaluate(metrics, *prediction.output(k).ingredients(columns[:, k]))
+        joint |= {f"{name}[{k}]": value for name, value in found.items()}
+    return joint

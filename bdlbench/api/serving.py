@@ -1,0 +1,147 @@
+"""Draws meet a model and rows: what a posterior needs to predict, without its training rows."""
+
+import contextlib
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from bdlbench.api.inputs import Inputs, Targets
+from bdlbench.errors import ConfigError
+from bdlbench.runs.look import as_chains
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.devices import settings
+from bdlbench.sampling.predictions import Predictor
+from bdlbench.sampling.programs import Lane, Program, Shared
+
+Precision = Literal["float32", "float64"]
+MOST_ROWS = 1024
+"""Rows that are predicted at once."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Server:
+    """Draws and the program that reads them.
+
+    Attributes
+    ----------
+    program : Program
+    numbers : dict
+        Floats of the configuration.
+    inputs, targets
+        How rows are brought to the model's units and back.
+    seed : int
+    feature_shape : tuple of int
+        Of one row as the model sees it.
+    rows : int
+        Rows that the model is built on: two, or the number of training rows where it has a latent for each.
+    theta : array (C, S, D), or (C, S, P, D)
+    good : bool array (C P, S)
+    anchor : array (C, D) or None
+    gaussian : bool
+        Whether y given theta is normal.
+    """
+
+    program: Program
+    numbers: dict[str, float]
+    inputs: Inputs
+    targets: Targets
+    seed: int
+    feature_shape: tuple[int, ...]
+    rows: int
+    theta: np.ndarray
+    good: np.ndarray
+    anchor: np.ndarray | None
+    gaussian: bool
+
+    @property
+    def population(self) -> int:
+        """Particles that a chain carries."""
+        return self.theta.shape[2] if self.theta.ndim == 4 else 1
+
+    @property
+    def shared(self) -> Shared:
+        """Rows that show the model its shapes; no value of theirs is used."""
+        y_type = np.float32 if self.targets.classes is None else np.int32
+        return Shared(
+            np.zeros((1, self.rows, *self.feature_shape), np.float32),
+            np.zeros((1, self.rows, *self.targets.shape), y_type),
+        )
+
+    def lane(self, seed: int = 0) -> Lane:
+        """A lane a chain, with the keys of the run; ``seed`` other than 0 gives others."""
+        chains = len(self.theta)
+
+        def key_of(chain: Any) -> Any:
+            key = jax.random.fold_in(jax.random.key(np.uint32(self.seed)), chain)
+            return key if seed == 0 else jax.random.fold_in(key, np.uint32(seed))
+
+        keys = jax.vmap(key_of)(np.arange(chains))
+        numbers = {name: np.full(chains, value, np.float32) for name, value in self.numbers.items()}
+        return Lane(keys, np.zeros(chains, np.int32), numbers, None)
+
+    def predict(
+        self,
+        x: np.ndarray,
+        y: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        every: int = 1,
+        precision: Precision = "float32",
+    ) -> dict[str, np.ndarray]:
+        """Predictive quantities (S, n, ...) of the good draws at standardised rows; see :class:`Predictor`.
+
+        Rows are padded to a power of two, so that few shapes are compiled.
+        """
+        self._check_precision(precision)
+        if not len(x):
+            raise ConfigError("x has no rows: give at least one.")
+        real = np.dtype(precision)
+        if y is None:
+            y = np.zeros((len(x), *self.targets.shape), real if self.targets.classes is None else np.int32)
+        parts = []
+        with settings(), jax.enable_x64(True) if precision == "float64" else contextlib.nullcontext():
+            shared = jax.tree.map(lambda a: a.astype(real) if a.dtype.kind == "f" else a, self.shared)
+            lane = self.lane(seed)
+            lane = lane._replace(numbers={name: np.asarray(v, real) for name, v in lane.numbers.items()})
+            theta = self.theta[:, ::every].astype(real)
+            anchor = None if self.anchor is None else self.anchor.astype(real)
+            for start in range(0, len(x), MOST_ROWS):
+                here = slice(start, start + MOST_ROWS)
+                y_here = y[here].astype(real) if y.dtype.kind == "f" else y[here]
+                rows = Shared(_padded(x[here].astype(real)), _padded(y_here))
+                task: Any = self.targets.task
+                predictor = Predictor(self.program, task, shared, lane, rows, Clock())
+                found = predictor.predict(theta, 0, anchor)
+                count = len(x[here])
+                parts.append({name: values[:, :, :count] for name, values in found.items()})
+        together = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
+        return {name: self._good(values, every) for name, values in together.items()}
+
+    def sites(self) -> dict[str, np.ndarray]:
+        """The model's named sites, chains (C P, S, ...); NaN where a draw is not good."""
+        with settings():
+            predictor = Predictor(self.program, self.targets.task, self.shared, self.lane(), None, Clock())
+            found = predictor.sites(self.theta)
+        return {name: self._masked(as_chains(values, self.population)) for name, values in found.items()}
+
+    def _masked(self, values: np.ndarray) -> np.ndarray:
+        if self.good.all() or values.dtype.kind != "f":
+            return values
+        good = self.good.reshape(*self.good.shape, *[1] * (values.ndim - 2))
+        return np.where(good, values, np.nan).astype(values.dtype)
+
+    def _good(self, values: np.ndarray, every: int) -> np.ndarray:
+        return as_chains(values, self.population)[self.good[:, ::every]]
+
+    @staticmethod
+    def _check_precision(precision: str) -> None:
+        if precision not in ("float32", "float64"):
+            raise ConfigError(f"precision={precision!r} is unknown: use float32 or float64.")
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """(n, ...) as (1, m, ...): the last row is repeated up to a power of two."""
+    size = min(MOST_ROWS, 1 << max(0, len(rows) - 1).bit_length())
+    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), 0)])[None]

@@ -1,0 +1,72 @@
+"""Fits that are kept in a store, several targets, and tables of scores."""
+
+import functools
+
+import numpy as np
+import pytest
+from from_python import NET, TINY, rows
+from models_of_users import LinenMLP
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+import bdlbench as bdl
+from bdlbench.errors import ConfigError
+from bdlbench.store import Store
+
+MAP = {"inference": "map", "num_warmup": 20, "progress": False}
+
+
+def test_a_stored_fit_has_the_draws_of_one_in_memory(store_path):
+    """The run is in the store with its rows beside it, and the same call finds it."""
+    x, y = rows()
+    network = functools.partial(LinenMLP, width=3)
+    kept = bdl.fit(network, x, y, store=store_path, **TINY)
+    ids = Store(store_path).finished()
+    assert len(ids) == 1
+    assert len(list(store_path.with_name("store_rows").glob("*.npz"))) == 1
+    memory = bdl.fit(network, x, y, **TINY)
+    for name, values in memory.sites.items():
+        # Constrained sites are mapped back to the reals and forth again, a rounding each way.
+        np.testing.assert_allclose(kept.sites[name], values, rtol=1e-5, err_msg=name)
+    bdl.fit(network, x, y, store=store_path, **TINY)
+    assert Store(store_path).finished() == ids
+    labels = np.where(y > 100, "high", "low")
+    assert set(bdl.fit(NET, x, labels, store=store_path, **MAP).predict(x).labels) <= {"high", "low"}
+    with pytest.raises(ConfigError, match="what another process can import"):
+        bdl.fit(lambda out_features: LinenMLP(3, out_features), x, y, store=store_path, **MAP)
+
+
+def test_several_targets_have_noise_of_their_own():
+    """The joint log density given one draw is the sum of the outputs'; each output is a prediction by itself."""
+    x, y = rows()
+    targets = np.column_stack([y, 1000 * x[:, 1]])
+    for likelihood in ("gaussian", "heteroscedastic"):
+        fitted = bdl.fit(NET, x, targets, likelihood=likelihood, **MAP)
+        p = fitted.predict(x)
+        assert p.mean.shape == p.sd.shape == p.quantile(0.3).shape == targets.shape
+        assert p.interval()[0].shape == targets.shape
+        each = norm.logpdf(targets, p.means, np.sqrt(p.variances))
+        # Float32 densities of order 10, in units up to 1e4: 1e-3.
+        np.testing.assert_allclose(p.log_prob(targets), logsumexp(each.sum(-1), 0) - np.log(len(each)), atol=1e-3)
+        first = p.output(0)
+        np.testing.assert_allclose(first.mean, p.mean[:, 0])
+        np.testing.assert_allclose(first.log_prob(y), logsumexp(each[..., 0], 0) - np.log(len(each)), atol=1e-3)
+    assert set(bdl.fit(NET, x, targets, **MAP).sites) >= {"sigma"}
+    table = bdl.score_table({"map": fitted}, x, targets)
+    assert {"lppd", "lppd[0]", "rmse[1]"} <= set(table.columns)
+    with pytest.raises(ConfigError, match=r"targets of shape \(\)"):
+        p.log_prob(y)
+
+
+def test_score_table_compares_posteriors():
+    """RMSE and LPPD are those of the predictions, a row a posterior."""
+    x, y = rows()
+    two = {"short": bdl.fit(NET, x, y, **MAP), "long": bdl.fit(NET, x, y, **MAP | {"num_warmup": 300})}
+    table = bdl.score_table(two, x, y)
+    assert list(table.index) == ["short", "long"]
+    p = two["long"].predict(x)
+    assert table.loc["long", "rmse"] == pytest.approx(np.sqrt(np.mean((p.mean - y) ** 2)))
+    assert table.loc["long", "lppd"] == pytest.approx(p.log_prob(y).mean())
+    assert table.loc["long", "num_grads"] == 300
+    with pytest.raises(ConfigError, match="mapping of names"):
+        bdl.score_table([], x, y)
