@@ -159,7 +159,7 @@ def _bare_gradients(problem: problems.Problem, members: int) -> Callable[[int], 
     """As :func:`benchmarks.problems.bare_gradient`, for all members over the devices; n is the number in all."""
     x, y, size = jnp.asarray(problem.x[:BATCH]), jnp.asarray(problem.y[:BATCH]), len(problem.y)
     keys = jax.random.split(jax.random.key(0), members)
-    thetas = lanes.place(jax.jit(jax.vmap(lambda key: problem.target(x, y).initial(key)))(keys))
+    thetas = lanes.place(jax.jit(jax.vmap(lambda key: problem.target(x, y).init_params(key)))(keys))
     shared = lanes.replicate((x, y))
 
     def one(rows: Any, count: Any, theta: Any) -> Any:

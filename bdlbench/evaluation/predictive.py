@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from bdlbench.metrics.calibration import mixture_quantile
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.job import Job
 from bdlbench.runs.stored_draws import load_draws, load_job
-from bdlbench.sampling import loop
+from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import Shared
@@ -72,12 +71,12 @@ def predictive(
     draws = load_draws(store, run_id, job, num_draws=num_draws)
 
     shared, lane, _, _ = arrange([job])
-    method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, _one(lane)).method
+    method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, lanes.first_of(lane)).method
     if method is not None and method.anchor is not None:
         raise ConfigError(f"id: run '{run_id}' predicts by a linearised network, whose anchor is not stored.")
     # The predictor also scores targets; there are none at new inputs, so it is handed zeros and their score dropped.
     at = Shared(rows[None], np.zeros((1, len(rows)), dataset.train.y.dtype))
-    predictor = Predictor(job.program, task, shared, _one(lane), at, Clock())
+    predictor = Predictor(job.program, task, shared, lanes.first_of(lane), at, Clock())
     found = {name: values[0] for name, values in predictor.predict(draws[None]).items()}
     if task == "classification":
         return {"probs": found["probs"]}
@@ -91,11 +90,6 @@ def predictive(
     if is_gaussian(job.program, job.numbers, dataset.train.x, dataset.train.y):
         out["quantiles"] = np.stack([mixture_quantile(mean, np.sqrt(variance), float(q)) for q in out["levels"]])
     return out
-
-
-def _one(lane: Any) -> Any:
-    """The first of a job's lanes: numbers and data are the same in all."""
-    return jax.tree.map(lambda leaf: leaf[:1], lane)
 
 
 def _standardised(x: Any, job: Job) -> np.ndarray:

@@ -27,6 +27,11 @@ TARGET_SECTIONS = ("model", "network", "prior", "likelihood")
 """Sections of a configuration that, with the temperature and the training rows, make the posterior."""
 PROGRAM_SECTIONS = (*TARGET_SECTIONS, "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
+MOVED: dict[str, str] = {}
+"""Where a factory of this package has gone: its old ``_target_`` and its new one, so that stored configurations load.
+
+No factory that a configuration of this package ever named has moved so far.
+"""
 STAGE_KEYS = ("schedule", "start", "before")
 """Keys of an inference configuration that are not its factory's parameters."""
 
@@ -130,7 +135,7 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
 def call(node: Mapping[str, Any], path: str, *, partial: bool = True) -> Any:
     """Instantiate a node: a partial of its factory, or (``partial=False``) what the factory returns."""
     try:
-        return instantiate({**node, "_partial_": partial}, _convert_="all")
+        return instantiate({**moved(node), "_partial_": partial}, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, ConfigError):
@@ -149,10 +154,17 @@ def fill(node: Any, numbers: Mapping[str, Any]) -> Any:
     return [fill(value, numbers) for value in node] if isinstance(node, list) else node
 
 
+def moved(node: Any) -> Any:
+    """The configuration with every ``_target_`` where it lies now."""
+    if isinstance(node, Mapping):
+        return {k: MOVED.get(v, v) if k == "_target_" and isinstance(v, str) else moved(v) for k, v in node.items()}
+    return [moved(value) for value in node] if isinstance(node, list) else node
+
+
 def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
     """The factory that ``_target_`` names."""
     try:
-        return get_object(node["_target_"])
+        return get_object(MOVED.get(node["_target_"], node["_target_"]))
     except (ImportError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path}._target_={node['_target_']}: {_first_line(error)}") from error
 

@@ -75,7 +75,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     numbers["temperature"] = config["temperature"]
     program = make_program(program_half, numbers, dataset)
     target_id = name_of_target(program_half, numbers, dataset)
-    metrics = {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in config["metrics"].items()}
+    metrics = make_metrics(config["metrics"])
     identity = {
         "version": RESULT_VERSION,
         "program": program.key,
@@ -105,6 +105,11 @@ def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Datase
 def short_hash(text: str) -> str:
     """Ten hexadecimal digits of SHA-256: 40 bits tell a million runs apart."""
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def make_metrics(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable[..., Any]]:
+    """Metrics by name from their configurations."""
+    return {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in options.items()}
 
 
 @functools.cache
@@ -217,6 +222,8 @@ def check_job(job: Job) -> None:
         x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
         data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
+        if target.needs_key:
+            data = data._replace(key=jax.random.key(0))
         for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
             with stages.named(path):
                 stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)

@@ -77,6 +77,7 @@ class Predictor:
     def _in_blocks(
         self, name: str, draws: np.ndarray, first: int, shared: tuple[Any, ...], held: tuple[Any, ...]
     ) -> dict[str, np.ndarray]:
+        first *= draws.shape[2] if draws.ndim == 4 else 1  # each particle's y has a key of its own
         draws = draws.reshape(draws.shape[0], -1, draws.shape[-1])
         parts = []
         # Few draws fill a small block, many a large one: two programs at most.

@@ -47,7 +47,7 @@ def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
     target = network_target(functools.partial(MLP, width=width, depth=depth, activation="tanh"))
     sizes = [2, *[width] * depth, 1]
     assert target.dim == sum(a * b + b for a, b in itertools.pairwise(sizes))
-    theta = target.start(jax.random.key(1))
+    theta = target.sample_prior(jax.random.key(1))
     sites = {name: np.asarray(value, np.float64) for name, value in target.constrain(theta).items()}
     h, log_prior = np.asarray(X, np.float64), 0.0
     for layer in range(depth + 1):
@@ -57,7 +57,7 @@ def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
         h = h @ kernel + bias
         h = np.tanh(h) if layer < depth else h
     np.testing.assert_allclose(target.forward(theta, X), h, rtol=1e-4, atol=1e-5)
-    terms = target.terms(theta, X, Y)
+    terms = target.terms(theta, Data(X, Y, len(Y)))
     np.testing.assert_allclose(terms.log_prior, log_prior, rtol=1e-4)
     np.testing.assert_allclose(terms.log_lik, scipy.stats.norm.logpdf(Y, h[:, 0], 0.5), rtol=1e-3, atol=1e-4)
     assert float(terms.log_jacobian) == 0
@@ -67,7 +67,7 @@ def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
 def test_every_activation_has_finite_gradients(activation):
     """At a draw from the prior."""
     target = network_target(functools.partial(MLP, width=3, depth=2, activation=activation))
-    value, grad = target.value_and_grad(target.start(jax.random.key(0)), Data(X, Y, 6))
+    value, grad = target.value_and_grad(target.sample_prior(jax.random.key(0)), Data(X, Y, 6))
     assert np.isfinite(value)
     assert np.isfinite(grad).all()
 
@@ -77,14 +77,14 @@ def test_a_linen_module_is_as_good_as_an_nnx_one():
     linen = network_target(functools.partial(users.LinenMLP, width=4))
     ours = network_target(functools.partial(MLP, width=4, depth=1, activation="tanh"))
     assert linen.dim == ours.dim == 17
-    theirs = linen.constrain(linen.start(jax.random.key(3)))
+    theirs = linen.constrain(linen.sample_prior(jax.random.key(3)))
     names = {"network.hidden.0": "network.Dense_0", "network.output": "network.Dense_1"}
     sites = ours.constrain(jnp.arange(17.0))
     theta = jnp.zeros(17)
     for name, places in sites.items():
         place, leaf = name.rsplit(".", 1)
         theta = theta.at[places.astype(int)].set(theirs[f"{names[place]}.{leaf}"])
-    start = linen.start(jax.random.key(3))
+    start = linen.sample_prior(jax.random.key(3))
     np.testing.assert_allclose(ours.forward(theta, X), linen.forward(start, X), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         ours.log_density(theta, Data(X, Y, 6)), linen.log_density(start, Data(X, Y, 6)), rtol=1e-5
@@ -98,13 +98,13 @@ def test_the_networks_own_initialisation():
         functools.partial(users.LinenMLP, width=4),
     ):
         target = network_target(network)
-        one, other = (target.constrain(target.initial(jax.random.key(k))) for k in (0, 1))
+        one, other = (target.constrain(target.init_params(jax.random.key(k))) for k in (0, 1))
         for name in one:
             if name.endswith("bias"):
                 np.testing.assert_array_equal(one[name], 0)
             else:
                 assert not np.array_equal(one[name], other[name])
-        drawn = target.constrain(target.start(jax.random.key(0)))
+        drawn = target.constrain(target.sample_prior(jax.random.key(0)))
         assert all((np.asarray(v) != 0).all() for v in drawn.values())
 
 
@@ -133,7 +133,7 @@ def test_likelihoods_against_scipy(name):
     """The rows' log likelihood, predictive and linearised likelihood are one distribution, and SciPy's."""
     likelihood, y = CASES[name]
     target = network_target(functools.partial(MLP, width=3, depth=1, activation="tanh"), likelihood, y=y)
-    theta = target.start(jax.random.key(2))
+    theta = target.sample_prior(jax.random.key(2))
     f = np.asarray(target.forward(theta, X), np.float64)
     assert f.shape == (6, likelihood.out_features)
     if name == "categorical":
@@ -145,7 +145,7 @@ def test_likelihoods_against_scipy(name):
             "heteroscedastic": lambda: 0.01 + np.log1p(np.exp(f[:, 1])),
         }[name]()
         expected = scipy.stats.norm.logpdf(y, f[:, 0], sigma)
-    np.testing.assert_allclose(target.terms(theta, X, y).log_lik, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(target.terms(theta, Data(X, y, len(y))).log_lik, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(target.predictive(theta, X).log_prob(y), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(target.likelihood(theta, X, jnp.asarray(f)).log_prob(y), expected, rtol=1e-4, atol=1e-5)
 
@@ -163,7 +163,7 @@ def test_temperature_divides_the_densities_and_not_the_jacobian(temperature):
     target = make_target(
         functools.partial(eight_schools, mu_scale=5.0, tau_scale=5.0), X[:, :1] ** 2 + 1, Y, temperature
     )
-    theta = target.start(jax.random.key(0))
+    theta = target.sample_prior(jax.random.key(0))
     sites = target.constrain(theta)
     u = np.log(float(sites["tau"]))
     prior = scipy.stats.norm.logpdf(sites["mu"], 0, 5) + scipy.stats.halfcauchy.logpdf(sites["tau"], scale=5)
@@ -181,7 +181,9 @@ def test_a_model_that_is_no_network():
     theta = jnp.asarray([0.3, -0.2])
     rate = np.exp(np.asarray(X) @ np.asarray(theta))
     np.testing.assert_allclose(target.forward(theta, X)[:, 0], rate, rtol=1e-5)
-    np.testing.assert_allclose(target.terms(theta, X, y).log_lik, scipy.stats.poisson.logpmf(y, rate), rtol=1e-4)
+    np.testing.assert_allclose(
+        target.terms(theta, Data(X, y, len(y))).log_lik, scipy.stats.poisson.logpmf(y, rate), rtol=1e-4
+    )
     np.testing.assert_allclose(target.constrain(theta)["w"], theta)
 
 
