@@ -25,8 +25,8 @@ def updated(old: "posterior.Posterior", x_more: Any, y_more: Any, seed: int) -> 
     position = origin.position
     if position is not None:
         parts, theta = _without_earlier(old._parts), None
-        place = {"stage": 0, "cycle": 0, "phase": "warmup", "done": 0}
-        position = position._replace(**place, bad_step=np.full(len(server.theta), NEVER), anchor=None)
+        never = np.full(len(server.theta), NEVER)
+        position = position._replace(stage=0, cycle=0, phase="warmup", done=0, bad_step=never, anchor=None)
     job = make_job(parts, rows, seed)
     check_job(job)
     progress = fitting.progress_of(False if origin.progress is None else origin.progress)

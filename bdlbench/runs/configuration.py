@@ -78,7 +78,8 @@ def preset(group: str, name: str, options: Mapping[str, Any] | None = None) -> d
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
         raise ConfigError(f"{group}={name!r} is unknown: choose one of {known}.")
-    node = OmegaConf.masked_copy(loaded := typing.cast(DictConfig, OmegaConf.load(file)), set(loaded) - {"defaults"})
+    loaded = typing.cast(DictConfig, OmegaConf.load(file))
+    node = OmegaConf.masked_copy(loaded, [str(key) for key in loaded if key != "defaults"])
     return with_options(group, node, options or {})
 
 

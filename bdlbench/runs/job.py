@@ -32,7 +32,7 @@ from bdlbench.runs.configuration import (
 from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Part of every run's identity: raised when the same configuration would give different results."""
 
 
