@@ -241,11 +241,6 @@ class TestLaws(PresetLaws):
     mutants = {"smc": Mutant("at * target.log_density(theta, data)", "0.8 * at * target.log_density(theta, data)")}
     small = {"smc": ("num_particles=8", "num_moves=1", "num_leapfrog_steps=2", "target_ess=0.5")}
 
-    def measure(self, preset, path, monkeypatch):
-        """With fewer stages at most: the lanes with a NaN never get to the posterior and would take them all."""
-        monkeypatch.setattr(smc_module, "MOST_STAGES", 200)
-        return super().measure(preset, path, monkeypatch)
-
 
 # ---- what the particles are drawn from
 
