@@ -38,7 +38,9 @@ class Rows(NamedTuple):
 class Scaler(NamedTuple):
     """The affine map back to the source's units: ``original = loc + scale * standardised``.
 
-    ``loc`` and ``scale`` are (d,) for inputs and () for a target.
+    ``loc`` and ``scale`` are (d,) for inputs and () for a target, in float64: where ``loc`` is large beside ``scale``,
+    as of years or of temperatures in kelvin, single precision would lose the digits that vary. Both directions are
+    computed in float64.
     """
 
     loc: np.ndarray
@@ -46,11 +48,11 @@ class Scaler(NamedTuple):
 
     def standardise(self, original: Any) -> np.ndarray:
         """``(original - loc) / scale``."""
-        return np.asarray((np.asarray(original) - self.loc) / self.scale)
+        return np.asarray((np.asarray(original, np.float64) - self.loc) / self.scale)
 
     def original(self, standardised: Any) -> np.ndarray:
         """``loc + scale * standardised``."""
-        return np.asarray(self.loc + self.scale * np.asarray(standardised))
+        return np.asarray(self.loc + self.scale * np.asarray(standardised, np.float64))
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no truth value: compare checksums
@@ -78,7 +80,8 @@ class Dataset:
     notes : tuple of str
         What was done to the rows that a reader should know (a constant feature dropped, say).
     checksum : str
-        SHA-256 over names, dtypes, shapes and bytes of all arrays, scalers included.
+        SHA-256 over names, dtypes, shapes and bytes of all arrays, scalers included. Scalers enter it in the precision
+        of the rows wherever that changes no value by more than 1e-6 of the spread.
     class_names : tuple of str
     rows_checksum : str
         SHA-256 of the training rows and scalers before they are rounded to the run's precision.
@@ -198,8 +201,9 @@ def make_dataset(
     unscaled = {name: v for name, v, s in (("x", train[0], fitted_x), (target_name, train[1], fitted_y)) if s is None}
     notes = (*notes, *(_digits_note(name, values, dtype) for name, values in unscaled.items()))
     notes = tuple(note for note in notes if note)
+    double = np.dtype(np.float64)
     kept_x, kept_y = (
-        None if s is None else Scaler(_freeze(s.loc, dtype), _freeze(s.scale, dtype)) for s in (fitted_x, fitted_y)
+        None if s is None else Scaler(_freeze(s.loc, double), _freeze(s.scale, double)) for s in (fitted_x, fitted_y)
     )
     return Dataset(
         name=name,
@@ -215,7 +219,7 @@ def make_dataset(
         feature_names=feature_names,
         target_name=target_name,
         notes=notes,
-        checksum=checksum(rows | {"scaler/x": kept_x, "scaler/y": kept_y}),
+        checksum=checksum(rows | {"scaler/x": _sealed(kept_x, dtype), "scaler/y": _sealed(kept_y, dtype)}),
         class_names=class_names,
         rows_checksum=checksum(
             {
@@ -256,6 +260,16 @@ def checksum(parts: Mapping[str, tuple[np.ndarray, ...] | None]) -> str:
             digest.update(f"{key}[{i}] {array.dtype.str} {array.shape};".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _sealed(scaler: Scaler | None, dtype: np.dtype) -> Scaler | None:
+    """The scaler as it enters the checksum: in the precision of the rows, as it always did, where that is enough.
+
+    It is not where rounding ``loc`` would move a value by more than 1e-6 of the spread: then it enters in float64.
+    """
+    if scaler is None or (np.abs(scaler.loc - scaler.loc.astype(dtype)) > 1e-6 * scaler.scale).any():
+        return scaler
+    return Scaler(*(array.astype(dtype) for array in scaler))
 
 
 def _fit(values: np.ndarray, names: tuple[str, ...]) -> Scaler:

@@ -168,15 +168,17 @@ class Recorder:
         scaler = self.job.dataset.y_scaler
         loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
         top = slice(0, self.rows)
-        self._write(
-            "log_likelihood", "y", (own["log_lik"] - math.log(scale))[:, :, top].astype(np.float32), start, good
-        )
+        # The log density of a row has no offset, so that the precision it was computed in keeps all its digits.
+        density = own["log_lik"][:, :, top].astype(np.float64) - math.log(scale)
+        self._write("log_likelihood", "y", density.astype(own["log_lik"].dtype), start, good)
         if "probs" in own:
             self._write("posterior_predictive", "probs", own["probs"][:, :, top], start, good)
             self._write("posterior_predictive", "y", own["sample"][:, :, top], start, np.ones_like(good))
         else:
             for name, key in [("mean", "mean")] * ("mean" in own) + [("y", "sample")]:
-                values = (own[key][:, :, top] * scale + loc).astype(np.float32)
+                values = (
+                    own[key][:, :, top].astype(np.float64) * scale + loc
+                )  # an offset may be large beside the spread
                 self._write("posterior_predictive", name, values, start, good)
 
     def _write(self, group: str, name: str, values: np.ndarray, start: int, good: np.ndarray) -> None:

@@ -31,6 +31,7 @@ def test_columns_of_a_table_are_taken_by_name(data: Dataset, kind: Any) -> None:
     frame = pd.DataFrame(X, columns=list(NAMES))
     frame["y"] = 0.0
     expected = new_inputs(X, data)
+    np.testing.assert_array_equal(expected, data.train.x)
     for order in (["a", "b", "c"], ["c", "a", "b"], ["y", "b", "c", "a"]):
         np.testing.assert_array_equal(new_inputs(kind(frame[order]), data), expected)
     np.testing.assert_array_equal(new_inputs(kind(frame.rename(columns={"b": " b"})), data), expected)
