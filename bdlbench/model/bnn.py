@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpyro
-from flax import linen, nnx
+from flax import errors, linen, nnx
 from jaxtyping import Array
 from numpyro.contrib.module import random_flax_module, random_nnx_module
 
@@ -34,6 +35,7 @@ def random_network(network: NetworkFactory, prior: Prior, x: Array, out_features
             module = network(**given, rngs=nnx.Rngs(key))
     else:
         module = network(**given)
+    _refuse_state(module, x)
     if isinstance(module, linen.Module):
         return random_flax_module("network", module, prior, input_shape=(1, *x.shape[1:]))
     if isinstance(module, nnx.Module):
@@ -41,10 +43,40 @@ def random_network(network: NetworkFactory, prior: Prior, x: Array, out_features
     raise ConfigError(f"network: {network} made a {type(module).__name__}, which is no Flax module (NNX or Linen).")
 
 
+def _refuse_state(module: Any, x: Array) -> None:
+    """Raise ConfigError where a module has more than parameters: a density is a function of these alone."""
+    if isinstance(module, nnx.Module):
+        _, _, rest = nnx.split(module, nnx.Param, ...)
+        held = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
+    elif isinstance(module, linen.Module):
+        row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+        try:
+            made = jax.eval_shape(module.init, jax.random.key(0), row)
+            if set(made) == {"params"}:  # applied as a density does it, without a key
+                jax.eval_shape(module.apply, made, row)
+        except errors.InvalidRngError as error:
+            raise ConfigError(_STATE.format("a random key of its own")) from error
+        held = sorted(set(made) - {"params"})
+    else:
+        return
+    if held:
+        raise ConfigError(_STATE.format(f"the state '{held[0]}', which is no parameter"))
+
+
+_STATE = (
+    "network: it needs {}, so that one row would be computed by what other rows or draws left: use LayerNorm in place of "
+    "BatchNorm, and inference=mc_dropout in place of Dropout."
+)
+
+
 def bnn(x: Array, y: Array | None = None, *, network: NetworkFactory, prior: Prior, likelihood: Likelihood) -> None:
     """Theta ~ prior, f = network(x; theta), y ~ likelihood(f). Sites ``network.*``, ``f`` (rows, out), ``y`` (rows,)."""
     net = random_network(network, prior, x, likelihood.out_features)
     outputs = net(x)
+    if not hasattr(outputs, "shape"):
+        raise ConfigError(
+            f"network: it returns a {type(outputs).__name__}: return one array (rows, out_features) instead."
+        )
     if outputs.shape != (x.shape[0], likelihood.out_features):
         raise ConfigError(
             f"network: outputs of shape {outputs.shape} do not fit the likelihood, which needs "
