@@ -109,17 +109,22 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         log_lik = _log_prob(sites[observed])
         return Terms(log_prior, log_jacobian, log_lik.reshape(log_lik.shape[0], -1).sum(1), log_factor)
 
+    def one_a_row(site: dict[str, Any], x: Any) -> dist.Distribution:
+        """The site's distribution, which may be the same for all rows, with the rows as its first axis."""
+        wanted = (jnp.shape(x)[0], *shape[1:])
+        return site["fn"] if site["fn"].batch_shape == wanted else site["fn"].expand(wanted)
+
     def predictive(theta: Float[Array, " D"], x: Any) -> dist.Distribution:
-        return trace(theta, x, None, {})[0][observed]["fn"]
+        return one_a_row(trace(theta, x, None, {})[0][observed], x)
 
     def likelihood(theta: Float[Array, " D"], x: Any, f: Array) -> dist.Distribution:
-        return trace(theta, x, None, {"f": f})[0][observed]["fn"]
+        return one_a_row(trace(theta, x, None, {"f": f})[0][observed], x)
 
     def forward(theta: Float[Array, " D"], x: Any) -> Array:
         sites, _ = trace(theta, x, None, {})
         if "f" in sites:
             return sites["f"]["value"]
-        mean = sites[observed]["fn"].mean
+        mean = one_a_row(sites[observed], x).mean
         return mean.reshape(mean.shape[0], -1)
 
     def constrain(theta: Float[Array, " D"]) -> dict[str, Array]:
@@ -220,9 +225,19 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
         log_probs = []
         asked = handlers.seed(_AskedKeys(model, key), jax.random.key(0))
         for name, site in handlers.trace(asked).get_trace(x, y).items():
+            if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
+                raise ConfigError(
+                    f"model: plate '{name}' has a subsample_size, but batches are drawn for the model: leave it out and "
+                    "set inference.schedule.batch_size."
+                )
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
+                if not isinstance(site["fn"], dist.Unit) and _unmasked(site["fn"]) is not site["fn"]:
+                    raise ConfigError(
+                        f"model: '{name}' is observed under a mask, and hidden rows would be scored as if their density "
+                        "were 1: leave these rows out of the data."
+                    )
                 log_probs.append(_log_prob(site))
                 if not isinstance(site["fn"], dist.Unit):
                     observed[name] = jnp.shape(site["fn"].log_prob(site["value"]))
@@ -236,7 +251,13 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
             offset += math.prod(free)
         return log_probs
 
-    jaxpr = jax.make_jaxpr(look)(jax.random.key(0), x, y).jaxpr
+    try:
+        jaxpr = jax.make_jaxpr(look)(jax.random.key(0), x, y).jaxpr
+    except NotImplementedError as error:
+        raise ConfigError(
+            "model: a distribution of it cannot do what is asked, as ImproperUniform, from which no start can be drawn: "
+            "use a wide proper prior, as Normal(0, 100)."
+        ) from error
     needs_key = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1][0]
     if not layout:
         raise ConfigError("model: it has no latent site, so there is nothing to infer: sample at least one parameter.")
@@ -247,10 +268,11 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
         )
     name, shape = next(iter(observed.items()))
     rows = jnp.shape(y)[0]
-    if not shape or shape[0] != rows:
+    # Outputs (N, 1) against y (N,) would give N x N numbers.
+    if not shape or shape != jnp.shape(y)[: len(shape)]:
         raise ConfigError(
             f"model: the log likelihood of '{name}' has shape {shape}, but one number for each of the {rows} rows is "
-            "needed: observe y under a plate over the rows."
+            f"needed, as y has shape {jnp.shape(y)}: observe y under a plate over the rows, with parameters of y's shape."
         )
     return layout, name, shape, needs_key
 

@@ -240,6 +240,14 @@ def check_job(job: Job) -> None:
         for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
             with stages.named(path):
                 stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)
+        # On other rows than these, so that no shape fits by coincidence.
+        try:
+            job.program.make_target(job.numbers, jnp.concatenate([x, x[:1]]), jnp.concatenate([y, y[:1]]))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"model: it cannot be evaluated on {size + 1} rows in place of {size}: take all shapes from x, and put "
+                "what belongs to rows into x."
+            ) from error
         return target.log_density(jnp.zeros(target.dim), data)
 
     shapes = tuple(

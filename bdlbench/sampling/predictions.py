@@ -174,11 +174,10 @@ def class_probabilities(p: dist.Distribution) -> Array:
             f"model: y ~ {type(base).__name__} gives no class probabilities: use Categorical or Bernoulli."
         )
     probs = base.probs
-    return (
-        jnp.stack([1 - probs, probs], -1)
-        if base.event_dim == 0 and isinstance(base, dist.BernoulliLogits | dist.BernoulliProbs)
-        else probs
-    )
+    if isinstance(base, dist.BernoulliLogits | dist.BernoulliProbs):
+        probs = jnp.stack([1 - probs, probs], -1)
+    # Where they are the same for all rows, the base has no axis for the rows.
+    return jnp.broadcast_to(probs, (*p.batch_shape, probs.shape[-1]))
 
 
 def is_gaussian(program: Program, numbers: Any, x: Any, y: Any) -> bool:

@@ -1,5 +1,6 @@
 """Models: networks of users, likelihoods, priors, and what a target makes of a NumPyro model."""
 
+import contextlib
 import functools
 import itertools
 
@@ -7,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import models_of_users as users
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 import scipy.stats
-from flax import nnx
+from flax import linen, nnx
 from jax import random
 from known_posteriors import gaussian, regression
 
@@ -18,6 +20,7 @@ from bdlbench.model import bnn, likelihoods, priors
 from bdlbench.model.schools import eight_schools
 from bdlbench.model.target import make_target
 from bdlbench.networks.mlp import ACTIVATIONS, MLP
+from bdlbench.sampling.predictions import class_probabilities, describe
 from bdlbench.types import ConfigError, Data
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 2)), jnp.float32)
@@ -239,3 +242,106 @@ def test_target_is_the_written_out_log_density():
     np.testing.assert_allclose(target.log_density(theta, Data(x, y, 12)), (prior + likelihood.sum()) / 2, rtol=1e-12)
     part = target.log_density(theta, Data(x[:3], y[:3], 12))
     np.testing.assert_allclose(part, (prior + 4 * likelihood[:3].sum()) / 2, rtol=1e-12)
+
+
+class Noisy(nnx.Module):
+    """A hidden layer with dropout or batch statistics."""
+
+    def __init__(self, in_features, out_features, rngs, *, kind):
+        self.first = nnx.Linear(in_features, 4, rngs=rngs)
+        self.between = {
+            "dropout": lambda: nnx.Dropout(0.5, rngs=rngs),
+            "batch": lambda: nnx.BatchNorm(4, rngs=rngs),
+            "running": lambda: nnx.BatchNorm(4, use_running_average=True, rngs=rngs),
+            "layer": lambda: nnx.LayerNorm(4, rngs=rngs),
+        }[kind]()
+        self.last = nnx.Linear(4, out_features, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.between(self.first(x)))
+
+
+class NoisyLinen(linen.Module):
+    """The same in Linen."""
+
+    out_features: int
+    kind: str
+
+    @linen.compact
+    def __call__(self, x):
+        h = linen.Dense(4)(x)
+        if self.kind == "dropout":
+            h = linen.Dropout(0.5, deterministic=False)(h)
+        elif self.kind == "layer":
+            h = linen.LayerNorm()(h)
+        else:
+            h = linen.BatchNorm(use_running_average=self.kind == "running")(h)
+        return linen.Dense(self.out_features)(h)
+
+
+@pytest.mark.parametrize("network", [Noisy, NoisyLinen])
+@pytest.mark.parametrize("kind", ["dropout", "batch", "running"])
+def test_a_network_with_state_is_refused(network, kind):
+    """With the remedy; LayerNorm, which is one, is accepted."""
+    with pytest.raises(ConfigError, match="LayerNorm.*mc_dropout"):
+        network_target(functools.partial(network, kind=kind))
+    assert network_target(functools.partial(network, kind="layer")).dim > 0
+
+
+def observed(fn, *, mask=None, size=None):
+    """A model whose y is observed as ``fn(w, x)``."""
+
+    def model(x, y=None):
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+        masked = contextlib.nullcontext() if mask is None else numpyro.handlers.mask(mask=mask)
+        with numpyro.plate("rows", x.shape[0], subsample_size=size), masked:
+            numpyro.sample("y", fn(w, x), obs=y if size is None or y is None else y[:size])
+
+    return model
+
+
+def test_a_likelihood_that_is_one_number_for_all_rows_has_rows():
+    """Probabilities (K,), and a normal, without an axis for the rows: predictions have one, at any number of rows."""
+
+    def classes(x, y=None):
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        numpyro.sample("y", dist.Categorical(logits=w), obs=y)
+
+    target = make_target(classes, X, LABELS)
+    w = jnp.array([0.1, 0.5, -0.4])
+    p = target.predictive(w, X[:4])
+    assert p.batch_shape == (4,)
+    np.testing.assert_allclose(class_probabilities(p), np.tile(jax.nn.softmax(w), (4, 1)), rtol=1e-6)
+    assert describe(p, LABELS[:4], jax.random.key(0), "classification")["sample"].shape == (4,)
+    target = make_target(observed(lambda w, x: dist.Normal(w, 1.0)), X, Y)
+    assert target.predictive(jnp.zeros(1), X[:4]).mean.shape == (4,)
+
+
+def test_a_likelihood_that_is_no_number_a_row_is_refused():
+    """Outputs (N, 1) against y (N,) would be N x N numbers."""
+
+    def crossed(x, y=None):
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(w * x[:, :1], 1.0), obs=y)
+
+    with pytest.raises(ConfigError, match=r"shape \(6, 6\)"):
+        make_target(crossed, X, Y)
+
+
+def test_masks_subsamples_and_improper_priors_are_refused():
+    """One sentence each, with what to do."""
+    normal = lambda w, x: dist.Normal(w, 1.0)
+    for model, words in (
+        (observed(normal, mask=X[:, 0] > 0), "observed under a mask"),
+        (observed(normal, size=3), "subsample_size"),
+        (improper, "ImproperUniform"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make_target(model, X, Y)
+
+
+def improper(x, y=None):
+    """A prior without draws."""
+    w = numpyro.sample("w", dist.ImproperUniform(dist.constraints.real, (), ()))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w, 1.0), obs=y)
