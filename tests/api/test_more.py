@@ -69,4 +69,4 @@ def test_score_table_compares_posteriors():
     assert table.loc["long", "lppd"] == pytest.approx(p.log_prob(y).mean())
     assert table.loc["long", "num_grads"] == 300
     with pytest.raises(ConfigError, match="mapping of names"):
-        bdl.score_table([], x, y)
+        bdl.score_table({}, x, y)
