@@ -1,6 +1,7 @@
 """The Bayesian neural network: network x prior x likelihood as a NumPyro model."""
 
 import math
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,7 @@ def random_network(network: NetworkFactory, prior: Prior, x: Any, out_features: 
 def _refuse_state(module: Any, x: Any) -> None:
     """Raise ConfigError where a module has more than parameters: a density is a function of these alone."""
     if isinstance(module, nnx.Module):
-        _, _, rest = nnx.split(module, nnx.Param, ...)
+        rest = typing.cast(Any, nnx.split(module, nnx.Param, ...))[2]
         held = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
     elif isinstance(module, linen.Module):
         row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
