@@ -34,35 +34,62 @@ class Data(NamedTuple):
         Standardised inputs.
     y : array (B,) or (B, K)
         Targets: standardised floats (regression) or integer labels (classification).
-    size : int
-        N, the number of training rows, however many rows ``x`` and ``y`` hold.
+    size : int or scalar
+        N, the number of training rows, however many rows ``x`` and ``y`` hold. With weights it is their sum over the
+        whole training set, a traced scalar.
     validation : tuple (x, y) or None
         Rows cut from the training rows for early stopping. They enter no log density.
+    weights : array (B,) or None
+        How many training rows each row counts for in a sum over the training set; 0 where a row is not there. None
+        means N/B for every row. A method that reads rows itself must weight them, as :meth:`total` does.
+    key : key or None
+        For a target whose log likelihood is a random estimate (``needs_key``): the key of this estimate.
     """
 
     x: Any
     y: Any
-    size: int
+    size: Any
     validation: tuple[Any, Any] | None = None
+    weights: Any = None
+    key: Any = None
+
+    def total(self, per_row: Array) -> Array:
+        """The sum over the training set of a number a row, given those of the rows held here (B,).
+
+        It is exact on all rows and unbiased on a random batch.
+        """
+        if self.weights is None:
+            return self.size / per_row.shape[0] * per_row.sum()
+        return (self.weights * per_row).sum()
 
 
 class Terms(NamedTuple):
     """The parts of a log density at one theta, untempered.
 
-    ``log_prior`` (scalar): all latent sites at their constrained values, and ``numpyro.factor`` terms.
+    ``log_prior`` (scalar): all latent sites at their constrained values: the density of the draws of ``start``.
     ``log_jacobian`` (scalar): log absolute determinant of the map from theta to the constrained sites.
     ``log_lik`` (B,): one number a row.
+    ``log_factor`` (scalar, or None where there is none): what is not drawn from and does not belong to rows, which are
+    ``numpyro.factor`` terms and what masks and scales change of the latent sites' log prior.
     """
 
     log_prior: Array
     log_jacobian: Array
     log_lik: Array
+    log_factor: Array | None = None
+
+    @property
+    def log_prior_with_factor(self) -> Array:
+        """``log_prior + log_factor``: all of the tempered log density but the likelihood."""
+        return self.log_prior if self.log_factor is None else self.log_prior + self.log_factor
 
 
 class Target(NamedTuple):
     """A log density over flat unconstrained theta, tempered and scaled, with what a prediction needs.
 
-    ``log_density(theta, data) = (log_prior(theta) + N/B sum_b log p(y_b | x_b, theta)) / T + log |d sites / d theta|``
+    ``log_density(theta, data)
+    = (log_prior(theta) + log_factor(theta) + N/B sum_b log p(y_b | x_b, theta)) / T + log |d sites / d theta|``,
+    with the rows' weights in place of N/B where ``data`` has them.
 
     The temperature T is applied here and nowhere else; the Jacobian of a constrained site is left untouched by it.
 
@@ -70,12 +97,13 @@ class Target(NamedTuple):
     ----------
     dim : int
         D, the length of theta.
-    start : (key) -> theta
+    sample_prior : (key) -> theta
         A draw from the prior.
-    initial : (key) -> theta
+    init_params : (key) -> theta
         The network's own random initialisation; the prior for sites that are no network's weights.
-    terms : (theta, x, y) -> Terms
-        Log prior, log Jacobian and the rows' log likelihood, in one trace of the model.
+    terms : (theta, data) -> Terms
+        Log prior, log Jacobian and the rows' log likelihood, in one trace of the model. The log likelihood is that of
+        each row alone, without the row's weight.
     forward : (theta, x) -> (B, K)
         The network's output, or the model's deterministic site ``f``; what Laplace linearises and diagnostics look at.
     likelihood : (theta, x, f) -> Distribution
@@ -94,12 +122,15 @@ class Target(NamedTuple):
         network for which it cannot be derived.
     last_layer : () -> bool array (D,)
         False for the weights of the network before its last dense layer. Raises ConfigError likewise.
+    needs_key : bool
+        Whether the log likelihood is a random estimate that ``data.key`` determines. Only methods without a
+        ``fixed_target`` take such a target.
     """
 
     dim: int
-    start: Callable[[Array], Array]
-    initial: Callable[[Array], Array]
-    terms: Callable[[Array, Any, Any], Terms]
+    sample_prior: Callable[[Array], Array]
+    init_params: Callable[[Array], Array]
+    terms: Callable[[Array, Data], Terms]
     forward: Callable[[Array, Any], Array]
     likelihood: Callable[[Array, Any, Array], dist.Distribution]
     predictive: Callable[[Array, Any], dist.Distribution]
@@ -109,14 +140,14 @@ class Target(NamedTuple):
     rows: int
     units: Callable[[], Any] | None = None
     last_layer: Callable[[], Any] | None = None
+    needs_key: bool = False
 
     def log_density(self, theta: Array, data: Data) -> Array:
         """Tempered unnormalised log posterior at ``theta`` (D,), exact on all rows and unbiased on a random batch."""
         # XLA's CPU backend would otherwise compute again whatever produced theta in each of its consumers.
         theta = jax.lax.optimization_barrier(theta)
-        terms = self.terms(theta, data.x, data.y)
-        scale = data.size / terms.log_lik.shape[0]
-        return (terms.log_prior + scale * terms.log_lik.sum()) / self.temperature + terms.log_jacobian
+        terms = self.terms(theta, data)
+        return (terms.log_prior_with_factor + data.total(terms.log_lik)) / self.temperature + terms.log_jacobian
 
     def value_and_grad(self, theta: Array, data: Data) -> tuple[Array, Array]:
         """Log density and its gradient (D,): one gradient evaluation on the rows of ``data``."""
@@ -140,7 +171,7 @@ class Schedule(NamedTuple):
     batching: Literal["epoch", "iid"] = "epoch"
 
 
-def no_settle(key: Array, state: Any, data: Data) -> tuple[Any, Info]:
+def no_finalize(key: Array, state: Any, data: Data) -> tuple[Any, Info]:
     """The default: nothing to do between warm-up and sampling."""
     return state, {}
 
@@ -158,7 +189,7 @@ class Method(NamedTuple):
         (D,), or (P, D) for a population that lives in one lane.
     warm : as ``step``, or None
         One step of warm-up; ``step`` where None.
-    settle : (key, state, data) -> (state, Info)
+    finalize : (key, state, data) -> (state, Info)
         Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted. With
         ``unfinished`` (bool) true, what it leaves has nothing to do with the posterior: the lane has diverged.
     anchor : (state) -> theta0, or None
@@ -173,23 +204,28 @@ class Method(NamedTuple):
         as ``data.validation``; ``data.size`` is then the number of the others. 0: the data set's own validation rows.
     num_cycles : int
         Warm-up and sampling alternate so many times, an equal share of the schedule's steps and draws each, and all
-        draws count. 1 for a method that warms up once; only a method whose ``settle`` does nothing may have more.
+        draws count. 1 for a method that warms up once; only a method whose ``finalize`` does nothing may have more.
     start : "any", "mode" or "own"
         What ``init`` makes of theta: a state from wherever it is; an approximation around it, which must therefore be a
         mode that something else has found; nothing, as the method has starts of its own.
+    fixed_target : bool
+        Whether the method is right only where the log density at one theta and one data is always the same number. A
+        target whose log likelihood is a random estimate is then refused. False for methods whose law or optimum asks
+        no more of a gradient than that it is unbiased and fresh in each step.
     """
 
     init: Callable[[Array, Array, Data], Any]
     step: Callable[[Array, Array, Any, Data], tuple[Any, Info]]
     draw: Callable[[Array, Any], Array]
     warm: Callable[[Array, Array, Any, Data], tuple[Any, Info]] | None = None
-    settle: Callable[[Array, Any, Data], tuple[Any, Info]] = no_settle
+    finalize: Callable[[Array, Any, Data], tuple[Any, Info]] = no_finalize
     anchor: Callable[[Any], Array] | None = None
     log_q: Callable[[Array, Any], Array] | None = None
     markov: bool = True
     validation_fraction: float = 0.0
     num_cycles: int = 1
     start: Literal["any", "mode", "own"] = "any"
+    fixed_target: bool = True
 
 
 class Stage(NamedTuple):

@@ -48,7 +48,7 @@ def blackjax_nuts(problem: Problem, step_size: float, least: float) -> Measure:
         raise Skipped("BlackJAX is not installed") from error
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
     size = len(problem.y)
-    target = jax.jit(lambda key: problem.target(x, y).initial(key))
+    target = jax.jit(lambda key: problem.target(x, y).init_params(key))
     theta = target(jax.random.key(0))
 
     @jax.jit

@@ -14,6 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 
+from bdlbench import sampling
 from bdlbench.data.generated import linear_regression as linear_regression_data
 from bdlbench.data.sklearn_sets import diabetes as diabetes_data
 from bdlbench.inference import hmc, point, sgld, svi
@@ -22,8 +23,6 @@ from bdlbench.model.bnn import bnn
 from bdlbench.model.target import make_target
 from bdlbench.networks.mlp import MLP
 from bdlbench.sampling import loop
-from bdlbench.sampling.clock import Clock
-from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
 NOISE = (-1.0, 1.0)
@@ -113,20 +112,19 @@ def stage(name: str, factory: Callable[..., Method], schedule: Schedule, **optio
     return Stage(name, lambda target, schedule, numbers: factory(target, schedule, **options), schedule)
 
 
+_SAMPLERS: dict[str, sampling.Sampler] = {}
+
+
 def blocks(
     problem: Problem, stages: tuple[Stage, ...], num_lanes: int = 1, seed: int = 0, block_seconds: float = 0.1
 ) -> Iterator[loop.Block]:
     """The library's loop over ``num_lanes`` lanes of a problem."""
-    program = Program(
-        key=f"{problem.name} {[(s.name, s.schedule) for s in stages]}",
-        make_target=lambda numbers, x, y: problem.target(x, y),
-        stages=stages,
-        start="network",
-    )
-    keys = jax.random.split(jax.random.key(seed), num_lanes)
-    lane = Lane(keys, np.zeros(num_lanes, np.int32), {}, None)
-    shared = Shared(problem.x[None], problem.y[None])
-    return loop.run(program, shared, lane, clock=Clock(), block_seconds=block_seconds)
+    name = f"{problem.name} {[(s.name, s.schedule) for s in stages]} {num_lanes}"
+    if name not in _SAMPLERS:
+        _SAMPLERS[name] = sampling.compile(
+            lambda numbers, x, y: problem.target(x, y), stages, num_lanes, start="network"
+        )
+    return _SAMPLERS[name].blocks((problem.x, problem.y), jax.random.key(seed), block_seconds=block_seconds)
 
 
 # ---- what they are held against
@@ -139,7 +137,7 @@ def bare_gradient(problem: Problem, rows: int | None = None) -> Callable[[int], 
     """
     x, y = jnp.asarray(problem.x[:rows]), jnp.asarray(problem.y[:rows])
     size = len(problem.y)
-    theta = jax.jit(lambda key: problem.target(x, y).initial(key))(jax.random.key(0))
+    theta = jax.jit(lambda key: problem.target(x, y).init_params(key))(jax.random.key(0))
 
     @jax.jit
     def gradients(theta: Any, x: Any, y: Any, count: Any) -> Any:
@@ -160,7 +158,7 @@ def gathered_gradient(problem: Problem, batch_size: int) -> Callable[[int], Any]
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
     index = jnp.asarray(np.random.default_rng(0).permutation(len(y))[: len(y) // batch_size * batch_size])
     index = index.reshape(-1, batch_size).astype(jnp.int32)
-    theta = jax.jit(lambda key: problem.target(x, y).initial(key))(jax.random.key(0))
+    theta = jax.jit(lambda key: problem.target(x, y).init_params(key))(jax.random.key(0))
 
     @jax.jit
     def gradients(theta: Any, x: Any, y: Any, index: Any, count: Any) -> Any:

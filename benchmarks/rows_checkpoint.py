@@ -31,11 +31,11 @@ def checkpoints(options: Options) -> list[Row]:
         costs: list[float] = []
         sizes: list[int] = []
 
-        def timed(self: Any, members: Any, *arguments: Any) -> None:
+        def timed(self: Any, *arguments: Any) -> None:
             start = time.perf_counter()
-            write(self, members, *arguments)
+            write(self, *arguments)
             costs.append(time.perf_counter() - start)  # noqa: B023
-            folder = members[0].storage.writer.folder
+            folder = arguments[0][0].storage.writer.folder
             sizes.append((folder / "checkpoint/state.npz").stat().st_size)  # noqa: B023
             self.wait = 0.0  # as often as can be
 

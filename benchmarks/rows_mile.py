@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bdlbench.data.fetch import files_at
 from bdlbench.data.uci import airfoil
 from bdlbench.inference import point
 from bdlbench.model import likelihoods, priors
@@ -53,7 +54,7 @@ def mile(options: Options) -> list[Row]:
     length = "quick" if options.quick else "full" if options.full else "short"
     num_warmup, num_samples = LENGTHS[length]
     members = 2 if options.quick else MEMBERS
-    data = airfoil(split=0, test_fraction=0.2, validation_fraction=0.0, n_train=None)
+    data = airfoil(files=files_at(), split=0, test_fraction=0.2, validation_fraction=0.0, n_train=None)
     assert data.test is not None
     with tempfile.TemporaryDirectory() as folder:
         overrides = [
@@ -151,7 +152,7 @@ def _airfoil(quick: bool) -> problems.Problem:
     if quick:
         noise = np.random.default_rng(0).standard_normal((100, 6)).astype(np.float32)
         return problems.Problem("noise 5-16-16-16-16-2", model, noise[:, :5], noise[:, 5])
-    data = airfoil(split=0, test_fraction=0.2, validation_fraction=0.0, n_train=None)
+    data = airfoil(files=files_at(), split=0, test_fraction=0.2, validation_fraction=0.0, n_train=None)
     return problems.Problem("airfoil 5-16-16-16-16-2", model, data.train.x, data.train.y)
 
 
@@ -159,7 +160,7 @@ def _bare_gradients(problem: problems.Problem, members: int) -> Callable[[int], 
     """As :func:`benchmarks.problems.bare_gradient`, for all members over the devices; n is the number in all."""
     x, y, size = jnp.asarray(problem.x[:BATCH]), jnp.asarray(problem.y[:BATCH]), len(problem.y)
     keys = jax.random.split(jax.random.key(0), members)
-    thetas = lanes.place(jax.jit(jax.vmap(lambda key: problem.target(x, y).initial(key)))(keys))
+    thetas = lanes.place(jax.jit(jax.vmap(lambda key: problem.target(x, y).init_params(key)))(keys))
     shared = lanes.replicate((x, y))
 
     def one(rows: Any, count: Any, theta: Any) -> Any:

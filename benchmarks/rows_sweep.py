@@ -24,6 +24,7 @@ numpyro.set_host_device_count(2)
 import jax
 import numpyro.distributions as dist
 from numpyro.infer import MCMC, NUTS
+from bdlbench.data.fetch import files_at
 from bdlbench.data.uci import uci
 from bdlbench.model import likelihoods, priors
 from bdlbench.model.bnn import bnn
@@ -38,6 +39,7 @@ model = functools.partial(
 )
 for split in range(splits):
     data = uci(
+        files=files_at(),
         name="yacht", split=split, split_kind="standard", deduplicate=False, validation_fraction=0.0, n_train=None
     ).train
     kernel = NUTS(model, target_accept_prob=0.9, max_tree_depth=7)

@@ -1,6 +1,7 @@
 """A caller's Flax module and the parameters of a draw: from named sites to the module's own tree, and back to a module."""
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,8 +56,7 @@ def module_of(
     if isinstance(module, linen.Module):
         variables = jax.eval_shape(module.init, jax.random.key(0), x)
         return Module(variables["params"], lambda params: module.bind({"params": params}))
-    # Its stub does not know how many states the filters give.
-    graph, weights, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
+    graph, weights, rest = typing.cast(Any, nnx.split(module, nnx.Param, ...))
 
     def bind(params: Any) -> Any:
         state = jax.tree.map(lambda leaf: leaf, weights)

@@ -336,9 +336,8 @@ class Posterior:
             return server.predict(seen, y, seed=seed, every=every, precision=precision)
 
         arrays = again(None, 0)
-        kept: dict[str, np.ndarray] = {
-            name: arrays[name] for name in ("mean", "variance", "probs", "sample") if name in arrays
-        }
+        wanted = ("mean", "variance", "probs", "sample")
+        kept: dict[str, np.ndarray] = {name: arrays[name] for name in wanted if name in arrays}
         for name in ("mean", "probs"):
             if name in kept and not (fine := np.isfinite(kept[name])).all() and fine.any():
                 draw, row = np.argwhere(~fine)[0][:2]

@@ -265,8 +265,8 @@ class Rows:
             name="rows",
             task=targets.task,
             train=(x, y),
-            scale_x=inputs.scaler,
-            scale_y=None,
+            standardize=False,
+            x_scaler=inputs.scaler,
             num_classes=None if targets.classes is None else len(targets.classes),
             feature_names=inputs.seen_names,
             target_name=targets.name,
@@ -274,9 +274,7 @@ class Rows:
         )
         if targets.scaler is None:
             return made
-        dtype = made.train.x.dtype
-        scaler = Scaler(np.asarray(targets.scaler.loc, dtype), np.asarray(targets.scaler.scale, dtype))
-        return dataclasses.replace(made, y_scaler=scaler)
+        return dataclasses.replace(made, y_scaler=targets.scaler)
 
 
 def make_rows(parts: Parts, x: Any, y: Any, *, standardize: bool) -> Rows:

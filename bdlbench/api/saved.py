@@ -269,9 +269,7 @@ def _described(thing: Any) -> dict[str, Any]:
 def _imported(described: Mapping[str, Any], folder: Path) -> Callable[..., Any]:
     module, name = described["import"].split(":")
     try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"'{folder}' needs '{described['import']}', which cannot be imported here: {error}."

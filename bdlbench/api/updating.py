@@ -9,7 +9,6 @@ from bdlbench.api import fitting, posterior
 from bdlbench.api.inputs import numeric_targets, target_array
 from bdlbench.api.problem import Parts, Rows, make_job
 from bdlbench.runs.job import check_job
-from bdlbench.sampling.position import Position
 from bdlbench.sampling.programs import NEVER
 
 
@@ -26,8 +25,8 @@ def updated(old: "posterior.Posterior", x_more: Any, y_more: Any, seed: int) -> 
     position = origin.position
     if position is not None:
         parts, theta = _without_earlier(old._parts), None
-        none_bad = np.full(len(server.theta), NEVER)
-        position = Position(0, 0, "warmup", 0, position.leaves, none_bad, None)
+        never = np.full(len(server.theta), NEVER)
+        position = position._replace(stage=0, cycle=0, phase="warmup", done=0, bad_step=never, anchor=None)
     job = make_job(parts, rows, seed)
     check_job(job)
     progress = fitting.progress_of(False if origin.progress is None else origin.progress)

@@ -92,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     delete.add_argument("--yes", action="store_true", help="do not ask")
     sql = add("sql", _sql, "answer a DuckDB query over the table 'runs'", store)
     sql.add_argument("query", help='such as "select inference, avg(lppd) from runs group by 1"')
+    scored = add("rescore", _rescore, "compute metrics of stored runs from their draws, and add them", store, filters)
+    scored.add_argument(
+        "ids", nargs="*", metavar="ID", help="ids or unique beginnings (default: all that fit the filter)"
+    )
+    scored.add_argument("--metric", nargs="+", action="extend", metavar="NAME", help="(default: those of every run)")
+    scored.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="such as metrics.ece.num_bins=10"
+    )
+    scored.add_argument("--trust", action="store_true", help="call factories that bdlbench does not ship")
     verify = add("verify", _verify, "check stored files against their checksums", store)
     verify.add_argument("id", nargs="?", help="its id or a unique beginning (default: all runs)")
     predicted = add("predict", predict, "predict new rows of a CSV file with a stored run, in original units", store)
@@ -207,6 +216,37 @@ def _sql(arguments: argparse.Namespace) -> None:
             [str(name) for name in frame.columns], [[in_text(value) for value in row] for row in frame.to_numpy(object)]
         )
     )
+
+
+def _rescore(arguments: argparse.Namespace) -> int:
+    from bdlbench.runs import rescore
+
+    store = Store(arguments.store)
+    try:
+        wanted = rescore.metric_options(arguments.metric, arguments.set)
+    except Exception as error:  # Hydra's own errors have no common class
+        from bdlbench.runs.outcome import sentence
+
+        raise ConfigError(f"--metric: {sentence(error)}") from error
+    chosen = {store.find(prefix) for prefix in arguments.ids}
+    rows = [row for row in _selected(store, arguments) if not chosen or row["id"] in chosen]
+    if not rows:
+        _say_empty(arguments)
+        return 0
+    refused = 0
+    for row in rows:
+        lacks = wanted if arguments.metric else rescore.lacking(store.record(row["id"]), wanted)
+        if not lacks:
+            print(f"{row['id']}: has them all")
+            continue
+        try:
+            rescore.rescore(store, row["id"], lacks, trust=arguments.trust)
+            print(f"{row['id']}: {', '.join(lacks)}")
+        except (ConfigError, RunBusy) as error:
+            refused += 1
+            print(printable(f"{row['id']}: not rescored: {error}"))
+    print(f"{_runs(len(rows) - refused)} rescored or complete, {refused} refused.")
+    return 1 if refused else 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ class Rows(NamedTuple):
     Attributes
     ----------
     x : array (n, ...)
-        Standardised inputs, floating point.
+        Standardised inputs, floating point; int32 where the source's are all integers and none are standardised.
     y : array (n,)
         Standardised floats (regression) or int32 labels 0..K-1 (classification).
     """
@@ -38,7 +38,9 @@ class Rows(NamedTuple):
 class Scaler(NamedTuple):
     """The affine map back to the source's units: ``original = loc + scale * standardised``.
 
-    ``loc`` and ``scale`` are (d,) for inputs and () for a target.
+    ``loc`` and ``scale`` are (d,) for inputs and () for a target, in float64: where ``loc`` is large beside ``scale``,
+    as of years or of temperatures in kelvin, single precision would lose the digits that vary. Both directions are
+    computed in float64.
     """
 
     loc: np.ndarray
@@ -46,11 +48,11 @@ class Scaler(NamedTuple):
 
     def standardise(self, original: Any) -> np.ndarray:
         """``(original - loc) / scale``."""
-        return np.asarray((np.asarray(original) - self.loc) / self.scale)
+        return np.asarray((np.asarray(original, np.float64) - self.loc) / self.scale)
 
     def original(self, standardised: Any) -> np.ndarray:
         """``loc + scale * standardised``."""
-        return np.asarray(self.loc + self.scale * np.asarray(standardised))
+        return np.asarray(self.loc + self.scale * np.asarray(standardised, np.float64))
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no truth value: compare checksums
@@ -78,7 +80,8 @@ class Dataset:
     notes : tuple of str
         What was done to the rows that a reader should know (a constant feature dropped, say).
     checksum : str
-        SHA-256 over names, dtypes, shapes and bytes of all arrays, scalers included.
+        SHA-256 over names, dtypes, shapes and bytes of all arrays, scalers included. Scalers enter it in the precision
+        of the rows wherever that changes no value by more than 1e-6 of the spread.
     class_names : tuple of str
     rows_checksum : str
         SHA-256 of the training rows and scalers before they are rounded to the run's precision.
@@ -122,8 +125,8 @@ def make_dataset(
     test: tuple[np.ndarray, np.ndarray] | None = None,
     shifted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     ood: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-    scale_x: Scaler | Literal["fit"] | None = "fit",
-    scale_y: Literal["fit"] | None = "fit",
+    standardize: bool | str = True,
+    x_scaler: Scaler | None = None,
     num_classes: int | None = None,
     feature_names: tuple[str, ...] = (),
     target_name: str = "y",
@@ -138,12 +141,14 @@ def make_dataset(
     train, validation, test : (x, y)
         In the source's units.
     shifted, ood : dict of (x, y)
-    scale_x : "fit", Scaler or None
-        ``fit`` standardises each feature with mean and standard deviation (divisor n) of the training rows, and drops
-        features that are constant there. A :class:`Scaler` says that the inputs already are scaled by fixed constants
-        (pixels): it is kept, not applied. None leaves them in the source's units.
-    scale_y : "fit" or None
-        As above, for a regression target.
+    standardize : bool, "x" or "y"
+        True standardises each feature, and the target of a regression, by mean and standard deviation (divisor n) of
+        the training rows, and drops features that are constant there. Inputs of an integer type (tokens, indices of
+        groups) stay as they are, and integers. ``x`` standardises the inputs alone, integers too; ``y`` the target
+        alone. False leaves both in the source's units.
+    x_scaler : Scaler or None
+        Says that the inputs already are scaled by fixed constants (pixels): it is kept, not applied, and the inputs are
+        not standardised.
     num_classes : int or None
         K, for classification; None takes it from ``class_names``.
     dtype : dtype or None
@@ -152,8 +157,13 @@ def make_dataset(
     Raises
     ------
     ConfigError
-        Fewer than two training rows, a constant target or feature table, labels outside 0..K-1.
+        Fewer than two training rows, a constant target or feature table, labels outside 0..K-1, an unknown
+        ``standardize``, values that the floating type cannot hold.
     """
+    if not isinstance(standardize, bool) and standardize not in ("x", "y"):
+        raise ConfigError(f"data.standardize={standardize} is unknown: choose true, false, x or y.")
+    if standardize == "y" and task != "regression":
+        raise ConfigError(f"data.standardize=y, but the target of {name} is a label: choose true, false or x.")
     dtype = default_dtype() if dtype is None else np.dtype(dtype)
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {"train": train}
     parts |= {key: part for key, part in (("validation", validation), ("test", test)) if part is not None}
@@ -162,18 +172,22 @@ def make_dataset(
     if task != "density":
         _check_rows(name, parts)
 
-    fitted_x = scale_x if isinstance(scale_x, Scaler) else None
-    if scale_x == "fit":
+    whole = all(np.issubdtype(x.dtype, np.integer) for x, _ in parts.values())
+    if whole and standardize is True:
+        notes = (*notes, "x is all integers and is left as it is: data.standardize=x has it scaled")
+    fitted_x = x_scaler
+    if x_scaler is None and (standardize == "x" or (standardize is True and not whole)):
+        whole = False
         parts, feature_names, notes = _drop_constant(parts, feature_names, notes)
-        fitted_x = _fit(parts["train"][0])
+        fitted_x = _fit(parts["train"][0], feature_names)
         parts = {key: (fitted_x.standardise(x), y) for key, (x, y) in parts.items()}
     fitted_y = None
     if task == "regression":
         y = np.asarray(train[1], dtype=np.float64)
         if np.ptp(y) == 0:
             raise ConfigError(f"data.{target_name} is constant over the training rows of {name}: take another target.")
-        if scale_y == "fit":
-            fitted_y = _fit(y)
+        if standardize is True or standardize == "y":
+            fitted_y = _fit(y, (target_name,))
             parts = {key: (x, fitted_y.standardise(y)) for key, (x, y) in parts.items()}
     num_outputs = {"regression": 1, "classification": num_classes or len(class_names), "density": 0}[task]
     if task == "classification":
@@ -181,9 +195,15 @@ def make_dataset(
 
     exact = {"train": parts["train"], "scaler/x": fitted_x, "scaler/y": fitted_y}
     y_dtype = np.dtype(np.int32) if task == "classification" else dtype
-    rows = {key: Rows(_freeze(x, dtype), _freeze(y, y_dtype)) for key, (x, y) in parts.items()}
-    x_scaler, y_scaler = (
-        None if s is None else Scaler(_freeze(s.loc, dtype), _freeze(s.scale, dtype)) for s in (fitted_x, fitted_y)
+    x_dtype = np.dtype(np.int32) if whole else dtype
+    _check_range(name, parts, x_dtype, y_dtype)
+    rows = {key: Rows(_freeze(x, x_dtype), _freeze(y, y_dtype)) for key, (x, y) in parts.items()}
+    unscaled = {name: v for name, v, s in (("x", train[0], fitted_x), (target_name, train[1], fitted_y)) if s is None}
+    notes = (*notes, *(_digits_note(name, values, dtype) for name, values in unscaled.items()))
+    notes = tuple(note for note in notes if note)
+    double = np.dtype(np.float64)
+    kept_x, kept_y = (
+        None if s is None else Scaler(_freeze(s.loc, double), _freeze(s.scale, double)) for s in (fitted_x, fitted_y)
     )
     return Dataset(
         name=name,
@@ -194,12 +214,12 @@ def make_dataset(
         shifted={key.removeprefix("shifted/"): part for key, part in rows.items() if key.startswith("shifted/")},
         ood={key.removeprefix("ood/"): part for key, part in rows.items() if key.startswith("ood/")},
         num_outputs=num_outputs,
-        x_scaler=x_scaler,
-        y_scaler=y_scaler,
+        x_scaler=kept_x,
+        y_scaler=kept_y,
         feature_names=feature_names,
         target_name=target_name,
         notes=notes,
-        checksum=checksum(rows | {"scaler/x": x_scaler, "scaler/y": y_scaler}),
+        checksum=checksum(rows | {"scaler/x": _sealed(kept_x, dtype), "scaler/y": _sealed(kept_y, dtype)}),
         class_names=class_names,
         rows_checksum=checksum(
             {
@@ -242,10 +262,49 @@ def checksum(parts: Mapping[str, tuple[np.ndarray, ...] | None]) -> str:
     return digest.hexdigest()
 
 
-def _fit(values: np.ndarray) -> Scaler:
+def _sealed(scaler: Scaler | None, dtype: np.dtype) -> Scaler | None:
+    """The scaler as it enters the checksum: in the precision of the rows, as it always did, where that is enough.
+
+    It is not where rounding ``loc`` would move a value by more than 1e-6 of the spread: then it enters in float64.
+    """
+    if scaler is None or (np.abs(scaler.loc - scaler.loc.astype(dtype)) > 1e-6 * scaler.scale).any():
+        return scaler
+    return Scaler(*(array.astype(dtype) for array in scaler))
+
+
+def _fit(values: np.ndarray, names: tuple[str, ...]) -> Scaler:
     # moments in float64 whatever the source holds: float32 sums of 45,000 rows are off in the fourth digit
     values = np.asarray(values, dtype=np.float64)
-    return Scaler(values.mean(axis=0), values.std(axis=0))
+    found = Scaler(values.mean(axis=0), values.std(axis=0))
+    bad = np.flatnonzero(~np.ravel(np.isfinite(found.scale) & (found.scale > 0)))  # their squares over- or underflow
+    if len(bad):
+        named = names[bad[0]] if len(names) == found.scale.size else f"x{bad[0]}"
+        raise ConfigError(f"data.{named} is too small or too large to be standardised: give it in other units.")
+    return found
+
+
+def _check_range(
+    name: str, parts: Mapping[str, tuple[np.ndarray, np.ndarray]], x_dtype: np.dtype, y_dtype: np.dtype
+) -> None:
+    for key, part in parts.items():
+        for field_name, values, dtype in zip(("inputs", "targets"), part, (x_dtype, y_dtype), strict=True):
+            most = float(np.finfo(dtype).max) if dtype.kind == "f" else np.iinfo(dtype).max
+            if values.size and not max(abs(float(values.min())), abs(float(values.max()))) <= most:
+                raise ConfigError(
+                    f"data: {field_name} of the {key} rows of {name} reach beyond {most:.3g}, which {dtype} cannot "
+                    "hold: give them in other units."
+                )
+
+
+def _digits_note(name: str, values: np.ndarray, dtype: np.dtype) -> str:
+    """A note where values that are not standardised keep fewer than three digits of their spread in ``dtype``."""
+    if values.ndim > 2 or not np.issubdtype(values.dtype, np.floating) or len(values) < 2:
+        return ""
+    step = np.finfo(dtype).eps * np.abs(values).max(axis=0)
+    spread = values.std(axis=0)
+    if not np.any((spread > 0) & (step > 1e-3 * spread)):
+        return ""
+    return f"{name} is not standardised, and {dtype} keeps few digits of its spread beside its size: shift it"
 
 
 def _freeze(array: ArrayLike, dtype: np.dtype) -> np.ndarray:

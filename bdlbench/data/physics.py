@@ -18,6 +18,7 @@ def braking(
     seed: int,
     validation_fraction: float,
     n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """Braking distance d = v^2 / (2 mu g) + noise e, in metres, from the speed v in m/s; mu is ``friction``.
 
@@ -34,6 +35,7 @@ def braking(
     test, fast = draw(5.0, 25.0, n_test), draw(25.0, 40.0, n_test)
     train, validation = cut(np.arange(n), validation_fraction=validation_fraction, n_train=n_train)
     return make_dataset(
+        standardize=standardize,
         name="braking",
         task="regression",
         train=(x[train], y[train]),
@@ -54,6 +56,7 @@ def pendulum(
     seed: int,
     validation_fraction: float,
     n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """One-step transitions of a torque-driven pendulum: what a model-based controller learns.
 
@@ -76,6 +79,7 @@ def pendulum(
     test, upright = draw(np.pi, n_test), draw(0.0, n_test)
     train, validation = cut(np.arange(n), validation_fraction=validation_fraction, n_train=n_train)
     return make_dataset(
+        standardize=standardize,
         name="pendulum",
         task="regression",
         train=(x[train], y[train]),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bdlbench.data.dataset import Dataset, make_dataset, split_table
-from bdlbench.data.fetch import fetch
+from bdlbench.data.fetch import Files
 from bdlbench.data.splits import cut, permutation, random_split
 from bdlbench.data.table import Table, make_table
 from bdlbench.data.wheels import wheel_file
@@ -49,7 +49,14 @@ def _co2() -> tuple[np.ndarray, np.ndarray]:
     return years.astype(float) + 1970.0 + days / length, np.array([float(value) for _, value in pairs if value])
 
 
-def co2(*, test_fraction: float, seasonal: bool, validation_fraction: float, n_train: int | None) -> Dataset:
+def co2(
+    *,
+    test_fraction: float,
+    seasonal: bool,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
+) -> Dataset:
     """Weekly CO2 at Mauna Loa, ppm, 1958-2001 (Keeling & Whorf, 2004; 59 weeks without a value are left out).
 
     The input is the time in years; ``seasonal`` adds sin and cos of its fraction. The last ``test_fraction`` of the
@@ -64,6 +71,7 @@ def co2(*, test_fraction: float, seasonal: bool, validation_fraction: float, n_t
     num_fit = int(np.round((1.0 - test_fraction) * len(time)))
     train, validation = _cut_in_time(num_fit, validation_fraction, n_train)
     return make_dataset(
+        standardize=standardize,
         name="co2",
         task="regression",
         train=(x[train], ppm[train]),
@@ -83,18 +91,27 @@ class Series(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _nab(series: str) -> Series:
+def _nab(files: Files, series: str) -> Series:
     key = f"{NAB_SERIES[series]}/{series}.csv"
-    lines = fetch(NAB, f"data/{key}").read_text().split("\n")[1:]
+    lines = files.fetch(NAB, f"data/{key}").read_text().split("\n")[1:]
     pairs = [line.strip().split(",") for line in lines if line.strip()]
     times = np.array([stamp for stamp, _ in pairs], dtype="datetime64[s]")
     anomalous = np.zeros(len(pairs), dtype=bool)
-    for start, end in json.loads(fetch(NAB, "labels/combined_windows.json").read_text())[key]:
+    for start, end in json.loads(files.fetch(NAB, "labels/combined_windows.json").read_text())[key]:
         anomalous |= (times >= np.datetime64(start[:19])) & (times <= np.datetime64(end[:19]))
     return Series(np.array([float(value) for _, value in pairs]), anomalous)
 
 
-def nab(*, series: str, window: int, test_fraction: float, validation_fraction: float, n_train: int | None) -> Dataset:
+def nab(
+    *,
+    files: Files,
+    series: str,
+    window: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
+) -> Dataset:
     """Predict the next value of a NAB series from the ``window`` before it (Lavin & Ahmad, 2015, arXiv 1510.03336).
 
     The first ``1 - test_fraction`` of the series is trained on, the rest tested; in both only rows whose window and
@@ -105,7 +122,7 @@ def nab(*, series: str, window: int, test_fraction: float, validation_fraction: 
     _check_test_fraction(test_fraction)
     if series not in NAB_SERIES:
         raise ConfigError(f"data.series={series} is unknown: choose from {', '.join(NAB_SERIES)}.")
-    values, anomalous = _nab(series)
+    values, anomalous = _nab(files, series)
     if not 1 <= window < len(values) // 2:
         raise ConfigError(f"data.window={window} is out of range: choose from 1 to {len(values) // 2 - 1}.")
     x = np.lib.stride_tricks.sliding_window_view(values, window)[:-1]
@@ -117,6 +134,7 @@ def nab(*, series: str, window: int, test_fraction: float, validation_fraction: 
     if not len(test):
         raise ConfigError(f"data.test_fraction={test_fraction} leaves {series} no normal test rows: raise it.")
     return make_dataset(
+        standardize=standardize,
         name="nab",
         task="regression",
         train=(x[train], y[train]),
@@ -164,10 +182,10 @@ def read_annotations(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=2)
-def _mitbih(window: int) -> tuple[Table, Table]:
-    raw = read_212(fetch(WFDB, "sample-data/100.dat").read_bytes(), 2)
+def _mitbih(files: Files, window: int) -> tuple[Table, Table]:
+    raw = read_212(files.fetch(WFDB, "sample-data/100.dat").read_bytes(), 2)
     lead = (raw[:, 0] - 1024) / 200.0  # mV: baseline and gain of the record's header
-    samples, codes = read_annotations(fetch(WFDB, "sample-data/100.atr").read_bytes())
+    samples, codes = read_annotations(files.fetch(WFDB, "sample-data/100.atr").read_bytes())
     before = window // 2
     whole = (samples >= before) & (samples + window - before <= len(lead)) & np.isin(codes, list(BEATS))
     samples, codes = samples[whole], codes[whole]
@@ -182,7 +200,14 @@ def _mitbih(window: int) -> tuple[Table, Table]:
 
 
 def mitbih(
-    *, window: int, split: int, test_fraction: float, validation_fraction: float, n_train: int | None
+    *,
+    files: Files,
+    window: int,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """Beats of MIT-BIH arrhythmia record 100, normal (0) or atrial premature (1) (Moody & Mark, 2001).
 
@@ -192,8 +217,10 @@ def mitbih(
     """
     if not 2 <= window <= 360:
         raise ConfigError(f"data.window={window} is out of range: choose from 2 to 360 samples (one second).")
-    table, ectopic = _mitbih(window)
+    table, ectopic = _mitbih(files, window)
     rows = random_split(
         len(table.y), split=split, test_fraction=test_fraction, validation_fraction=validation_fraction, n_train=n_train
     )
-    return split_table("mitbih", "classification", table, rows, ood={"ventricular": (ectopic.x, ectopic.y)})
+    return split_table(
+        "mitbih", "classification", table, rows, ood={"ventricular": (ectopic.x, ectopic.y)}, standardize=standardize
+    )

@@ -43,11 +43,13 @@ def _diabetes() -> Table:
     return make_table(x, y, feature_names=names, target_name="progression")
 
 
-def diabetes(*, split: int, test_fraction: float, validation_fraction: float, n_train: int | None) -> Dataset:
+def diabetes(
+    *, split: int, test_fraction: float, validation_fraction: float, n_train: int | None, standardize: bool | str = True
+) -> Dataset:
     """Disease progression after a year from ten measurements of 442 patients (Efron et al., 2004)."""
     table = _diabetes()
     rows = _rows(table, split, test_fraction, validation_fraction, n_train)
-    return split_table("diabetes", "regression", table, rows)
+    return split_table("diabetes", "regression", table, rows, standardize=standardize)
 
 
 @lru_cache(maxsize=1)
@@ -59,11 +61,13 @@ def _breast_cancer() -> Table:
     )  # fmt: skip
 
 
-def breast_cancer(*, split: int, test_fraction: float, validation_fraction: float, n_train: int | None) -> Dataset:
+def breast_cancer(
+    *, split: int, test_fraction: float, validation_fraction: float, n_train: int | None, standardize: bool | str = True
+) -> Dataset:
     """Malignant (0) or benign (1) from 30 features of 569 cell nuclei images (Street, Wolberg & Mangasarian, 1993)."""
     table = _breast_cancer()
     rows = _rows(table, split, test_fraction, validation_fraction, n_train)
-    return split_table("breast_cancer", "classification", table, rows)
+    return split_table("breast_cancer", "classification", table, rows, standardize=standardize)
 
 
 @lru_cache(maxsize=1)
@@ -75,11 +79,13 @@ def _wine_cultivars() -> Table:
     )  # fmt: skip
 
 
-def wine_cultivars(*, split: int, test_fraction: float, validation_fraction: float, n_train: int | None) -> Dataset:
+def wine_cultivars(
+    *, split: int, test_fraction: float, validation_fraction: float, n_train: int | None, standardize: bool | str = True
+) -> Dataset:
     """Which of three cultivars a wine is of, from 13 chemical measurements of 178 wines (Forina et al., 1988)."""
     table = _wine_cultivars()
     rows = _rows(table, split, test_fraction, validation_fraction, n_train)
-    return split_table("wine_cultivars", "classification", table, rows)
+    return split_table("wine_cultivars", "classification", table, rows, standardize=standardize)
 
 
 @lru_cache(maxsize=1)
@@ -102,4 +108,4 @@ def digits(
     table = _digits()
     rows = _rows(table, split, test_fraction, validation_fraction, n_train)
     table = table if flatten else table._replace(x=table.x.reshape(-1, 8, 8, 1))
-    return split_table("digits", "classification", table, rows, scale_x=Scaler(np.array(0.0), np.array(16.0)))
+    return split_table("digits", "classification", table, rows, x_scaler=Scaler(np.array(0.0), np.array(16.0)))

@@ -1,10 +1,14 @@
 """Raw rows: checked once, shared by every split."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from bdlbench.errors import ConfigError
+
+LARGEST = 1e150
+"""A value beyond it, either way, is refused: sums of squares must stay finite."""
 
 
 class Table(NamedTuple):
@@ -35,28 +39,54 @@ def make_table(
     feature_names: tuple[str, ...] = (),
     target_name: str = "y",
     class_names: tuple[str, ...] = (),
-    first_row: int = 0,
-    unit: str = "row",
+    source: str = "data",
+    part: str = "",
 ) -> Table:
     """Check raw rows once and freeze them, so that every split can share them.
 
-    ``first_row`` is the number that the source gives its first ``unit``, for error messages.
+    ``source`` and ``part`` say in a message what the rows are: a file, and the end of the names of its arrays.
 
     Raises
     ------
     ConfigError
-        A value is NaN or infinite (names column and row), or x and y differ in length.
+        A value is NaN, infinite or beyond :data:`LARGEST` (names column and row of each), or x and y differ in length.
     """
+    faults = [
+        *_faults(x, tuple(name + part for name in feature_names), f"x{part}"),
+        *_faults(y, (target_name + part,), f"y{part}"),
+    ]
+    if faults:
+        raise ConfigError(f"{source}: {joined(faults)}: remove such rows, fill them in, or give other units.")
     if len(x) != len(y):
-        raise ConfigError(f"data has {len(x)} rows of inputs but {len(y)} targets: give one target for every row.")
-    for part, names in ((x, feature_names), (y, (target_name,))):
-        if np.issubdtype(part.dtype, np.floating) and not np.isfinite(part).all():
-            row, *rest = (int(i) for i in np.argwhere(~np.isfinite(part))[0])
-            value = part[(row, *rest)]
-            column = names[rest[0] if rest else 0] if len(rest) <= 1 and names else f"x{rest}"
-            raise ConfigError(
-                f"data.{column} is {value} in {unit} {row + first_row}: remove or fill in such rows first."
-            )
-    for part in (x, y):
-        part.flags.writeable = False
+        raise ConfigError(f"{source} has {len(x)} rows of inputs but {len(y)} targets: give one target for every row.")
+    for array in (x, y):
+        array.flags.writeable = False
     return Table(x, y, feature_names, target_name, class_names)
+
+
+def _faults(values: np.ndarray, names: tuple[str, ...], name: str) -> list[str]:
+    """A phrase for every column of (n, d) or (n,) values, or for all of images, that holds a value of no use."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return []
+    wrong = ~(np.abs(values) <= min(LARGEST, float(np.finfo(values.dtype).max)))  # of NaN too
+    if not wrong.any():
+        return []
+    wrong, flat = (np.asarray(array).reshape(len(values), -1) for array in (wrong, values))
+    columns = np.flatnonzero(wrong.any(0))
+    if values.ndim > 2:  # one of the pixels stands for all
+        rows = np.flatnonzero(wrong.any(1))
+        column = int(np.flatnonzero(wrong[rows[0]])[0])
+        return [_phrase(name, flat[rows[0], column], rows)]
+    named = names if len(names) == flat.shape[1] else tuple(f"{name}{i}" for i in range(flat.shape[1]))
+    return [_phrase(named[c], flat[np.flatnonzero(wrong[:, c])[0], c], np.flatnonzero(wrong[:, c])) for c in columns]
+
+
+def _phrase(name: str, value: float, rows: np.ndarray) -> str:
+    more = f" (and in {len(rows) - 1:,} more rows)" if len(rows) > 1 else ""
+    return f"{name} is {value:g} in row {rows[0]}{more}"
+
+
+def joined(phrases: Sequence[str], separator: str = "; ", most: int = 10) -> str:
+    """The first phrases, and how many there are more."""
+    more = f" and {len(phrases) - most:,} more" if len(phrases) > most else ""
+    return separator.join(phrases[:most]) + more

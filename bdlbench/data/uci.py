@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bdlbench.data.dataset import Dataset, split_table
-from bdlbench.data.fetch import fetch
+from bdlbench.data.fetch import Files
 from bdlbench.data.splits import MAX_SPLITS, Split, check_split, cut, permutation, random_split
 from bdlbench.data.table import Table, make_table
 from bdlbench.errors import ConfigError
@@ -62,9 +62,9 @@ SETS = {
 
 
 @lru_cache(maxsize=16)
-def _table(name: str, deduplicate: bool) -> Table:
+def _table(files: Files, name: str, deduplicate: bool) -> Table:
     features, target, _ = SETS[name]
-    values = np.loadtxt(fetch(REPOSITORY, f"{FOLDER}/standard/{name}/data/data.txt"))
+    values = np.loadtxt(files.fetch(REPOSITORY, f"{FOLDER}/standard/{name}/data/data.txt"))
     d = len(features)
     if deduplicate:
         _, first = np.unique(values[:, : d + 1], axis=0, return_index=True)
@@ -73,9 +73,11 @@ def _table(name: str, deduplicate: bool) -> Table:
 
 
 @lru_cache(maxsize=64)
-def _gap(name: str, split: int) -> tuple[np.ndarray, np.ndarray]:
+def _gap(files: Files, name: str, split: int) -> tuple[np.ndarray, np.ndarray]:
     train, test = (
-        np.loadtxt(fetch(REPOSITORY, f"{FOLDER}/gap/{name}/data/index_{part}_{split}.txt"), dtype=float).astype(int)
+        np.loadtxt(files.fetch(REPOSITORY, f"{FOLDER}/gap/{name}/data/index_{part}_{split}.txt"), dtype=float).astype(
+            int
+        )
         for part in ("train", "test")
     )
     return train, test
@@ -83,17 +85,21 @@ def _gap(name: str, split: int) -> tuple[np.ndarray, np.ndarray]:
 
 def uci(
     *,
+    files: Files,
     name: str,
     split: int,
     split_kind: str,
     deduplicate: bool,
     validation_fraction: float,
     n_train: int | None,
+    standardize: bool | str = True,
 ) -> Dataset:
     """One of nine UCI regression sets, split as published.
 
     Parameters
     ----------
+    files : Files
+        Where the files come from.
     name : str
         A key of :data:`SETS`.
     split : int
@@ -106,6 +112,8 @@ def uci(
         splits then runs on fewer rows, so these splits are not the published ones.
     validation_fraction, n_train
         As :func:`bdlbench.data.splits.cut`.
+    standardize : bool, "x" or "y"
+        As :func:`bdlbench.data.dataset.make_dataset`.
     """
     if name not in SETS:
         raise ConfigError(f"data.name={name} is no UCI set: choose from {', '.join(SETS)}.")
@@ -114,26 +122,26 @@ def uci(
     if split_kind == "gap" and deduplicate:
         raise ConfigError("data.deduplicate=true has no gap splits, whose indices count all rows: set it false.")
     check_split(split, SETS[name].num_splits if split_kind == "standard" else len(SETS[name].features))
-    table = _table(name, deduplicate)
+    table = _table(files, name, deduplicate)
     if split_kind == "standard":
         rows = random_split(
             len(table.y), split=split, test_fraction=0.1, validation_fraction=validation_fraction, n_train=n_train,
             num_splits=SETS[name].num_splits,
         )  # fmt: skip
     else:
-        train, test = _gap(name, split)
+        train, test = _gap(files, name, split)
         train = train[permutation(len(train), 0)]
         rows = Split(*cut(train, validation_fraction=validation_fraction, n_train=n_train), test)
-    whole = len(_table(name, False).y) if deduplicate else len(table.y)
+    whole = len(_table(files, name, False).y) if deduplicate else len(table.y)
     removed = (f"{whole - len(table.y):,} duplicate rows removed: not the published splits",)
-    notes = (*(removed if whole > len(table.y) else ()), *_traps(name, deduplicate, split_kind))
-    return split_table(name, "regression", table, rows, notes=notes)
+    notes = (*(removed if whole > len(table.y) else ()), *_traps(files, name, deduplicate, split_kind))
+    return split_table(name, "regression", table, rows, notes=notes, standardize=standardize)
 
 
 @lru_cache(maxsize=32)
-def _traps(name: str, deduplicate: bool, split_kind: str) -> tuple[str, ...]:
+def _traps(files: Files, name: str, deduplicate: bool, split_kind: str) -> tuple[str, ...]:
     """What of the rows flatters or breaks a score: many exact duplicates, few distinct target values."""
-    table = _table(name, deduplicate)
+    table = _table(files, name, deduplicate)
     n = len(table.y)
     notes = []
     duplicates = n - len(np.unique(np.column_stack([table.x, table.y]), axis=0))
@@ -147,8 +155,8 @@ def _traps(name: str, deduplicate: bool, split_kind: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=2)
-def _mile(name: str) -> Table:
-    values = np.loadtxt(fetch("EmanuelSommer/MILE", f"data/{name}.data"))
+def _mile(files: Files, name: str) -> Table:
+    values = np.loadtxt(files.fetch("EmanuelSommer/MILE", f"data/{name}.data"))
     if name == "airfoil":
         names: tuple[str, ...] = ("frequency", "angle", "chord", "velocity", "thickness")
         return make_table(values[:, :-1], values[:, -1], feature_names=names, target_name="sound_pressure")
@@ -160,8 +168,16 @@ def _mile(name: str) -> Table:
     return make_table(values[:, 1:-1], values[:, -1], feature_names=names, target_name="count")
 
 
-def _bde(name: str, split: int, test_fraction: float, validation_fraction: float, n_train: int | None) -> Dataset:
-    table = _mile(name)
+def _bde(
+    files: Files,
+    name: str,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str,
+) -> Dataset:
+    table = _mile(files, name)
     n = len(table.y)
     check_split(split, MAX_SPLITS)
     if not 0 < test_fraction < 1:
@@ -170,21 +186,37 @@ def _bde(name: str, split: int, test_fraction: float, validation_fraction: float
     order = np.random.RandomState(split).permutation(n)
     num_test = int(np.ceil(test_fraction * n))
     rows = Split(*cut(order[num_test:], validation_fraction=validation_fraction, n_train=n_train), order[:num_test])
-    return split_table(name, "regression", table, rows)
+    return split_table(name, "regression", table, rows, standardize=standardize)
 
 
-def airfoil(*, split: int, test_fraction: float, validation_fraction: float, n_train: int | None) -> Dataset:
+def airfoil(
+    *,
+    files: Files,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
+) -> Dataset:
     """Sound pressure level of an airfoil section, dB (Brooks, Pope & Marcolini, 1989), in the bde protocol.
 
     The bde package and MILE (Sommer et al., 2025) split by ``train_test_split(test_size=0.2, random_state=0)`` and
     standardise on the training rows: that is ``split=0``; ``split=k`` is ``random_state=k``.
     """
-    return _bde("airfoil", split, test_fraction, validation_fraction, n_train)
+    return _bde(files, "airfoil", split, test_fraction, validation_fraction, n_train, standardize)
 
 
-def bikesharing(*, split: int, test_fraction: float, validation_fraction: float, n_train: int | None) -> Dataset:
+def bikesharing(
+    *,
+    files: Files,
+    split: int,
+    test_fraction: float,
+    validation_fraction: float,
+    n_train: int | None,
+    standardize: bool | str = True,
+) -> Dataset:
     """Bicycles rented in an hour (Fanaee-T & Gama, 2014), in the bde protocol: see :func:`airfoil`.
 
     The source's first column is the row number; it is dropped here, which published numbers may not have done.
     """
-    return _bde("bikesharing", split, test_fraction, validation_fraction, n_train)
+    return _bde(files, "bikesharing", split, test_fraction, validation_fraction, n_train, standardize)

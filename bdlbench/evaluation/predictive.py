@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from bdlbench.data.inputs import new_inputs
 from bdlbench.metrics.calibration import mixture_quantile
 from bdlbench.runs.arrangement import arrange
-from bdlbench.runs.job import Job
 from bdlbench.runs.stored_draws import load_draws, load_job
-from bdlbench.sampling import loop
+from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import Shared
@@ -38,8 +37,9 @@ def predictive(
     store : Store
     run_id : str
         A finished run; :meth:`Store.find` completes the beginning of an id.
-    x : array (n, d) or (n,) where there is one feature
-        Inputs in original units, columns in the order of the data set's ``feature_names``.
+    x : array (n, d) or (n,) where there is one feature, or table
+        Inputs in original units: columns of an array in the order of the data set's ``feature_names``, those of a table
+        by name.
     num_draws : int, optional
         At most so many draws, evenly spaced; all where None.
     quantiles : sequence of float
@@ -68,16 +68,16 @@ def predictive(
     job = load_job(store, run_id, trust=trust)
     dataset = job.dataset
     task: Task = "classification" if dataset.task == "classification" else "regression"
-    rows = _standardised(x, job)
+    rows = new_inputs(x, dataset)
     draws = load_draws(store, run_id, job, num_draws=num_draws)
 
     shared, lane, _, _ = arrange([job])
-    method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, _one(lane)).method
+    method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, lanes.first_of(lane)).method
     if method is not None and method.anchor is not None:
         raise ConfigError(f"id: run '{run_id}' predicts by a linearised network, whose anchor is not stored.")
     # The predictor also scores targets; there are none at new inputs, so it is handed zeros and their score dropped.
     at = Shared(rows[None], np.zeros((1, len(rows)), dataset.train.y.dtype))
-    predictor = Predictor(job.program, task, shared, _one(lane), at, Clock())
+    predictor = Predictor(job.program, task, shared, lanes.first_of(lane), at, Clock())
     found = {name: values[0] for name, values in predictor.predict(draws[None]).items()}
     if task == "classification":
         return {"probs": found["probs"]}
@@ -91,26 +91,3 @@ def predictive(
     if is_gaussian(job.program, job.numbers, dataset.train.x, dataset.train.y):
         out["quantiles"] = np.stack([mixture_quantile(mean, np.sqrt(variance), float(q)) for q in out["levels"]])
     return out
-
-
-def _one(lane: Any) -> Any:
-    """The first of a job's lanes: numbers and data are the same in all."""
-    return jax.tree.map(lambda leaf: leaf[:1], lane)
-
-
-def _standardised(x: Any, job: Job) -> np.ndarray:
-    """Inputs as the network sees them, checked."""
-    dataset = job.dataset
-    rows = np.asarray(x, np.float64)
-    if rows.ndim == 1 and dataset.feature_shape == (1,):
-        rows = rows[:, None]
-    if rows.shape[1:] != dataset.feature_shape or not len(rows):
-        named = f" ({', '.join(dataset.feature_names)})" if dataset.feature_names else ""
-        raise ConfigError(
-            f"x has shape {np.shape(x)}, but inputs of '{dataset.name}' have shape {dataset.feature_shape}{named}: "
-            "give rows of that shape."
-        )
-    if not np.isfinite(rows).all():
-        raise ConfigError("x holds a value that is not finite: remove such rows.")
-    rows = rows if dataset.x_scaler is None else dataset.x_scaler.standardise(rows)
-    return np.ascontiguousarray(rows, dataset.train.x.dtype)

@@ -155,7 +155,7 @@ def adjusted_mclmc(
             state, averaging = jax.lax.cond(t == end - 1, measured, lambda: (state, averaging))
         return Tuning(state, averaging, count, mean, square), info
 
-    def settle(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
+    def finalize(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
         state = tuning.state
         measured_last = end == schedule.num_warmup and end - begin > 1
         # Averaging that has just begun again has averaged nothing: its final value would be exp(0).
@@ -164,4 +164,4 @@ def adjusted_mclmc(
             state = state._replace(step_size=found)
         return state, {}
 
-    return Method(init, step, draw=lambda key, state: state.theta, warm=warm, settle=settle)
+    return Method(init, step, draw=lambda key, state: state.theta, warm=warm, finalize=finalize)

@@ -129,7 +129,7 @@ def chees(
         )
         return Tuning(moved, adaptation), info
 
-    def settle(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
+    def finalize(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
         step_size = jnp.exp(tuning.adaptation.log_step_size_moving_average)
         length = jnp.exp(tuning.adaptation.log_trajectory_length_moving_average)
         return State(tuning.chains, step_size, jnp.clip(length, step_size, max_leapfrog_steps * step_size)), {}
@@ -138,4 +138,4 @@ def chees(
         chains, _, info = go(key, t, state.chains, state.step_size, state.trajectory_length, data)
         return state._replace(chains=chains), info
 
-    return Method(init, step, draw=lambda key, state: state.chains.position, warm=advance, settle=settle)
+    return Method(init, step, draw=lambda key, state: state.chains.position, warm=advance, finalize=finalize)

@@ -62,7 +62,10 @@ def row_factor(predictive: Predictive, theta: Array, x: Any) -> Array:
 
 
 def fisher_information(predictive: Predictive, theta: Array, data: Data, diagonal: bool) -> Array:
-    """Sum over the rows of J' F J at ``theta`` (d,): (d, d), or its diagonal (d,). K passes backward over the rows."""
+    """Sum over the rows of J' F J at ``theta`` (d,): (d, d), or its diagonal (d,). K passes backward over the rows.
+
+    Each row counts by its weight where ``data`` has weights.
+    """
     factor = lambda x: row_factor(predictive, theta, x)  # noqa: E731
     num_params, dim = jax.eval_shape(factor, data.x[0]).shape
     num_rows = data.x.shape[0]
@@ -73,6 +76,8 @@ def fisher_information(predictive: Predictive, theta: Array, data: Data, diagona
         rows = jax.lax.dynamic_slice_in_dim(data.x, first, block)
         fresh = first + jnp.arange(block) >= i * block  # the last block may overlap the one before
         factors = jax.vmap(factor)(rows) * fresh[:, None, None]
+        if data.weights is not None:
+            factors *= jnp.sqrt(jax.lax.dynamic_slice_in_dim(data.weights, first, block))[:, None, None]
         factors = jax.lax.optimization_barrier(factors.reshape(-1, dim))
         return total + ((factors**2).sum(0) if diagonal else factors.T @ factors)
 

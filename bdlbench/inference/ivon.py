@@ -96,4 +96,5 @@ def ivon(
         draw=lambda key, state: state.mean + noise(key, state) * scale(state),
         log_q=log_q,
         markov=False,
+        fixed_target=False,
     )

@@ -107,13 +107,13 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
             ) from error
         return Start(theta)
 
-    def settle(key: Array, start: Start, data: Data) -> tuple[State, Info]:
+    def finalize(key: Array, start: Start, data: Data) -> tuple[State, Info]:
         theta = start.theta
         free = theta[index]
 
         def minus_log_prior(free: Array) -> Array:
-            terms = target.terms(theta.at[index].set(free), data.x, data.y)
-            return -(terms.log_prior / target.temperature + terms.log_jacobian)
+            terms = target.terms(theta.at[index].set(free), data)
+            return -(terms.log_prior_with_factor / target.temperature + terms.log_jacobian)
 
         likelihood = fisher_information(at(theta), free, data, diagonal) / target.temperature
         prior = hessian(minus_log_prior, free, diagonal)
@@ -136,7 +136,7 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
             noise = solve_triangular(state.chol, noise, trans=1, lower=True)
         return state.theta.at[index].add(state.scale * noise)
 
-    return Method(init, step, draw, settle=settle, anchor=lambda state: state.theta, markov=False, start="mode")
+    return Method(init, step, draw, finalize=finalize, anchor=lambda state: state.theta, markov=False, start="mode")
 
 
 def _by_evidence(
@@ -175,9 +175,10 @@ def _by_evidence(
         eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(solve_triangular(root, half.T, lower=True)), 0.0)
         distance = (solve_triangular(root, slope, lower=True) ** 2).sum()
     learns_noise = (pull != 0).any()
-    rows = data.y.shape[0]
+    rows = data.y.shape[0] if data.weights is None else data.size
     # Mean square of the standardised residuals: sigma^2 / sigma_0^2 before gamma enters.
-    squares = ((data.y - base.loc) / base.scale) ** 2 if gaussian else jnp.ones(rows)
+    squares = ((data.y - base.loc) / base.scale) ** 2 if gaussian else jnp.ones(data.y.shape[0])
+    squares = squares if data.weights is None else data.weights * squares
 
     def fixed_point(_: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
         delta, tau = at

@@ -157,7 +157,7 @@ def mclmc(
         state, error, weight, largest = jax.lax.cond(t == phases.measured - 1, measured, unchanged)
         return Tuning(state, error, weight, largest, time, mean, square, kept), info
 
-    def settle(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
+    def finalize(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
         state = tuning.state
         if phases.num_kept >= 10:
             ess = diagnostics.effective_sample_size(tuning.kept[None, : phases.num_kept])
@@ -168,7 +168,7 @@ def mclmc(
             state = state._replace(decoherence=jnp.where(usable.any(), L, state.decoherence))
         return state, {}
 
-    return Method(start, step, draw=lambda key, state: state.chain.position, warm=warm, settle=settle)
+    return Method(start, step, draw=lambda key, state: state.chain.position, warm=warm, finalize=finalize)
 
 
 class _Phases:

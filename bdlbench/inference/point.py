@@ -78,7 +78,7 @@ def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax
         theta = optax.apply_updates(state.theta, updates)
         return State(theta, opt_state), {"num_grads": jnp.float32(1), "log_density": log_density}
 
-    return Method(init, step, draw=lambda key, state: state.theta, markov=False)
+    return Method(init, step, draw=lambda key, state: state.theta, markov=False, fixed_target=False)
 
 
 @static("validation_fraction")
@@ -125,8 +125,7 @@ def deep_ensemble(
 
     def log_likelihood(theta: Array, data: Data) -> Array:
         theta = jax.lax.optimization_barrier(theta)
-        log_lik = target.terms(theta, data.x, data.y).log_lik
-        return data.size / log_lik.shape[0] * log_lik.sum()
+        return data.total(target.terms(theta, data).log_lik)
 
     value = target.log_density if objective == "posterior" else log_likelihood
     stopping = _Stopping(schedule, validate_every, patience, validation_fraction)
@@ -184,7 +183,8 @@ def mc_dropout(
         return target.log_density(masked(key, theta), data)
 
     method = _trained(target, optimizer, value, _Stopping(schedule, validate_every, patience, validation_fraction))
-    return method._replace(draw=lambda key, state: masked(key, state.kept))
+    # Its bound takes the expectation over masks of one fixed log likelihood.
+    return method._replace(draw=lambda key, state: masked(key, state.kept), fixed_target=True)
 
 
 class _Stopping:
@@ -232,10 +232,10 @@ def _trained(target: Target, optimizer: optax.GradientTransformation, value: Any
         theta = optax.apply_updates(state.theta, updates)
         return state._replace(theta=theta, optimizer=opt_state, log_density=log_density)
 
-    def look(state: Member, rows: tuple[Any, Any]) -> Best:
+    def look(state: Member, rows: Data) -> Best:
         theta, best = jax.lax.optimization_barrier(state.theta), state.best
         assert best is not None
-        score = target.terms(theta, *rows).log_lik.mean()
+        score = target.terms(theta, rows).log_lik.mean()
         better = score > best.score
         return Best(
             jnp.where(better, theta, best.theta),
@@ -247,8 +247,8 @@ def _trained(target: Target, optimizer: optax.GradientTransformation, value: Any
         if every is None:
             state = move(key, state, data)
             return state, {"num_grads": jnp.float32(1), "log_density": state.log_density}
-        held = data.validation
-        assert held is not None
+        assert data.validation is not None
+        held = data._replace(x=data.validation[0], y=data.validation[1], weights=None)
         assert state.best is not None
         going = jnp.bool_(True) if patience is None else state.best.misses < patience
         state = jax.lax.cond(going, lambda s: move(key, s, data), lambda s: s, state)
@@ -265,4 +265,5 @@ def _trained(target: Target, optimizer: optax.GradientTransformation, value: Any
         draw=lambda key, state: state.kept,
         markov=False,
         validation_fraction=stopping.validation_fraction,
+        fixed_target=False,
     )

@@ -75,7 +75,7 @@ def sghmc(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
         momentum = momentum + h * grad + jnp.sqrt(2 * friction * h) * noise
         return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density}
 
-    return Method(_start, step, draw=lambda key, state: state.theta)
+    return Method(_start, step, draw=lambda key, state: state.theta, fixed_target=False)
 
 
 def baoa(target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, friction: float) -> Method:
@@ -108,7 +108,7 @@ def baoa(target: Target, schedule: Schedule, *, step_size: float | optax.Schedul
         theta = middle + h / 2 * momentum
         return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density}
 
-    return Method(_start, step, draw=lambda key, state: state.theta)
+    return Method(_start, step, draw=lambda key, state: state.theta, fixed_target=False)
 
 
 class ThermostatState(NamedTuple):
@@ -150,7 +150,7 @@ def sgnht(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
         info = {"num_grads": jnp.float32(1), "log_density": log_density, "thermostat": thermostat}
         return ThermostatState(theta, momentum, thermostat), info
 
-    return Method(init, step, draw=lambda key, state: state.theta)
+    return Method(init, step, draw=lambda key, state: state.theta, fixed_target=False)
 
 
 def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, friction: float, num_cycles: int) -> Method:
@@ -191,4 +191,5 @@ def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, fric
         warm=lambda key, t, state, data: move(key, t, state, data, explores=True),
         markov=False,
         num_cycles=num_cycles,
+        fixed_target=False,
     )

@@ -53,6 +53,7 @@ def sgld(
         init=lambda key, theta, data: State(theta),
         step=step,
         draw=lambda key, state: state.theta,
+        fixed_target=False,
     )
 
 
@@ -118,6 +119,7 @@ def psgld(
         step=step,
         draw=lambda key, state: state.theta,
         warm=warm,
+        fixed_target=False,
     )
 
 
@@ -157,6 +159,7 @@ def cyclical_sgld(target: Target, schedule: Schedule, *, step_size: float, num_c
         warm=lambda key, t, state, data: move(key, t, state, data, explores=True),
         markov=False,
         num_cycles=num_cycles,
+        fixed_target=False,
     )
 
 
@@ -198,4 +201,5 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Sche
         num_grads = 2 + jnp.where(t == 0, data.size / data.y.shape[0], 0)
         return state._replace(theta=theta), {"num_grads": num_grads, "log_density": log_density}
 
-    return Method(init=init, step=step, draw=lambda key, state: state.theta)
+    # The anchor's gradient is computed once: the noise of an estimate would stay in it as a bias of every step.
+    return Method(init=init, step=step, draw=lambda key, state: state.theta, fixed_target=True)

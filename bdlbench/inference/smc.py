@@ -49,14 +49,15 @@ def smc(
               \log \hat Z = \sum_k \log \frac1P \sum_i w_k^{(i)}, \quad
               w_k^{(i)} = \left[p(\theta_i) / p_0(\theta_i)\right]^{\lambda_{k+1} - \lambda_k}
 
-    p_0 is the prior, from which the particles are drawn whatever the stage before left, and p the target. A step of
+    p_0 is the prior of the latent sites, from which the particles are drawn whatever the stage before left, and p the
+    target: the likelihood, the temperature and ``numpyro.factor`` terms enter by degrees. A step of
     warm-up is one stage: the next lambda such that the weights' ESS is ``target_ess`` P, systematic resampling,
     ``num_moves`` HMC transitions. Stages that the warm-up did not reach are made up for before sampling, so that every
     draw is of the posterior, and a lane that needs more than ``MOST_STAGES`` of them has diverged; steps after lambda = 1
     are moves alone. Moves adapt to the particles (their variances are the inverse mass, the step size follows the
     acceptance rate) in warm-up, and are frozen in sampling.
 
-    ``log_evidence`` is log p(y | x) where the prior is normalised and the temperature is 1; its error falls as
+    ``log_evidence`` is log p(y | x) where the model has no factor and the temperature is 1; its error falls as
     P^(-1/2). P (num_moves n + 2) gradients a stage are charged.
 
     Parameters
@@ -92,7 +93,7 @@ def smc(
     transition = hmc.build_kernel()
 
     def log_prior(theta: Array, data: Data) -> Array:
-        terms = target.terms(theta, data.x, data.y)
+        terms = target.terms(theta, data)
         return terms.log_prior + terms.log_jacobian
 
     def bridge(theta: Array, at: Array, data: Data) -> Array:
@@ -106,7 +107,7 @@ def smc(
         return hmc.HMCState(particles, *jax.vmap(jax.value_and_grad(lambda theta: bridge(theta, at, data)))(particles))
 
     def init(key: Array, theta: Array, data: Data) -> State:
-        draws = jax.vmap(target.start)(jax.random.split(key, num_particles))
+        draws = jax.vmap(target.sample_prior)(jax.random.split(key, num_particles))
         zero = jnp.zeros((), theta.dtype)
         variance = jnp.maximum(draws.var(0), jnp.finfo(draws.dtype).tiny)
         log_step_size = jnp.asarray(jnp.log(initial_step_size), theta.dtype)
@@ -168,7 +169,7 @@ def smc(
         info = reported(state, acceptance, diverged, ess_share, num_grads)
         return state._replace(particles=particles, log_step_size=state.log_step_size + gain), info
 
-    def settle(key: Array, state: State, data: Data) -> tuple[State, Info]:
+    def finalize(key: Array, state: State, data: Data) -> tuple[State, Info]:
         def unfinished(carry: tuple[State, Array, Array]) -> Array:
             state, stages, _ = carry
             return (state.inverse_temperature < 1) & (stages < MOST_STAGES)
@@ -190,7 +191,7 @@ def smc(
     def warm(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         return tempered(key, state, data)
 
-    return Method(init, step, draw=draw, warm=warm, settle=settle, start="own")
+    return Method(init, step, draw=draw, warm=warm, finalize=finalize, start="own")
 
 
 def draw(key: Array, state: Any) -> Array:

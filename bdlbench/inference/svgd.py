@@ -87,4 +87,4 @@ def svgd(
             "log_density": log_density.mean(),
         }
 
-    return Method(init, step, draw=lambda key, state: state.particles, markov=False)
+    return Method(init, step, draw=lambda key, state: state.particles, markov=False, fixed_target=False)

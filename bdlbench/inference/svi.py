@@ -148,6 +148,7 @@ def svi(
         draw=lambda key, state: draw_with_log_q(key, state)[0],
         log_q=lambda key, state: draw_with_log_q(key, state)[1],
         markov=False,
+        fixed_target=False,
     )
 
 

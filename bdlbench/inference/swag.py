@@ -102,4 +102,4 @@ def swag(
         )
         return theta + jax.random.normal(second, (rank,), theta.dtype) @ state.deviations / (2 * (rank - 1)) ** 0.5
 
-    return Method(init, step, draw, markov=False)
+    return Method(init, step, draw, markov=False, fixed_target=False)

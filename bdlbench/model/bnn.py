@@ -1,12 +1,14 @@
 """The Bayesian neural network: network x prior x likelihood as a NumPyro model."""
 
 import math
+import typing
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpyro
-from flax import linen, nnx
+from flax import errors, linen, nnx
 from jaxtyping import Array
 from numpyro.contrib.module import random_flax_module, random_nnx_module
 
@@ -48,19 +50,50 @@ def random_network(network: NetworkFactory, prior: Prior, x: Any, out_features: 
     a trace without a random key the module is built abstractly, so that evaluating a density draws no weights.
     """
     module = build_network(network, x, out_features, None if not needs_rngs(network) else numpyro.prng_key())
+    _refuse_state(module, x)
     if isinstance(module, linen.Module):
         if hasattr(x, "shape"):
-            return random_flax_module("network", module, prior, input_shape=(1, *x.shape[1:]))
+            return random_flax_module("network", module, prior, jnp.ones((1, *x.shape[1:]), x.dtype))
         return random_flax_module("network", module, prior, jax.tree.map(lambda leaf: leaf[:1], x))
     if isinstance(module, nnx.Module):
         return random_nnx_module("network", module, prior, scope_divider=".")
     raise ConfigError(f"network: {network} made a {type(module).__name__}, which is no Flax module (NNX or Linen).")
 
 
+def _refuse_state(module: Any, x: Any) -> None:
+    """Raise ConfigError where a module has more than parameters: a density is a function of these alone."""
+    if isinstance(module, nnx.Module):
+        rest = typing.cast(Any, nnx.split(module, nnx.Param, ...))[2]
+        held = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
+    elif isinstance(module, linen.Module):
+        row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+        try:
+            made = jax.eval_shape(module.init, jax.random.key(0), row)
+            if set(made) == {"params"}:  # applied as a density does it, without a key
+                jax.eval_shape(module.apply, made, row)
+        except errors.InvalidRngError as error:
+            raise ConfigError(_STATE.format("a random key of its own")) from error
+        held = sorted(set(made) - {"params"})
+    else:
+        return
+    if held:
+        raise ConfigError(_STATE.format(f"the state '{held[0]}', which is no parameter"))
+
+
+_STATE = (
+    "network: it needs {}, so that one row would be computed by what other rows or draws left: use LayerNorm in place of "
+    "BatchNorm, and inference=mc_dropout in place of Dropout."
+)
+
+
 def bnn(x: Any, y: Array | None = None, *, network: NetworkFactory, prior: Prior, likelihood: Likelihood) -> None:
     """Theta ~ prior, f = network(x; theta), y ~ likelihood(f). Sites ``network.*``, ``f`` (rows, out), ``y`` (rows,)."""
     net = random_network(network, prior, x, likelihood.out_features)
     outputs = net(x)
+    if not hasattr(outputs, "shape"):
+        raise ConfigError(
+            f"network: it returns a {type(outputs).__name__}: return one array (rows, out_features) instead."
+        )
     rows = jax.tree.leaves(x)[0].shape[0]
     if outputs.shape != (rows, likelihood.out_features):
         raise ConfigError(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import biject_to
@@ -15,7 +16,7 @@ from numpyro.primitives import Messenger
 
 from bdlbench.errors import ConfigError
 from bdlbench.model.wiring import Wiring
-from bdlbench.types import Target, Terms
+from bdlbench.types import Data, Target, Terms
 
 Model = Callable[..., None]
 """``model(x, y=None)``: a NumPyro model that observes y, one value or vector a row of x."""
@@ -34,7 +35,13 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
     """Wrap a NumPyro model as a :class:`~bdlbench.types.Target` over flat theta in R^D.
 
     Each latent site is mapped to the reals by NumPyro's ``biject_to`` of its support, and the sites lie in theta in the
-    order in which the model names them. ``numpyro.factor`` terms count as prior: they are not scaled by N/B.
+    order in which the model names them.
+    ``numpyro.factor`` terms, and what masks and scales change of a latent site's prior, are ``log_factor``: they are
+    tempered and not scaled by N/B, and no draw of ``sample_prior`` knows of them.
+
+    A model may draw numbers of its own from ``numpyro.prng_key()``, as where a row's log likelihood is an estimate from
+    K random latents. Where such numbers enter the log density, the target says so (``needs_key``), and ``terms`` draws
+    them from ``data.key``. Predictions draw them from one fixed key.
 
     Parameters
     ----------
@@ -50,10 +57,12 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
     ConfigError
         For discrete latent sites, none or several observed sites, or a log likelihood that is not one number a row.
     """
-    layout, observed, shape = _inspect(model, x, y)
+    layout, observed, shape, needs_key = _inspect(model, x, y)
     rows = shape[0] if shape else 0
 
-    def trace(theta: Array, x: Any, y: Any, fixed: dict[str, Any]) -> tuple[dict[str, Any], Array]:
+    def trace(
+        theta: Array, x: Any, y: Any, fixed: dict[str, Any], key: Array | None = None
+    ) -> tuple[dict[str, Any], Array]:
         """The model's trace at theta, and log |d constrained / d theta|."""
         log_jacobian = jnp.zeros((), theta.dtype)
 
@@ -71,31 +80,51 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
                 log_jacobian = log_jacobian + transform.log_abs_det_jacobian(free, value).sum()
             return value
 
-        # The key only feeds an unobserved y, whose value nobody reads: XLA removes it.
-        seeded = handlers.seed(handlers.substitute(model, substitute_fn=value_of), jax.random.key(0))
+        # Without a key of an estimate the seed only feeds an unobserved y, whose value nobody reads: XLA removes it.
+        key = jax.random.key(0) if key is None else key
+        seeded = handlers.seed(handlers.substitute(model, substitute_fn=value_of), key)
         with handlers.block():
             return handlers.trace(seeded).get_trace(x, y), log_jacobian
 
-    def terms(theta: Float[Array, " D"], x: Any, y: Any) -> Terms:
-        sites, log_jacobian = trace(theta, x, y, {})
+    def terms(theta: Float[Array, " D"], data: Data) -> Terms:
+        if needs_key and data.key is None:
+            raise ConfigError(
+                "model: its log likelihood is a random estimate, and data.key is None: give the key of the estimate."
+            )
+        sites, log_jacobian = trace(theta, data.x, data.y, {}, data.key if needs_key else None)
         log_prior = jnp.zeros((), theta.dtype)
+        log_factor = None
         for name, site in sites.items():
-            if site["type"] == "sample" and name != observed:
-                log_prior = log_prior + _log_prob(site).sum()
+            if site["type"] != "sample" or name == observed:
+                continue
+            if name in layout:
+                drawn = _unmasked(site["fn"]).log_prob(site["value"]).sum()
+                log_prior = log_prior + drawn
+                if site["scale"] is None and _unmasked(site["fn"]) is site["fn"]:
+                    continue
+                rest = _log_prob(site).sum() - drawn
+            else:
+                rest = _log_prob(site).sum()
+            log_factor = rest if log_factor is None else log_factor + rest
         log_lik = _log_prob(sites[observed])
-        return Terms(log_prior, log_jacobian, log_lik.reshape(log_lik.shape[0], -1).sum(1))
+        return Terms(log_prior, log_jacobian, log_lik.reshape(log_lik.shape[0], -1).sum(1), log_factor)
+
+    def one_a_row(site: dict[str, Any], x: Any) -> dist.Distribution:
+        """The site's distribution, which may be the same for all rows, with the rows as its first axis."""
+        wanted = (jnp.shape(x)[0], *shape[1:])
+        return site["fn"] if site["fn"].batch_shape == wanted else site["fn"].expand(wanted)
 
     def predictive(theta: Float[Array, " D"], x: Any) -> dist.Distribution:
-        return trace(theta, x, None, {})[0][observed]["fn"]
+        return one_a_row(trace(theta, x, None, {})[0][observed], x)
 
     def likelihood(theta: Float[Array, " D"], x: Any, f: Array) -> dist.Distribution:
-        return trace(theta, x, None, {"f": f})[0][observed]["fn"]
+        return one_a_row(trace(theta, x, None, {"f": f})[0][observed], x)
 
     def forward(theta: Float[Array, " D"], x: Any) -> Array:
         sites, _ = trace(theta, x, None, {})
         if "f" in sites:
             return sites["f"]["value"]
-        mean = sites[observed]["fn"].mean
+        mean = one_a_row(sites[observed], x).mean
         return mean.reshape(mean.shape[0], -1)
 
     def constrain(theta: Float[Array, " D"]) -> dict[str, Array]:
@@ -120,11 +149,11 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         free = [biject_to(sites[name]["fn"].support).inv(values[name]) for name in layout]
         return jnp.concatenate([jnp.ravel(part) for part in free])
 
-    def start(key: Array) -> Float[Array, " D"]:
+    def sample_prior(key: Array) -> Float[Array, " D"]:
         sites = handlers.trace(handlers.seed(model, key)).get_trace(x, None)
         return flatten(sites, {name: sites[name]["value"] for name in layout})
 
-    def initial(key: Array) -> Float[Array, " D"]:
+    def init_params(key: Array) -> Float[Array, " D"]:
         own = _InitialWeights()
         with own:
             sites = handlers.trace(handlers.seed(model, key)).get_trace(x, None)
@@ -166,8 +195,8 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
     return Target(
         dim,
-        start,
-        initial,
+        sample_prior,
+        init_params,
         terms,
         forward,
         likelihood,
@@ -178,20 +207,38 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         rows,
         units,
         last_layer,
+        needs_key,
     )
 
 
-def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple[int, ...]]:
-    """Layout of theta, the observed site and the shape of its log probability, found without computing anything."""
+def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple[int, ...], bool]:
+    """What one trace shows, found without computing anything.
+
+    Layout of theta, the observed site, the shape of its log probability, and whether the log likelihood or a factor
+    depends on a key that the model asks for.
+    """
     layout: dict[str, _Slot] = {}
     observed: dict[str, tuple[int, ...]] = {}
 
-    def look(x: Any, y: Any) -> None:
+    def look(key: Array, x: Any, y: Any) -> list[Array]:
         offset = 0
-        for name, site in handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(x, y).items():
+        log_probs = []
+        asked = handlers.seed(_AskedKeys(model, key), jax.random.key(0))
+        for name, site in handlers.trace(asked).get_trace(x, y).items():
+            if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
+                raise ConfigError(
+                    f"model: plate '{name}' has a subsample_size, but batches are drawn for the model: leave it out and "
+                    "set inference.schedule.batch_size."
+                )
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
+                if not isinstance(site["fn"], dist.Unit) and _unmasked(site["fn"]) is not site["fn"]:
+                    raise ConfigError(
+                        f"model: '{name}' is observed under a mask, and hidden rows would be scored as if their density "
+                        "were 1: leave these rows out of the data."
+                    )
+                log_probs.append(_log_prob(site))
                 if not isinstance(site["fn"], dist.Unit):
                     observed[name] = jnp.shape(site["fn"].log_prob(site["value"]))
                 continue
@@ -202,8 +249,16 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
             free = biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))
             layout[name] = _Slot(offset, math.prod(free), tuple(free), _is_real(site["fn"].support))
             offset += math.prod(free)
+        return log_probs
 
-    jax.eval_shape(look, x, y)
+    try:
+        jaxpr = jax.make_jaxpr(look)(jax.random.key(0), x, y).jaxpr
+    except NotImplementedError as error:
+        raise ConfigError(
+            "model: a distribution of it cannot do what is asked, as ImproperUniform, from which no start can be drawn: "
+            "use a wide proper prior, as Normal(0, 100)."
+        ) from error
+    needs_key = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1][0]
     if not layout:
         raise ConfigError("model: it has no latent site, so there is nothing to infer: sample at least one parameter.")
     if len(observed) != 1:
@@ -213,12 +268,13 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
         )
     name, shape = next(iter(observed.items()))
     rows = jnp.shape(y)[0]
-    if not shape or shape[0] != rows:
+    # Outputs (N, 1) against y (N,) would give N x N numbers.
+    if not shape or shape != jnp.shape(y)[: len(shape)]:
         raise ConfigError(
             f"model: the log likelihood of '{name}' has shape {shape}, but one number for each of the {rows} rows is "
-            "needed: observe y under a plate over the rows."
+            f"needed, as y has shape {jnp.shape(y)}: observe y under a plate over the rows, with parameters of y's shape."
         )
-    return layout, name, shape
+    return layout, name, shape, needs_key
 
 
 def _log_prob(site: dict[str, Any]) -> Array:
@@ -227,9 +283,34 @@ def _log_prob(site: dict[str, Any]) -> Array:
     return log_prob if site["scale"] is None else site["scale"] * log_prob
 
 
+def _unmasked(fn: dist.Distribution) -> dist.Distribution:
+    """The distribution that a site is drawn from: a mask hides its density and not its draws."""
+    if isinstance(fn, dist.MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, dist.Independent) and (inner := _unmasked(fn.base_dist)) is not fn.base_dist:
+        return inner.to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.ExpandedDistribution) and (inner := _unmasked(fn.base_dist)) is not fn.base_dist:
+        return inner.expand(fn.batch_shape)
+    return fn
+
+
 def _is_real(support: Any) -> bool:
     base = support.base_constraint if isinstance(support, dist.constraints.independent) else support
     return base is dist.constraints.real
+
+
+class _AskedKeys(Messenger):
+    """Answers the keys that a model itself asks for from a key apart from that of its latent sites."""
+
+    def __init__(self, model: Model, key: Array) -> None:
+        super().__init__(model)
+        self.key, self.count = key, 0
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """A fresh key for each question."""
+        if msg["type"] == "prng_key" and msg["value"] is None:
+            self.count += 1
+            msg["value"] = jax.random.fold_in(self.key, self.count)
 
 
 class _InitialWeights(Messenger):

@@ -53,7 +53,7 @@ class Saved(NamedTuple):
         header = {**_made_by(), "seconds": dict(seconds), "curve_seconds": curve_seconds, "pending": None}
         header["allocated"] = [[*variable, *found] for variable, found in allocated.items()]
         out = {f"position/{name}": a for name, a in self.position.arrays().items()}
-        out |= {f"tally/{name}": a for name, a in tally.items()}
+        out |= {f"tally/{name}": a for name, a in (tally or {}).items()}
         if self.pending is not None:
             assert self.pending.draws is not None
             header["pending"] = [self.pending.first_draw, self.pending.steps_done]

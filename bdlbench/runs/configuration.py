@@ -28,6 +28,11 @@ TARGET_SECTIONS = ("model", "network", "prior", "likelihood")
 """Sections of a configuration that, with the temperature and the training rows, make the posterior."""
 PROGRAM_SECTIONS = (*TARGET_SECTIONS, "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
+MOVED: dict[str, str] = {}
+"""Where a factory of this package has gone: its old ``_target_`` and its new one, so that stored configurations load.
+
+No factory that a configuration of this package ever named has moved so far.
+"""
 STAGE_KEYS = ("schedule", "start", "before")
 """Keys of an inference configuration that are not its factory's parameters."""
 
@@ -73,9 +78,8 @@ def preset(group: str, name: str, options: Mapping[str, Any] | None = None) -> d
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
         raise ConfigError(f"{group}={name!r} is unknown: choose one of {known}.")
-    node = OmegaConf.masked_copy(
-        loaded := typing.cast(DictConfig, OmegaConf.load(file)), [str(key) for key in loaded if key != "defaults"]
-    )
+    loaded = typing.cast(DictConfig, OmegaConf.load(file))
+    node = OmegaConf.masked_copy(loaded, [str(key) for key in loaded if key != "defaults"])
     return with_options(group, node, options or {})
 
 
@@ -179,7 +183,7 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
 def call(node: Mapping[str, Any], path: str, *, partial: bool = True) -> Any:
     """Instantiate a node: a partial of its factory, or (``partial=False``) what the factory returns."""
     try:
-        return instantiate({**node, "_partial_": partial}, _convert_="all")
+        return instantiate({**moved(node), "_partial_": partial}, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, ConfigError):
@@ -198,10 +202,17 @@ def fill(node: Any, numbers: Mapping[str, Any]) -> Any:
     return [fill(value, numbers) for value in node] if isinstance(node, list) else node
 
 
+def moved(node: Any) -> Any:
+    """The configuration with every ``_target_`` where it lies now."""
+    if isinstance(node, Mapping):
+        return {k: MOVED.get(v, v) if k == "_target_" and isinstance(v, str) else moved(v) for k, v in node.items()}
+    return [moved(value) for value in node] if isinstance(node, list) else node
+
+
 def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
     """The factory that ``_target_`` names."""
     try:
-        return get_object(node["_target_"])
+        return get_object(MOVED.get(node["_target_"], node["_target_"]))
     except (ImportError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path}._target_={node['_target_']}: {_first_line(error)}") from error
 
@@ -215,7 +226,8 @@ def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
         For an option that the factory does not take, one it needs, or a value of the wrong type.
     """
     reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
-    provided = PROGRAM_SECTIONS if path == "model" else ()
+    # The sections of a program are built for the model, and the places of files are known to the run.
+    provided = PROGRAM_SECTIONS if path == "model" else ("files",) if path.split(".")[0] == "data" else ()
     return options.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from bdlbench import signals
-from bdlbench.runs import checkpoint, configuration, warm_start
+from bdlbench.errors import ConfigError
+from bdlbench.runs import checkpoint, configuration, rescore, warm_start
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.job import Job, check_job, make_job
 from bdlbench.runs.look import look_at
@@ -23,7 +24,7 @@ from bdlbench.sampling.devices import setup_jax
 from bdlbench.sampling.marks import curve_marks, looks, num_steps
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import NEVER
-from bdlbench.store import NoRoom, RunExists, Store, StoreError
+from bdlbench.store import NoRoom, RunBusy, RunExists, Store, StoreError
 
 PROVISIONAL_DRAWS = 100
 """Draws by which a running variational posterior is scored during optimisation."""
@@ -58,7 +59,24 @@ def look_up(
     """The job, and the record of its run unless it must be done."""
     signals.check()
     job = make_job(config, labels)
-    return job, None if config["rerun"] else finished(store, job.id, note)
+    record = None if config["rerun"] else finished(store, job.id, note)
+    return job, record if record is None else with_metrics(record, job, store, note)
+
+
+def with_metrics(record: Record, job: Job, store: Store, note: Callable[[str], object] | None = None) -> Record:
+    """The record of a found run with all the metrics that its job asks for, computed from its draws where it lacks some.
+
+    Where they cannot be computed, ``note`` is told so and the record stays as it is: nothing is run again unasked.
+    """
+    wanted = rescore.lacking(record, job.config["metrics"])
+    if not wanted:
+        return record
+    try:
+        return rescore.rescore(store, job.id, wanted, job=job)
+    except (ConfigError, RunBusy) as error:
+        if note is not None:
+            note(f"{job.id}: its record stays without {', '.join(wanted)}: {error}")
+        return record
 
 
 def finished(store: Store, run_id: str, note: Callable[[str], object] | None = None) -> Record | None:

@@ -32,7 +32,7 @@ from bdlbench.runs.configuration import (
 from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Part of every run's identity: raised when the same configuration would give different results."""
 
 
@@ -75,7 +75,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     numbers["temperature"] = config["temperature"]
     program = make_program(program_half, numbers, dataset)
     target_id = name_of_target(program_half, numbers, dataset)
-    metrics = {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in config["metrics"].items()}
+    metrics = make_metrics(config["metrics"])
     identity = {
         "version": RESULT_VERSION,
         "program": program.key,
@@ -107,6 +107,11 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def make_metrics(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable[..., Any]]:
+    """Metrics by name from their configurations."""
+    return {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in options.items()}
+
+
 @functools.cache
 def _metric(name: str, node: str) -> Callable[..., Any]:
     found = call(json.loads(node), f"metrics.{name}")
@@ -116,14 +121,22 @@ def _metric(name: str, node: str) -> Callable[..., Any]:
 
 def load_data(config: Mapping[str, Any]) -> Dataset:
     """The data set that the configuration names; the last few are kept in memory."""
-    from bdlbench.data import fetch
-
-    fetch.configure(cache=config["paths"]["data"], mirror=config["paths"]["mirror"])
-    node = config["data"]
+    node = _with_files(config["data"], config["paths"])
     # A file that has changed, or another precision, is another data set.
-    files = [os.stat(v) for v in node.values() if isinstance(v, str) and os.path.isfile(v)]
-    state = (str(default_dtype()), *((stat.st_mtime_ns, stat.st_size) for stat in files))
+    paths = [os.path.expanduser(v) for v in config["data"].values() if isinstance(v, str)]
+    stats = [os.stat(path) for path in paths if os.path.isfile(path)]
+    state = (str(default_dtype()), *((stat.st_mtime_ns, stat.st_size) for stat in stats))
     return _load_data(json.dumps(node, sort_keys=True), state)
+
+
+def _with_files(node: Any, paths: Mapping[str, Any]) -> Any:
+    """The node of a data set in which every factory that reads files is given the places of them."""
+    if not isinstance(node, Mapping):
+        return node
+    out = {key: _with_files(value, paths) for key, value in node.items()}
+    if "_target_" in out and "files" in parameters(target_of(out, "data")):
+        out["files"] = {"_target_": "bdlbench.data.fetch.files_at", "cache": paths["data"], "mirror": paths["mirror"]}
+    return out
 
 
 @functools.lru_cache(maxsize=8)
@@ -222,12 +235,24 @@ def check_job(job: Job) -> None:
         x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
         data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
+        if target.needs_key:
+            data = data._replace(key=jax.random.key(0))
         for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
             with stages.named(path):
                 stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)
+        # On other rows than these, so that no shape fits by coincidence.
+        try:
+            job.program.make_target(job.numbers, jnp.concatenate([x, x[:1]]), jnp.concatenate([y, y[:1]]))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"model: it cannot be evaluated on {size + 1} rows in place of {size}: take all shapes from x, and put "
+                "what belongs to rows into x."
+            ) from error
         return target.log_density(jnp.zeros(target.dim), data)
 
-    shapes = tuple(None if part is None else (part.x.shape, part.y.shape, part.y.dtype.str) for part in parts)
+    shapes = tuple(
+        None if part is None else (part.x.shape, part.x.dtype.str, part.y.shape, part.y.dtype.str) for part in parts
+    )
     key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
     if key not in _CHECKED:
         for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):

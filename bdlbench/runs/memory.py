@@ -18,7 +18,7 @@ from bdlbench.sampling import lanes
 from bdlbench.sampling.predictions import TOGETHER, describe
 from bdlbench.sampling.programs import Lane, Shared, StagePrograms, size_of
 from bdlbench.store.arrays import BUFFER_BYTES
-from bdlbench.types import Data, no_settle
+from bdlbench.types import no_finalize
 
 SAFETY = 0.6
 """Share of the free memory that is planned with: allocators fragment, and other processes have their needs."""
@@ -40,7 +40,7 @@ class Footprint(NamedTuple):
     lane : int
         What a lane keeps on its device between two blocks: state, draws, statistics, a block of predictions.
     working : int
-        Temporaries of a lane while its step, settling or prediction is computed. On a CPU the lanes of a device are
+        Temporaries of a lane while its step, finalizing or prediction is computed. On a CPU the lanes of a device are
         taken one after another and share them; under ``vmap`` each has its own.
     dataset : int
         One data set's rows. Each device has a copy of each data set that its lanes use.
@@ -127,11 +127,11 @@ def footprint(jobs: Sequence[Job]) -> Footprint:
         batch = stage.schedule.batch_size
         if batch not in gradients:
             gradients[batch] = _gradient_bytes(stage, shared, one)
-        settle = 0
-        if stage.method.settle is not no_settle:
-            settle = _peak(jax.make_jaxpr(stage.settle)(shared, one, stage.states[0]).jaxpr)
+        finalize = 0
+        if stage.method.finalize is not no_finalize:
+            finalize = _peak(jax.make_jaxpr(stage.finalize)(shared, one, stage.states[0]).jaxpr)
         resident = max(resident, 2 * state + kept)  # the state handed over and the one made from it
-        working = max(working, GRADIENTS * gradients[batch] * particles + STATES * state, settle)
+        working = max(working, GRADIENTS * gradients[batch] * particles + STATES * state, finalize)
     predictions = [_prediction_bytes(job, shared, one, stage.dim, rows) for rows in sets]
     predicted, largest = sum(kept for kept, _ in predictions), max((peak for _, peak in predictions), default=0)
     look = min(LOOK, job.program.stages[-1].schedule.num_samples) * particles
@@ -162,7 +162,7 @@ def _gradient_bytes(stage: StagePrograms, shared: Shared, lane: Lane) -> int:
     def gradient(shared: Shared, lane: Lane, theta: Any) -> Any:
         target, _, data = stage.build(shared, lane)
         count = stage.schedule.batch_size
-        rows = data if count is None else Data(data.x[:count], data.y[:count], data.size)
+        rows = data if count is None else data._replace(x=data.x[:count], y=data.y[:count])
         return target.value_and_grad(theta, rows)
 
     theta = jax.ShapeDtypeStruct((stage.dim,), jnp.float32)

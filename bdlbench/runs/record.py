@@ -126,6 +126,7 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "program_hash": short_hash(job.program.key),
         "seconds": dict(seconds),
         "num_grads": {"warmup": 0.0, "sample": 0.0},
+        "metric_options": dict(job.config["metrics"]),
         "tuning_num_grads": job.config.get("tuning_num_grads"),
         "lanes": num_jobs * job.num_chains,
         "peak_memory_bytes": peak_memory(),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches
+from bdlbench.sampling.programs import check_target
 from bdlbench.types import Data, Schedule, Stage, Target
 
 FIELD = re.compile(r"(?<![\w.])inference\.(?!before\b)")
@@ -51,6 +52,7 @@ def check(stage: Stage, target: Target, data: Data, numbers: Mapping[str, Any], 
     batches.check(stage.schedule, data.size)
     batches_fit(target, stage.schedule, data)
     method = stage.factory(target, stage.schedule, numbers)
+    check_target(stage.name, method, target)
     if method.markov and stage.schedule.num_samples and not stage.schedule.thinning:
         raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")
     if method.start == "own" and not first:
@@ -81,9 +83,10 @@ def batches_fit(target: Target, schedule: Schedule, data: Data) -> None:
     size = schedule.batch_size
     if size is None or data.size < 3:
         return
-    theta, few = target.start(jax.random.key(0)), max(2, min(size, data.size - 1))
+    theta, few = target.sample_prior(jax.random.key(0)), max(2, min(size, data.size - 1))
     try:
-        shape = target.terms(theta, data.x[:few], data.y[:few]).log_lik.shape
+        some = data._replace(x=data.x[:few], y=data.y[:few])
+        shape = target.terms(theta, some).log_lik.shape
     except (TypeError, ValueError):
         shape = ()
     if shape != (few,):

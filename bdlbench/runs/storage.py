@@ -75,14 +75,15 @@ class Storage:
         scaler = self.dataset.y_scaler
         loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
         top = {name: values[:, :, : self.rows] for name, values in own.items()}
-        log_lik = (top["log_lik"] - math.log(scale)).astype(np.float32)
+        # The log density of a row has no offset, so that the precision it was computed in keeps all its digits.
+        log_lik = (top["log_lik"].astype(np.float64) - math.log(scale)).astype(top["log_lik"].dtype)
         self._write("log_likelihood", "y", log_lik, look.first_draw, look.shown)
         if "probs" in top:
             self._write("posterior_predictive", "probs", top["probs"], look.first_draw, look.shown)
             self._write("posterior_predictive", "y", top["sample"], look.first_draw, every)
             return
         for name, key in [("mean", "mean")] * ("mean" in top) + [("y", "sample")]:
-            values = (top[key] * scale + loc).astype(np.float32)
+            values = top[key].astype(np.float64) * scale + loc  # an offset may be large beside the spread
             self._write("posterior_predictive", name, values, look.first_draw, look.shown)
 
     def _write(self, group: str, name: str, values: np.ndarray, start: int, good: np.ndarray) -> None:

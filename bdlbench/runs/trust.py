@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bdlbench.errors import ConfigError
-from bdlbench.runs.configuration import conf_dir
+from bdlbench.runs.configuration import MOVED, conf_dir
 
 OPTAX = re.compile(r"optax(\.(schedules|contrib))?\.[A-Za-z]\w*")
 NUMPYRO = re.compile(r"numpyro\.distributions\.[A-Z]\w*")
@@ -37,7 +37,7 @@ def is_trusted(target: Any) -> bool:
     """
     if not isinstance(target, str):
         return False
-    if target in shipped_targets():
+    if MOVED.get(target, target) in shipped_targets():
         return True
     if not any(pattern.fullmatch(target) for pattern in (OPTAX, NUMPYRO, FLAX)):
         return False

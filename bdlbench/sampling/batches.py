@@ -7,6 +7,7 @@ row comes exactly once an epoch, and each batch is an unbiased sample of the row
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,11 @@ def _permute(round_keys: UInt32[Array, "rounds ..."], index: Integer[Array, "...
     """:func:`permute` with the keys of the rounds; each index may have its own."""
     a = math.isqrt(num_rows - 1) + 1
     b = -(-num_rows // a)
+    return _walk(round_keys, index, num_rows, a, b, walks=a * b > num_rows)
+
+
+def _walk(round_keys: Any, index: Any, num_rows: Any, a: Any, b: Any, *, walks: bool) -> Any:
+    """The Feistel network over the rectangle a x b; without ``walks`` every image is in the range already."""
 
     def mix(value: UInt32[Array, "..."], round_key: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
         value = (value + round_key) * jnp.uint32(0x9E3779B1)
@@ -57,7 +63,7 @@ def _permute(round_keys: UInt32[Array, "rounds ..."], index: Integer[Array, "...
         return left * b + right
 
     image = once(index.astype(jnp.uint32))
-    if a * b > num_rows:
+    if walks:
         image = jax.lax.while_loop(
             lambda i: jnp.any(i >= num_rows), lambda i: jnp.where(i >= num_rows, once(i), i), image
         )
@@ -124,6 +130,53 @@ def rows_of_step(key: Key[Array, ""], t: Integer[Array, ""], num_rows: int, sche
     this, following = (_round_keys(jax.random.fold_in(key, e)) for e in (epoch, epoch + 1))
     round_keys = jnp.where(position < num_rows, this[:, None], following[:, None])
     return _permute(round_keys, position % num_rows, num_rows)
+
+
+def rows_of_step_among(
+    key: Key[Array, ""], t: Integer[Array, ""], num_rows: Integer[Array, ""], capacity: int, schedule: Schedule
+) -> Int[Array, " B"]:
+    """:func:`rows_of_step` where the number of rows, 1 to ``capacity``, is known only when the program runs.
+
+    It gives the same rows as that function does for so many rows.
+    """
+    size = schedule.batch_size
+    assert size is not None
+    if schedule.batching == "iid":
+        return jax.random.randint(jax.random.fold_in(key, t), (size,), 0, num_rows)
+    num_rows = num_rows.astype(jnp.uint32)
+    common = jnp.gcd(jnp.uint32(size), num_rows)
+    t = t.astype(jnp.uint32)
+    start = (t % (num_rows // common)) * jnp.uint32(size)
+    epoch = (t // (num_rows // common)) * (jnp.uint32(size) // common) + start // num_rows
+    position = start % num_rows + jnp.arange(size, dtype=jnp.uint32)
+    this, following = (
+        _permute_among(jax.random.fold_in(key, e), position % num_rows, num_rows, capacity) for e in (epoch, epoch + 1)
+    )
+    return jnp.where(position < num_rows, this, following)
+
+
+def _permute_among(key: Any, index: Any, num_rows: Any, capacity: int) -> Any:
+    """:func:`permute` for a number of rows that is traced."""
+
+    def sort() -> Any:
+        # As jax.random.permutation does it, whose numbers for the first rows do not depend on how many follow.
+        length = min(SORTED_ROWS, capacity)
+        numbers = jax.random.bits(jax.random.split(key)[1], (length,), jnp.uint32)
+        row = jnp.arange(length, dtype=jnp.int32)
+        return jax.lax.sort((row >= num_rows.astype(jnp.int32), numbers, row), num_keys=2)[2][index]
+
+    def walk() -> Any:
+        # The square root in single precision may be off by one either way.
+        root = jnp.sqrt((num_rows - 1).astype(jnp.float32)).astype(jnp.uint32)
+        root = jnp.where(root * root > num_rows - 1, root - 1, root)
+        root = jnp.where((root + 1) * (root + 1) <= num_rows - 1, root + 1, root)
+        a = root + 1
+        b = (num_rows + a - 1) // a
+        return _walk(_round_keys(key), index, num_rows, a, b, walks=True)
+
+    if capacity <= SORTED_ROWS:
+        return sort()
+    return jax.lax.cond(num_rows <= SORTED_ROWS, sort, walk)
 
 
 def steps_per_gather(row_bytes: int, schedule: Schedule) -> int:

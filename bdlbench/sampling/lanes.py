@@ -99,6 +99,11 @@ def replicate(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def first_of(lane: Any) -> Any:
+    """The first of several lanes, still with the lane axis: of one job's lanes, whose numbers and data are the same."""
+    return jax.tree.map(lambda leaf: leaf[:1], lane)
+
+
 def fetch(tree: Any, num_lanes: int) -> Any:
     """Copy results to the host without the padding."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:num_lanes], jax.block_until_ready(tree))

@@ -3,6 +3,7 @@
 Between blocks the caller shows progress, stores draws and scores them; none of that is on the loop's clock.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.position import Position, to_devices, to_host
 from bdlbench.sampling.position import check as check_leaves
 from bdlbench.sampling.programs import NEVER, UNFINISHED, Lane, Phase, Program, Shared, StagePrograms
-from bdlbench.types import no_settle
+from bdlbench.types import no_finalize
 
 Marks = Callable[[int, Phase], Sequence[int]]
 
@@ -71,16 +72,35 @@ def joined(blocks: Sequence[Block]) -> Block:
     )
 
 
-_PROGRAMS: dict[Any, StagePrograms] = {}
+class ProgramCache:
+    """The compiled programs of the stages and shapes used last, at most ``maxsize`` of them."""
+
+    def __init__(self, maxsize: int) -> None:
+        self.maxsize = maxsize
+        self._programs: OrderedDict[Any, StagePrograms] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def get(self, program: Program, index: int, shared: Shared, lane: Lane) -> StagePrograms:
+        """The programs of a stage, made where the cache has none for these shapes."""
+        shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), (shared, lane))
+        key = (program, index, str(shapes), jax.default_backend(), bool(jax.config.jax_enable_x64))
+        if key not in self._programs:
+            self._programs[key] = StagePrograms(program, index, shared, lane)
+            while len(self._programs) > self.maxsize:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return self._programs[key]
+
+
+_PROGRAMS = ProgramCache(maxsize=64)
+"""What the runs of this process have compiled. A run has about two stages, and a sweep's groups follow one another."""
 
 
 def stage_programs(program: Program, index: int, shared: Shared, lane: Lane) -> StagePrograms:
     """The programs of a stage, from the process's cache where the same shapes have been compiled before."""
-    shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), (shared, lane))
-    key = (program, index, str(shapes), jax.default_backend(), bool(jax.config.jax_enable_x64))
-    if key not in _PROGRAMS:
-        _PROGRAMS[key] = StagePrograms(program, index, shared, lane)
-    return _PROGRAMS[key]
+    return _PROGRAMS.get(program, index, shared, lane)
 
 
 def is_markov(program: Program, shared: Shared, lane: Lane) -> bool:
@@ -98,8 +118,8 @@ def check(program: Program, shared: Shared, lane: Lane, resume: Position) -> Non
 
 
 def _shapes(programs: StagePrograms, shared: Shared, lane: Lane, resume: Position) -> Any:
-    settled = resume.phase == "sample" and programs.method.settle is not no_settle
-    return programs.state_shapes(shared, lane, settled=settled)
+    finalized = resume.phase == "sample" and programs.method.finalize is not no_finalize
+    return programs.state_shapes(shared, lane, finalized=finalized)
 
 
 def run(
@@ -112,6 +132,7 @@ def run(
     block_seconds: float = 1.0,
     resume: Position | None = None,
     theta: np.ndarray | None = None,
+    cache: ProgramCache | None = None,
 ) -> Iterator[Block]:
     """Drive all stages over all lanes; yield a :class:`Block` after each block. Ends early if every lane has failed.
 
@@ -129,27 +150,34 @@ def run(
         Where the first stage begins; the program's own start where None.
     resume : Position, optional
         Go on from there, with the bits of the run that it was taken from.
+    cache : ProgramCache, optional
+        Where compiled programs are kept; the process's own cache where None.
 
     Raises
     ------
     ValueError
         If ``resume`` is no position of this program.
     """
+    cache = _PROGRAMS if cache is None else cache
     num_lanes = int(np.shape(lane.dataset)[0])
+    size = None if shared.weights is None else np.asarray(shared.weights).sum(1)[np.asarray(lane.dataset)]
     shared = lanes.replicate(shared)
     lane = lanes.place(lane._replace(active=np.ones(num_lanes, bool)))
     lane = lane._replace(active=lanes.place(lanes.active(num_lanes)))
     theta = None if theta is None else lanes.place(theta)
     for index in range(0 if resume is None else resume.stage, len(program.stages)):
         with clock.measure("compile"):
-            programs = stage_programs(program, index, shared, lane)
+            programs = cache.get(program, index, shared, lane)
         if resume is not None:
             state = to_devices(resume.leaves, _shapes(programs, shared, lane, resume))
         else:
             name, given = ("begin", ()) if theta is None else ("init", (theta,))
             with clock.measure("warmup"):
                 state = jax.block_until_ready(programs.call(name, clock, 1, shared, lane, *given))
-        stage = _StageRun(programs, shared, lane, state, num_lanes, clock, marks, block_seconds)
+        share: float | np.ndarray = programs.share
+        if size is not None and programs.schedule.batch_size is not None:
+            share = programs.schedule.batch_size / size
+        stage = _StageRun(programs, shared, lane, state, num_lanes, clock, marks, block_seconds, share)
         yield from stage.go(resume)
         resume = None
         if stage.failed():
@@ -171,10 +199,12 @@ class _StageRun:
         clock: Clock,
         marks: Marks,
         block_seconds: float,
+        share: float | np.ndarray,
     ) -> None:
         self.programs, self.shared, self.lane, self.state = programs, shared, lane, state
         self.num_lanes, self.clock, self.block_seconds = num_lanes, clock, block_seconds
         self.marks = marks
+        self.share = share
         self.schedule = programs.schedule
         self.anchor: np.ndarray | None = None
         self.bad_step = np.full(num_lanes, NEVER)
@@ -205,8 +235,8 @@ class _StageRun:
                 yield from self.steps("warmup", schedule.num_warmup, cycle, done)
                 if self.failed():
                     return
-                if self.programs.method.settle is not no_settle or self.programs.has_anchor:
-                    yield self.settle(cycle)
+                if self.programs.method.finalize is not no_finalize or self.programs.has_anchor:
+                    yield self.finalize(cycle)
                     if self.failed():
                         return
                 done = 0
@@ -271,7 +301,7 @@ class _StageRun:
                 first_draw=before + done,
                 draws=None if warm else np.array(np.asarray(slots)[: self.num_lanes, :count]),
                 stats={name: np.array(a[:, :kept]) for name, a in stats.items()},
-                num_grads=np.where(alive, totals.num_grads.astype(np.float64) * self.programs.share, 0.0),
+                num_grads=np.where(alive, totals.num_grads.astype(np.float64) * self.share, 0.0),
                 num_diverging=np.where(alive, totals.num_diverging, 0),
                 bad_step=self.bad_step,
                 seconds=timed.elapsed,
@@ -286,10 +316,10 @@ class _StageRun:
         """Whether the running state is a distribution already, as a guide's is."""
         return self.schedule.thinning == 0 and not self.programs.two_bodies
 
-    def settle(self, cycle: int) -> Block:
+    def finalize(self, cycle: int) -> Block:
         with self.clock.measure("warmup") as timed:
             self.state, num_grads, unfinished, anchor = jax.block_until_ready(
-                self.programs.call("settle", self.clock, 1, self.shared, self.lane, self.state)
+                self.programs.call("finalize", self.clock, 1, self.shared, self.lane, self.state)
             )
         self.anchor = None if anchor is None else lanes.fetch(anchor, self.num_lanes)
         alive = self.bad_step == NEVER

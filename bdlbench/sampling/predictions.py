@@ -77,6 +77,7 @@ class Predictor:
     def _in_blocks(
         self, name: str, draws: np.ndarray, first: int, shared: tuple[Any, ...], held: tuple[Any, ...]
     ) -> dict[str, np.ndarray]:
+        first *= draws.shape[2] if draws.ndim == 4 else 1  # each particle's y has a key of its own
         draws = draws.reshape(draws.shape[0], -1, draws.shape[-1])
         parts = []
         # Few draws fill a small block, many a large one: two programs at most.
@@ -173,11 +174,10 @@ def class_probabilities(p: dist.Distribution) -> Array:
             f"model: y ~ {type(base).__name__} gives no class probabilities: use Categorical or Bernoulli."
         )
     probs = base.probs
-    return (
-        jnp.stack([1 - probs, probs], -1)
-        if base.event_dim == 0 and isinstance(base, dist.BernoulliLogits | dist.BernoulliProbs)
-        else probs
-    )
+    if isinstance(base, dist.BernoulliLogits | dist.BernoulliProbs):
+        probs = jnp.stack([1 - probs, probs], -1)
+    # Where they are the same for all rows, the base has no axis for the rows.
+    return jnp.broadcast_to(probs, (*p.batch_shape, probs.shape[-1]))
 
 
 def is_gaussian(program: Program, numbers: Any, x: Any, y: Any) -> bool:

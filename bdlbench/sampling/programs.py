@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bdlbench.errors import ConfigError
 from bdlbench.sampling import batches, lanes
 from bdlbench.sampling.clock import Clock
-from bdlbench.types import Array, Data, Method, Schedule, Stage, Target, no_settle
+from bdlbench.types import Array, Data, Method, Schedule, Stage, Target, no_finalize
 
 Numbers = Mapping[str, Any]
 Phase = Literal["warmup", "sample"]
-STEP, BATCH, DRAW, INIT, SETTLE, START, HOLD_OUT = range(7)
+STEP, BATCH, DRAW, INIT, FINALIZE, START, HOLD_OUT, LIKELIHOOD = range(8)
 DRAW_BYTES = 2**20
 """Bytes of draws that one lane holds on the device between two blocks."""
 NEVER = int(np.iinfo(np.int32).max)
@@ -66,11 +67,15 @@ class Lane(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Rows of the U different data sets that the lanes of a program use: x (U, N, ...), y (U, N, ...)."""
+    """Rows of the U different data sets that the lanes of a program use: x (U, N, ...), y (U, N, ...).
+
+    With ``weights`` (U, N) the N rows are a capacity: a row of weight 0 is not there, and enters nothing.
+    """
 
     x: Any
     y: Any
     validation: tuple[Any, Any] | None = None
+    weights: Any = None
 
     def rows(self, dataset: Array, index: Array | None = None) -> Data:
         """All rows of one data set, or those at ``index``; with one data set nothing is copied a lane."""
@@ -83,7 +88,19 @@ class Shared(NamedTuple):
         held_out = None
         if self.validation is not None and index is None:
             held_out = (take(self.validation[0]), take(self.validation[1]))
-        return Data(take(self.x), take(self.y), self.x.shape[1], held_out)
+        if self.weights is None:
+            return Data(take(self.x), take(self.y), self.x.shape[1], held_out)
+        size = (self.weights[0] if self.weights.shape[0] == 1 else self.weights[dataset]).sum()
+        return Data(take(self.x), take(self.y), size, held_out, take(self.weights))
+
+
+def check_target(name: str, method: Method, target: Target) -> None:
+    """Raise ConfigError where a method that needs one fixed target is given a random estimate of one."""
+    if target.needs_key and method.fixed_target:
+        raise ConfigError(
+            f"inference={name} needs a log likelihood that is the same number each time, and this model's is a random "
+            "estimate: use map, deep_ensemble, sgld, sghmc, swag, svi or ivon."
+        )
 
 
 class _Totals(NamedTuple):
@@ -106,22 +123,24 @@ class StagePrograms:
         self.schedule: Schedule = self.stage.schedule
         self._compiled: dict[Any, Any] = {}
         self._shapes: dict[bool, Any] = {}
-        found: list[tuple[int, Method]] = []
+        found: list[tuple[Target, Method]] = []
 
         def look(shared: Shared, lane: Lane) -> tuple[Any, Any, Array]:
             target, method, data = self.build(shared, lane)
-            found.append((target.dim, method))
+            found.append((target, method))
             first = method.init(lane.key, jnp.zeros(target.dim), data)
-            settled, _ = method.settle(lane.key, first, data)
-            return first, settled, method.draw(lane.key, settled)
+            finalized, _ = method.finalize(lane.key, first, data)
+            return first, finalized, method.draw(lane.key, finalized)
 
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
-        first, settled, self.draw_shape = jax.eval_shape(look, shared, one)
-        self.states = (first, settled)
-        self.dim, self.method = found[0]
-        self.settles = self.method.settle is not no_settle
-        self.two_bodies = self.method.warm is not None or self.settles
-        self.has_density = self.method.log_q is not None
+        first, finalized, self.draw_shape = jax.eval_shape(look, shared, one)
+        self.states = (first, finalized)
+        target, self.method = found[0]
+        self.dim, self.needs_key = target.dim, target.needs_key
+        self.finalizes = self.method.finalize is not no_finalize
+        self.two_bodies = self.method.warm is not None or self.finalizes
+        # Importance ratios of random estimates would say how noisy these are, not how far q is from the posterior.
+        self.has_density = self.method.log_q is not None and not self.needs_key
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
         self.num_cycles = self.method.num_cycles
@@ -136,7 +155,15 @@ class StagePrograms:
         data = shared.rows(lane.dataset)
         target = self.program.make_target(lane.numbers, data.x, data.y)
         method = self.stage.factory(target, self.schedule, lane.numbers)
+        check_target(self.stage.name, method, target)
+        if target.needs_key:  # the estimate outside of steps
+            data = data._replace(key=jax.random.fold_in(self.key(lane, LIKELIHOOD), NEVER))
         if method.validation_fraction:
+            if data.weights is not None:
+                raise ConfigError(
+                    f"inference.validation_fraction={method.validation_fraction} of {self.stage.name} holds out a number "
+                    "of rows that is fixed, which rows with weights do not have: set it to null."
+                )
             order = batches.permute(self.key(lane, HOLD_OUT), jnp.arange(data.size), data.size)
             data = batches.hold_out(data, order, method.validation_fraction)
         return target, method, data
@@ -150,7 +177,7 @@ class StagePrograms:
     def start(self, shared: Shared, lane: Lane) -> Array:
         """Where the first stage begins, (D,)."""
         target, _, _ = self.build(shared, lane)
-        draw = target.initial if self.program.start == "network" else target.start
+        draw = target.init_params if self.program.start == "network" else target.sample_prior
         return draw(self.key(lane, START))
 
     def begin(self, shared: Shared, lane: Lane) -> Any:
@@ -162,29 +189,29 @@ class StagePrograms:
         _, method, data = self.build(shared, lane)
         return _strong(method.init(self.key(lane, INIT), theta, data))
 
-    def settle(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Array, Any]:
+    def finalize(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Array, Any]:
         """What comes between warm-up and sampling.
 
         The new state, its gradients, whether it is unfinished, and where predictions are linearised.
         """
         _, method, data = self.build(shared, lane)
-        state, info = method.settle(self.key(lane, SETTLE), state, data)
+        state, info = method.finalize(self.key(lane, FINALIZE), state, data)
         anchor = method.anchor(state) if method.anchor is not None else None
         num_grads = jnp.asarray(info.get("num_grads", 0.0), jnp.float32)
         return _strong(state), num_grads, jnp.asarray(info.get("unfinished", False)), anchor
 
-    def state_shapes(self, shared: Shared, lane: Lane, *, settled: bool) -> Any:
-        """Shapes of one lane's state before or after :meth:`settle`, in the state's own tree; traced once."""
-        if settled in self._shapes:
-            return self._shapes[settled]
+    def state_shapes(self, shared: Shared, lane: Lane, *, finalized: bool) -> Any:
+        """Shapes of one lane's state before or after :meth:`finalize`, in the state's own tree; traced once."""
+        if finalized in self._shapes:
+            return self._shapes[finalized]
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
 
         def made(shared: Shared, lane: Lane) -> Any:
             state = self.init(shared, lane, self.start(shared, lane))
-            return self.settle(shared, lane, state)[0] if settled else state
+            return self.finalize(shared, lane, state)[0] if finalized else state
 
-        self._shapes[settled] = jax.eval_shape(made, shared, one)
-        return self._shapes[settled]
+        self._shapes[finalized] = jax.eval_shape(made, shared, one)
+        return self._shapes[finalized]
 
     def final(self, shared: Shared, lane: Lane, state: Any) -> Array:
         """Where the next stage starts: one draw (D,), the first particle of a population."""
@@ -263,6 +290,7 @@ class StagePrograms:
         carry: Any = (state, totals, slots, stats, jnp.bool_(False) if may_stop else ())
         num_steps = lanes.steps_here(num_steps, lane.active)
         keys_of = jax.vmap(lambda t: jax.random.fold_in(step_key, t))
+        estimates_of = jax.vmap(lambda t: jax.random.fold_in(self.key(lane, LIKELIHOOD), t))
         many = self._steps_per_chunk(shared)
         batches_of = self._gather(shared, lane) if self.schedule.batch_size is not None else None
 
@@ -271,11 +299,21 @@ class StagePrograms:
             steps = t0 + first + jnp.arange(many)
             keys = jax.lax.optimization_barrier(jax.random.key_data(keys_of(steps)))
             together = None if batches_of is None else batches_of(steps)
+            estimates = None
+            if self.needs_key:
+                estimates = jax.lax.optimization_barrier(jax.random.key_data(estimates_of(steps)))
 
             def one(i: Array, carry: Any) -> Any:
                 at = lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, keepdims=False)  # noqa: E731
-                rows = data if together is None else Data(at(together.x), at(together.y), data.size, data.validation)
-                key = jax.random.wrap_key_data(at(keys), impl=jax.random.key_impl(step_key))
+                key_at = lambda words: jax.random.wrap_key_data(at(words), impl=jax.random.key_impl(step_key))  # noqa: E731
+                rows = data
+                if together is not None:
+                    rows = data._replace(x=at(together.x), y=at(together.y))
+                    if together.weights is not None:
+                        rows = rows._replace(weights=at(together.weights))
+                if estimates is not None:
+                    rows = rows._replace(key=key_at(estimates))
+                key = key_at(keys)
                 return body(first + i, key, carry, rows)
 
             return jax.lax.fori_loop(0, jnp.minimum(many, num_steps - first), one, carry)
@@ -297,6 +335,8 @@ class StagePrograms:
     def _gather(self, shared: Shared, lane: Lane) -> Callable[[Array], Data]:
         """The batches of several steps at once, rows (steps, B, ...), to be sliced: gathering is what a batch costs."""
         key, total = self.key(lane, BATCH), shared.x.shape[1]
+        if shared.weights is not None:
+            return self._gather_present(shared, lane)
         rows_of = jax.vmap(lambda t: batches.rows_of_step(key, t, self.num_rows, self.schedule))
 
         def gather(steps: Array) -> Data:
@@ -308,10 +348,27 @@ class StagePrograms:
 
         return gather
 
+    def _gather_present(self, shared: Shared, lane: Lane) -> Callable[[Array], Data]:
+        """As :meth:`_gather`, from the rows that are there: each counts by its weight times their number over B."""
+        assert self.schedule.batch_size is not None
+        key, size = self.key(lane, BATCH), self.schedule.batch_size
+        there = shared.rows(lane.dataset).weights > 0
+        present, count = jnp.argsort(~there, stable=True), there.sum()
+        rows_of = jax.vmap(lambda t: batches.rows_of_step_among(key, t, count, len(present), self.schedule))
+
+        def gather(steps: Array) -> Data:
+            together = shared.rows(lane.dataset, present[rows_of(steps)])
+            return together._replace(
+                x=jax.lax.optimization_barrier(together.x), weights=together.weights * (count / size)
+            )
+
+        return gather
+
     def _some_rows(self, data: Data) -> Data:
         """Rows in the shape of a step's."""
         rows = slice(self.schedule.batch_size)
-        return data._replace(x=jax.tree.map(lambda a: a[rows], data.x), y=data.y[rows])
+        some = data._replace(x=jax.tree.map(lambda a: a[rows], data.x), y=data.y[rows])
+        return some if data.weights is None else some._replace(weights=data.weights[rows])
 
     # ---- compiled ahead of time, once for these shapes
 
@@ -321,7 +378,7 @@ class StagePrograms:
         if kind not in self._compiled:
             with clock.measure("compile"):
                 lowered = self._lowered(kind, num_shared, args, donate)
-                if kind == "block_warmup" and self.schedule.num_samples * self.schedule.thinning and not self.settles:
+                if kind == "block_warmup" and self.schedule.num_samples * self.schedule.thinning and not self.finalizes:
                     # XLA leaves a core idle: what samples, of the same arguments and quicker to compile, is made beside.
                     compiling = _BESIDE.submit(lowered.compile)
                     beside = self._lowered("block_sample", num_shared, args, donate)

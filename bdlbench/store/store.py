@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from bdlbench.errors import ConfigError
 from bdlbench.store import records, table
 from bdlbench.store.codecs import refuse_codecs
-from bdlbench.store.errors import LaterSchema, StoreError
-from bdlbench.store.files import FolderLock, checksum, holder, read_regular, refuse_link, size_of
+from bdlbench.store.errors import LaterSchema, StoreError, clear_disk_errors
+from bdlbench.store.files import FolderLock, checksum, holder, read_regular, refuse_link, replace_file, size_of
 from bdlbench.store.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -302,6 +302,35 @@ class Store:
             elif checksum(path) != stored:
                 faults.append(f"'{path}' does not fit its checksum.")
         return faults
+
+    def amend(self, id: str, change: Callable[[records.Record], records.Record]) -> records.Record:
+        """Put a changed record in the place of a finished run's, in one rename; returns it.
+
+        Parameters
+        ----------
+        id : str
+        change : callable (record) -> record
+            Handed the record as it is once no other process writes the run.
+
+        Raises
+        ------
+        RunBusy
+            If a process is writing the run.
+        ConfigError
+            If there is no finished run ``id``.
+        """
+        lock = FolderLock(self._folder(id))
+        self.record(id)  # a folder without a record must not get a lock file
+        lock.acquire(None)
+        try:
+            old = {k: v for k, v in self.record(id).items() if k not in ("nonfinite", "record_sha256")}
+            text = records.encode(records.validated(change(old), id, old["config"]))
+            path = self._folder(id) / "run.json"
+            with clear_disk_errors(self._folder(id)):
+                replace_file(path, lambda file: file.write(text))
+        finally:
+            lock.release()
+        return records.decode(text, path)
 
     def delete(self, id: str, *, unless_complete: bool = False) -> None:
         """Delete a run, finished or not (``unless_complete``). It stops counting at once, before its files go.

@@ -26,5 +26,5 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     except fetch.NotFetchedError as error:
         if item.path.name == "test_fetch.py":
             raise
-        hint = "BDLBENCH_MIRROR lacks" if fetch.mirror() else "neither BDLBENCH_MIRROR nor a filled cache has"
+        hint = "BDLBENCH_MIRROR lacks" if fetch.files_at().mirror else "neither BDLBENCH_MIRROR nor a filled cache has"
         pytest.skip(f"{hint} {str(error).split(' could ')[0].rsplit('/', 1)[-1]}")

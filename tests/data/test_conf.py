@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from bdlbench.data import Dataset, catalogue
+from bdlbench.data.fetch import files_at
 from bdlbench.data.listing import folder
 from bdlbench.types import ConfigError
 
@@ -69,7 +70,8 @@ def factory(name: str) -> Callable[..., Dataset]:
 def load(name: str, **changes: Any) -> Dataset:
     """Build a set as its yaml says, with changes."""
     options = {key: value for key, value in config(name).items() if key != "_target_"} | changes
-    return factory(name)(**options)
+    make = factory(name)
+    return make(**options, files=files_at()) if "files" in inspect.signature(make).parameters else make(**options)
 
 
 # MNIST has its own test rows: there a split only orders the rows that n_train and validation are taken from
@@ -83,10 +85,15 @@ def test_all_sets_are_listed() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_yaml_is_the_whole_record(name: str) -> None:
-    """Keys of the yaml equal the factory's parameters, all keyword-only and without defaults."""
+    """Keys of the yaml equal the factory's parameters, all keyword-only and without defaults.
+
+    ``files`` is no option: the run hands it over. ``standardize`` has a default, so that stored configurations which
+    are older than the option still load.
+    """
     parameters = inspect.signature(factory(name)).parameters.values()
-    assert {p.name for p in parameters} == set(config(name)) - {"_target_"}
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+    assert {p.name for p in parameters} - {"files"} == set(config(name)) - {"_target_"}
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
+    assert {p.name: p.default for p in parameters if p.default is not p.empty} in ({}, {"standardize": True})
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("csv", "npz", "gaussians_25")])
@@ -157,3 +164,16 @@ def test_importing_the_package_imports_no_data_library() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_nested_sets_are_handed_the_places_of_files(tmp_path: Path) -> None:
+    """A set that is made of another one, as the tuning's, reads its files from ``paths`` too; no option names them."""
+    from bdlbench.runs.job import load_data
+
+    of = {**config("yacht"), "validation_fraction": 0.1}
+    node = {"_target_": "experiments.tuning.rows.held_out", "of": of}
+    places = {"data": str(tmp_path), "mirror": files_at().mirror}
+    data = load_data({"data": node, "paths": places})
+    assert len(data.train.y) == 249 and data.test is not None and len(data.test.y) == 28
+    with pytest.raises(ConfigError, match="which is no folder"):
+        load_data({"data": node, "paths": {"data": str(tmp_path), "mirror": str(tmp_path / "nowhere")}})

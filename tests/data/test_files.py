@@ -29,7 +29,7 @@ def test_csv_reads_what_is_there(tmp_path: Path) -> None:
     data = files.csv(path=write(tmp_path, numeric()), target="y", task="auto", **SPLIT)
     assert data.task == "regression" and data.name == "my"  # three values, but numbers: never silently classes
     assert data.feature_names == ("a", "b") and data.target_name == "y"
-    assert len(data.notes) == 1 and data.notes[0].startswith("feature a is the row number")
+    assert data.notes[0].startswith("feature a is the row number") and data.notes[1:] == ("standardised: a, b, y",)
     assert data.test is not None and data.x_scaler is not None and data.y_scaler is not None
     a = np.concatenate([data.x_scaler.original(r.x)[:, 0] for r in (data.train, data.test)])
     y = np.concatenate([data.y_scaler.original(r.y) for r in (data.train, data.test)])
@@ -53,13 +53,13 @@ def test_csv_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({5: "4,high,1"}, {}, r"data\.b is text \('high'\) in line 6"),
-        ({5: "4,,1"}, {}, r"data\.b is nan in line 6"),
-        ({5: "4,inf,1"}, {}, r"data\.b is inf in line 6"),
-        ({5: "4,4,"}, {}, r"data\.y is nan in line 6"),
-        ({5: "4,4,"}, {"task": "classification"}, r"data\.y is empty in line 6"),
-        ({5: "4,4,cat"}, {"task": "regression"}, r"data\.y is text \('cat'\) in line 6"),
-        ({5: "4,4,1,9"}, {}, "cannot be read as a table"),
+        ({5: "4,high,1"}, {}, r"^data\.path=.*my\.csv: b is text \('high'\) in line 6: remove"),
+        ({5: "4,,1"}, {}, r": b is empty in line 6: fill"),
+        ({5: "4,inf,1"}, {}, r": b is inf in line 6: fill"),
+        ({5: "4,4,"}, {}, r": y is empty in line 6: fill"),
+        ({5: "4,4,"}, {"task": "classification"}, r": y is empty in line 6: fill"),
+        ({5: "4,4,cat"}, {"task": "regression"}, r": y is text \('cat'\) in line 6: mend"),
+        ({5: "4,4,1,9"}, {}, "line 6 has 4 cells and the header 3: give every line"),
         ({}, {"target": "yy"}, r"which has a, b, y: did you mean y\?"),
         ({}, {"task": "ordinal"}, r"data\.task=ordinal is unknown"),
         ({}, {"path": "nowhere.csv"}, r"data\.path=nowhere\.csv is no file"),
@@ -82,7 +82,9 @@ def test_csv_target_of_numbers_with_a_typing_error(tmp_path: Path) -> None:
     broken = write(tmp_path, [*numbers[:4], "3,abc", *numbers[5:]])
     with pytest.raises(ConfigError) as caught:
         files.csv(path=broken, target="y", task="auto", **SPLIT)
-    assert str(caught.value) == "data.y is text ('abc') in line 5: mend it, or set data.task=classification."
+    assert str(caught.value) == (
+        f"data.path={broken}: y is text ('abc') in line 5: mend such cells, or set data.task=classification."
+    )
     data = files.csv(path=broken, target="y", task="classification", **SPLIT)
     assert data.num_outputs == 10
     half = write(tmp_path, ["x,y"] + [f"{i},{'1' if i % 2 else 'low'}" for i in range(20)])
@@ -95,7 +97,7 @@ def test_csv_constant_target_and_empty_file(tmp_path: Path) -> None:
         files.csv(path=write(tmp_path, ["x,y"] + [f"{i},1" for i in range(9)]), target="y", task="auto", **SPLIT)
     with pytest.raises(ConfigError, match="has no rows"):
         files.csv(path=write(tmp_path, ["x,y"]), target="y", task="auto", **SPLIT)
-    with pytest.raises(ConfigError, match="cannot be read as a table"):
+    with pytest.raises(ConfigError, match="is empty: give a CSV file"):
         files.csv(path=write(tmp_path, [""]), target="y", task="auto", **SPLIT)
 
 
@@ -128,10 +130,10 @@ def test_npz_random_split_and_images(tmp_path: Path) -> None:
     [
         ({"x": np.ones((4, 2))}, "lacks y"),
         ({"x": np.ones((4, 2)), "y": np.ones(3)}, "4 rows of inputs but 3 targets"),
-        ({"x": np.ones((4, 2)), "y": np.ones((4, 2))}, r"data\.y of .* has shape \(4, 2\)"),
+        ({"x": np.ones((4, 2)), "y": np.ones((4, 2))}, r"y has shape \(4, 2\) and must have one target a row"),
         ({"x": np.eye(4), "y": np.arange(4.0), "x_test": np.eye(4)}, "lacks y_test"),
-        ({"x": np.array(["a", "b"]), "y": np.ones(2)}, r"data\.x of .* give numbers"),
-        ({"x": np.array([[1.0], [np.nan]]), "y": np.arange(2.0)}, r"data\.x0 is nan in row 1"),
+        ({"x": np.array(["a", "b"]), "y": np.ones(2)}, r"x has dtype <U1 and must hold numbers"),
+        ({"x": np.array([[1.0], [np.nan]]), "y": np.arange(2.0)}, r"^data\.path=.*my\.npz: x0 is nan in row 1: remove"),
         ({"x": np.array([None, 1]), "y": np.ones(2)}, "is no NumPy archive of plain arrays"),
     ],
 )
@@ -150,3 +152,106 @@ def test_npz_that_is_something_else(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", x=np.eye(4), y=np.arange(4.0), x_test=np.ones((2, 3)), y_test=np.ones(2))
     with pytest.raises(ConfigError, match="give every part the same features"):
         files.npz(path=str(tmp_path / "w.npz"), task="auto", **(SPLIT | {"test_fraction": 0}))
+
+
+def test_npz_names_all_its_faults_at_once(tmp_path: Path) -> None:
+    """Every column that holds NaN, infinity or a value too large, with its first row and how many there are more."""
+    x = np.arange(24.0).reshape(8, 3)
+    x[[2, 5], 1], x[7, 2] = np.nan, 1e308
+    y = np.arange(8.0)
+    y[4] = -np.inf
+    np.savez(tmp_path / "my.npz", x=x, y=y)
+    with pytest.raises(ConfigError) as caught:
+        files.npz(path=str(tmp_path / "my.npz"), task="auto", **SPLIT)
+    assert str(caught.value) == (
+        f"data.path={tmp_path}/my.npz: x1 is nan in row 2 (and in 1 more rows); x2 is 1e+308 in row 7; "
+        "y is -inf in row 4: remove such rows, fill them in, or give other units."
+    )
+    np.savez(tmp_path / "my.npz", x=np.array(["a", "b"]), x_test=np.ones((2, 1)), y=np.ones((2, 2)))
+    with pytest.raises(ConfigError, match=r"lacks y_test .*; x has dtype <U1 .*; y has shape \(2, 2\)"):
+        files.npz(path=str(tmp_path / "my.npz"), task="auto", **SPLIT)
+
+
+def test_npz_paths_of_other_kinds(tmp_path: Path) -> None:
+    """A single array is told how to become an archive, and no file of another kind shows a library's own text."""
+    np.save(tmp_path / "x.npy", np.eye(3))
+    with pytest.raises(ConfigError, match=r"x\.npy is a single array: give an archive of np\.savez"):
+        files.npz(path=str(tmp_path / "x.npy"), task="auto", **SPLIT)
+    np.save(tmp_path / "y.npz.npy", np.eye(3))
+    (tmp_path / "y.npz.npy").rename(tmp_path / "y.npz")
+    for name, content in (("y.npz", None), ("z.npz", b""), ("a.npz", b"PK\x03\x04"), ("b.npz", b"a: 1\n")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=r"is no NumPy archive of plain arrays .*: use np\.savez\.$") as caught:
+            files.npz(path=str(tmp_path / name), task="auto", **SPLIT)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "int32"])
+def test_integers_of_an_archive_stay_as_they_are(tmp_path: Path, kind: str) -> None:
+    """Tokens and indices of groups are neither moved nor made floats, unless the user says ``x``; a note says so."""
+    x, y = np.arange(40).reshape(20, 2).astype(kind), np.linspace(-3.0, 9.0, 20)
+    np.savez(tmp_path / "my.npz", x=x, y=y)
+    path = str(tmp_path / "my.npz")
+    data = files.npz(path=path, task="auto", **SPLIT)
+    assert data.x_scaler is None and data.y_scaler is not None and data.test is not None
+    assert data.train.x.dtype == data.test.x.dtype == np.int32
+    kept = np.concatenate([data.train.x, data.test.x])
+    np.testing.assert_array_equal(kept[np.argsort(kept[:, 0])], x)
+    assert data.notes == (
+        "x is all integers and is left as it is: data.standardize=x has it scaled", "standardised: y; not: x0, x1",
+    )  # fmt: skip
+    scaled = files.npz(path=path, task="auto", standardize="x", **SPLIT)
+    assert scaled.x_scaler is not None and scaled.y_scaler is None and scaled.train.x.dtype == np.float32
+    np.savez(tmp_path / "my.npz", x=x.astype(float), y=y)
+    assert files.npz(path=path, task="auto", **SPLIT).x_scaler is not None
+    np.savez(tmp_path / "big.npz", x=np.array([[1], [2**40], [3], [4]]), y=np.arange(4.0))
+    with pytest.raises(ConfigError, match=r"inputs of the \w+ rows of big reach beyond 2\.15e\+09, which int32 cannot"):
+        files.npz(path=str(tmp_path / "big.npz"), task="auto", **(SPLIT | {"test_fraction": 0.0}))
+
+
+@pytest.mark.parametrize(("standardize", "scaled"), [(True, "xy"), (False, ""), ("x", "x"), ("y", "y")])
+def test_what_is_standardised_is_the_users_choice(tmp_path: Path, standardize: bool | str, scaled: str) -> None:
+    """Of a CSV file, whose columns of whole numbers are scaled as any; the notes name the columns either way."""
+    data = files.csv(path=write(tmp_path, numeric()), target="y", task="auto", standardize=standardize, **SPLIT)
+    assert (data.x_scaler is not None, data.y_scaler is not None) == ("x" in scaled, "y" in scaled)
+    note = {
+        "xy": "standardised: a, b, y", "": "not: a, b, y", "x": "standardised: a, b; not: y",
+        "y": "standardised: y; not: a, b",
+    }[scaled]  # fmt: skip
+    assert data.notes[-1] == note
+    whole = np.sort(data.train.y if "y" not in scaled else data.y_scaler.original(data.train.y))  # type: ignore[union-attr]
+    np.testing.assert_allclose(np.unique(whole.round(5)), [0, 1, 2])
+
+
+def test_standardize_refusals(tmp_path: Path) -> None:
+    """Another word, and ``y`` where the target is a label."""
+    call: dict[str, Any] = {"path": write(tmp_path, numeric(21)), "target": "y"} | SPLIT
+    with pytest.raises(ConfigError, match=r"data\.standardize=both is unknown: choose true, false, x or y\."):
+        files.csv(task="auto", standardize="both", **call)
+    with pytest.raises(ConfigError, match=r"data\.standardize=y, but the target of my is a label"):
+        files.csv(task="classification", standardize="y", **call)
+    np.savez(tmp_path / "im.npz", x=np.ones((20, 4, 4)), y=np.arange(20.0))
+    with pytest.raises(ConfigError, match=r"data\.standardize=x, but x of .* holds images"):
+        files.npz(path=str(tmp_path / "im.npz"), task="auto", standardize="x", **SPLIT)
+
+
+def test_archive_of_texts_is_no_classification_with_a_class_a_row(tmp_path: Path) -> None:
+    """Numbers written as text are refused by ``auto``; said to be labels, they are taken with a note."""
+    path = str(tmp_path / "my.npz")
+    np.savez(path, x=np.arange(20.0), y=np.array([f"{i} %" for i in range(20)]))
+    with pytest.raises(ConfigError, match=r"data\.y of .* has 20 different texts in 20 rows, as '0 %': store numbers"):
+        files.npz(path=path, task="auto", **SPLIT)
+    data = files.npz(path=path, task="classification", **SPLIT)
+    assert data.num_outputs == 20 and data.notes[0] == "target y has 20 classes in 20 rows: a regression may be meant"
+
+
+def test_digits_that_single_precision_loses_are_noted(tmp_path: Path) -> None:
+    """A target that is not standardised and large beside its spread is rounded by float32: the record says so."""
+    y = 2e7 + np.random.default_rng(0).normal(size=20)
+    np.savez(tmp_path / "my.npz", x=np.arange(20.0), y=y)
+    data = files.npz(path=str(tmp_path / "my.npz"), task="auto", standardize="x", **SPLIT)
+    assert (
+        data.notes[0] == "y is not standardised, and float32 keeps few digits of its spread beside its size: shift it"
+    )
+    assert len(files.npz(path=str(tmp_path / "my.npz"), task="auto", **SPLIT).notes) == 1

@@ -53,7 +53,7 @@ def test_co2_is_split_in_time() -> None:
 )
 def test_nab_series(name: str, n: int, anomalous: int) -> None:
     """Lengths, and labelled samples: NAB's windows cover a tenth of each series by construction."""
-    values, labels = series._nab(name)
+    values, labels = series._nab(fetch.files_at(), name)
     assert len(values) == n and labels.sum() == anomalous
     assert anomalous == pytest.approx(0.1 * n, rel=0.01)
 
@@ -61,8 +61,10 @@ def test_nab_series(name: str, n: int, anomalous: int) -> None:
 def test_nab_rows_follow_each_other_and_keep_anomalies_apart() -> None:
     """A row is ``window`` values and the next one; no normal row touches a label; every labelled target is in ood."""
     name, window = "machine_temperature_system_failure", 12
-    values, labels = series._nab(name)
-    data = series.nab(series=name, window=window, test_fraction=0.5, validation_fraction=0.1, n_train=None)
+    values, labels = series._nab(fetch.files_at(), name)
+    data = series.nab(
+        files=fetch.files_at(), series=name, window=window, test_fraction=0.5, validation_fraction=0.1, n_train=None
+    )
     assert data.x_scaler is not None and data.y_scaler is not None and data.test is not None
     first = data.x_scaler.original(data.train.x[0])
     start = int(np.flatnonzero(~np.lib.stride_tricks.sliding_window_view(labels, window + 1).any(axis=1))[0])
@@ -80,10 +82,10 @@ def test_nab_rows_follow_each_other_and_keep_anomalies_apart() -> None:
 def test_nab_refusals() -> None:
     """An unknown series and an impossible window name their field."""
     with pytest.raises(ConfigError, match=r"data\.series=taxi is unknown: choose from machine"):
-        series.nab(series="taxi", window=3, test_fraction=0.5, **PLAIN)
-    series._nab("nyc_taxi")
+        series.nab(files=fetch.files_at(), series="taxi", window=3, test_fraction=0.5, **PLAIN)
+    series._nab(fetch.files_at(), "nyc_taxi")
     with pytest.raises(ConfigError, match=r"data\.window=0"):
-        series.nab(series="nyc_taxi", window=0, test_fraction=0.5, **PLAIN)
+        series.nab(files=fetch.files_at(), series="nyc_taxi", window=0, test_fraction=0.5, **PLAIN)
 
 
 def test_format_212_round_trip_and_header_checksums() -> None:
@@ -92,8 +94,8 @@ def test_format_212_round_trip_and_header_checksums() -> None:
     a, b = numbers[:, 0] & 0xFFF, numbers[:, 1] & 0xFFF
     packed = np.stack([a & 0xFF, (a >> 8) | ((b >> 8) << 4), b & 0xFF], axis=1).astype(np.uint8)
     np.testing.assert_array_equal(series.read_212(packed.tobytes(), 2), numbers)
-    samples = series.read_212(fetch.fetch(series.WFDB, "sample-data/100.dat").read_bytes(), 2)
-    header = fetch.fetch(series.WFDB, "sample-data/100.hea").read_text().split("\n")
+    samples = series.read_212(fetch.files_at().fetch(series.WFDB, "sample-data/100.dat").read_bytes(), 2)
+    header = fetch.files_at().fetch(series.WFDB, "sample-data/100.hea").read_text().split("\n")
     lines = [line.split() for line in header if line.startswith("100.dat")]
     assert samples.shape == (650000, 2)
     for column, line in zip(samples.T, lines, strict=True):
@@ -103,7 +105,7 @@ def test_format_212_round_trip_and_header_checksums() -> None:
 
 def test_annotations_of_record_100() -> None:
     """2,239 normal, 33 atrial premature and 1 ventricular beat, as the database's own tables count them."""
-    samples, codes = series.read_annotations(fetch.fetch(series.WFDB, "sample-data/100.atr").read_bytes())
+    samples, codes = series.read_annotations(fetch.files_at().fetch(series.WFDB, "sample-data/100.atr").read_bytes())
     assert {code: int((codes == code).sum()) for code in series.BEATS} == {1: 2239, 5: 1, 8: 33}
     assert (np.diff(samples) > 0).all() and samples[-1] < 650000
 
@@ -118,10 +120,12 @@ def test_annotation_skip_and_text_are_read_over() -> None:
 
 def test_beats_are_centred_on_their_peak() -> None:
     """The largest sample of the average normal beat is within 5 samples (14 ms) of the annotated place."""
-    data = series.mitbih(window=200, split=0, test_fraction=0.2, validation_fraction=0.0, n_train=None)
+    data = series.mitbih(
+        files=fetch.files_at(), window=200, split=0, test_fraction=0.2, validation_fraction=0.0, n_train=None
+    )
     assert data.test is not None and data.x_scaler is not None
     assert len(data.train.y) + len(data.test.y) + len(data.ood["ventricular"].y) in range(2270, 2274)
     mean = data.x_scaler.original(data.train.x[data.train.y == 0]).mean(axis=0)
     assert abs(int(mean.argmax()) - 100) <= 5
     with pytest.raises(ConfigError, match=r"data\.window=1 "):
-        series.mitbih(window=1, split=0, test_fraction=0.2, **PLAIN)
+        series.mitbih(files=fetch.files_at(), window=1, split=0, test_fraction=0.2, **PLAIN)

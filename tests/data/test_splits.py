@@ -93,9 +93,9 @@ def test_bad_rows_are_refused() -> None:
     x = np.arange(12.0).reshape(6, 2)
     broken = x.copy()
     broken[4, 1] = np.nan
-    with pytest.raises(ConfigError, match=r"data\.b is nan in row 4"):
+    with pytest.raises(ConfigError, match=r"^data: b is nan in row 4: remove"):
         make_table(broken, np.arange(6.0), feature_names=("a", "b"))
-    with pytest.raises(ConfigError, match=r"data\.y is inf in row 0"):
+    with pytest.raises(ConfigError, match=r"^data: y is inf in row 0: remove"):
         make_table(x, np.array([np.inf, 1, 2, 3, 4, 5]))
     with pytest.raises(ConfigError, match="6 rows of inputs but 5 targets"):
         make_table(x, np.arange(5.0))
@@ -121,7 +121,7 @@ def test_checksum_tells_values_types_and_parts_apart() -> None:
         make_dataset(name="a", task="regression", train=(x[:4], y[:4]), test=(other[4:], y[4:])),
         make_dataset(name="a", task="regression", train=(x[:4], y[:4]), test=(x[4:], y[4:]), dtype=np.float64),
         make_dataset(name="a", task="regression", train=(x[:4], y[:4]), validation=(x[4:], y[4:])),
-        make_dataset(name="a", task="regression", train=(x[:4], y[:4]), test=(x[4:], y[4:]), scale_x=None),
+        make_dataset(name="a", task="regression", train=(x[:4], y[:4]), test=(x[4:], y[4:]), standardize="y"),
     ]
     assert len({base.checksum, *(c.checksum for c in changed)}) == 5
     again = make_dataset(name="b", task="regression", train=(x[:4], y[:4]), test=(x[4:], y[4:]))
@@ -136,3 +136,32 @@ def test_float64_follows_jax_x64() -> None:
     assert make_dataset(name="a", task="regression", train=(x, y)).train.x.dtype == np.float32
     with jax.enable_x64(True):
         assert make_dataset(name="a", task="regression", train=(x, y)).train.x.dtype == np.float64
+
+
+@pytest.mark.parametrize("offset", [0.0, 2e7, 1.7e9, -273.15])
+def test_a_large_offset_takes_no_digit_of_the_spread(offset: float) -> None:
+    """Rows are those without the offset, and the way back gives the source's values, to 1e-6 of the spread.
+
+    The rounding of float32 to standardised values below 4 is 2.4e-7, that of float64 at 1.7e9 is 2.4e-7 too.
+    """
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 2)), rng.normal(size=50)
+    plain = make_dataset(name="a", task="regression", train=(x, y))
+    far = make_dataset(name="a", task="regression", train=(x + offset, y + offset))
+    np.testing.assert_allclose(far.train.x, plain.train.x, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(far.train.y, plain.train.y, rtol=0, atol=1e-6)
+    assert far.x_scaler is not None and far.y_scaler is not None and far.y_scaler.loc.dtype == np.float64
+    for back, source in (
+        (far.x_scaler.original(far.train.x), x + offset), (far.y_scaler.original(far.train.y), y + offset),
+        (far.y_scaler.original(far.y_scaler.standardise(np.float64(offset + 1))), offset + 1),
+    ):  # fmt: skip
+        assert back.dtype == np.float64
+        np.testing.assert_allclose(back, source, rtol=0, atol=1e-6)
+
+
+def test_offsets_that_float32_cannot_tell_apart_are_two_data_sets() -> None:
+    """2e7 and 2e7 + 0.25 are one number in float32, but other targets: another checksum, which names runs."""
+    x, y = np.arange(16.0)[:, None], np.arange(16.0)
+    one, two = (make_dataset(name="a", task="regression", train=(x, y + 2e7 + shift)) for shift in (0.0, 0.25))
+    np.testing.assert_array_equal(one.train.y, two.train.y)
+    assert one.checksum != two.checksum

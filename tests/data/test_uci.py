@@ -28,7 +28,7 @@ BDE: dict[str, Any] = {"split": 0, "test_fraction": 0.2, "validation_fraction": 
 
 def table_of(name: str) -> Any:
     """Return the raw table of a set."""
-    return uci._table(name, False) if name in uci.SETS else uci._mile(name)
+    return uci._table(fetch.files_at(), name, False) if name in uci.SETS else uci._mile(fetch.files_at(), name)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -46,7 +46,7 @@ def test_published_standard_splits_are_regenerated(name: str) -> None:
     """The test rows of every published index file, in its order: 165 files over the nine sets (boston included)."""
     n = SHAPES[name][0]
     for k in range(uci.SETS[name].num_splits):
-        path = fetch.fetch(uci.REPOSITORY, f"{uci.FOLDER}/standard/{name}/data/index_test_{k}.txt")
+        path = fetch.files_at().fetch(uci.REPOSITORY, f"{uci.FOLDER}/standard/{name}/data/index_test_{k}.txt")
         published = np.loadtxt(path).astype(int)
         cut = random_split(n, split=k, test_fraction=0.1, validation_fraction=0.0, n_train=None)
         np.testing.assert_array_equal(cut.test, published)
@@ -67,14 +67,14 @@ def test_gap_splits(name: str) -> None:
     """
     table = table_of(name)
     for k in range(len(uci.SETS[name].features)):
-        train, test = uci._gap(name, k)
+        train, test = uci._gap(fetch.files_at(), name, k)
         assert not set(train) & set(test) and len(train) + len(test) == len(table.y)
         column = table.x[:, k]
         inside = (column[train] > column[test].min()) & (column[train] < column[test].max())
         assert not inside.any()
         assert abs(len(test) - len(table.y) / 3) <= 1
-    data = uci.uci(name=name, split=0, split_kind="gap", **PLAIN)
-    assert data.test is not None and len(data.test.y) == len(uci._gap(name, 0)[1])
+    data = uci.uci(files=fetch.files_at(), name=name, split=0, split_kind="gap", **PLAIN)
+    assert data.test is not None and len(data.test.y) == len(uci._gap(fetch.files_at(), name, 0)[1])
 
 
 @pytest.mark.parametrize(("name", "rmse"), [("concrete", 10.31), ("energy", 3.06), ("yacht", 8.97), ("protein", 5.21)])
@@ -87,7 +87,7 @@ def test_least_squares_rmse(name: str, rmse: float) -> None:
     """
     errors = []
     for k in range(uci.SETS[name].num_splits):
-        data = uci.uci(name=name, split=k, split_kind="standard", **PLAIN)
+        data = uci.uci(files=fetch.files_at(), name=name, split=k, split_kind="standard", **PLAIN)
         assert data.test is not None and data.y_scaler is not None
         design, design_test = (np.column_stack([r.x.astype(float), np.ones(len(r.y))]) for r in (data.train, data.test))
         weights = np.linalg.lstsq(design, data.train.y.astype(float), rcond=1e-5)[0]
@@ -99,18 +99,19 @@ def test_least_squares_rmse(name: str, rmse: float) -> None:
 @pytest.mark.parametrize(("name", "duplicates"), [("wine", 240), ("protein", 1711), ("concrete", 25)])
 def test_deduplicated_variant(name: str, duplicates: int) -> None:
     """As many rows fewer as the set has exact duplicates, with a note; gap splits are refused there."""
-    data = uci.uci(name=name, split=0, split_kind="standard", **(PLAIN | {"deduplicate": True}))
+    data = uci.uci(files=fetch.files_at(), name=name, split=0, split_kind="standard", **(PLAIN | {"deduplicate": True}))
     assert data.test is not None and len(data.train.y) + len(data.test.y) == SHAPES[name][0] - duplicates
     assert data.notes[0] == f"{duplicates:,} duplicate rows removed: not the published splits"
     assert not any("exact duplicates" in note for note in data.notes)
     with pytest.raises(ConfigError, match=r"data\.deduplicate=true"):
-        uci.uci(name=name, split=0, split_kind="gap", **(PLAIN | {"deduplicate": True}))
+        uci.uci(files=fetch.files_at(), name=name, split=0, split_kind="gap", **(PLAIN | {"deduplicate": True}))
 
 
 def test_nothing_removed_is_said_of_a_set_without_duplicates() -> None:
     """Where no row is removed the splits are the published ones: same rows, same notes."""
     plain, without = (
-        uci.uci(name="yacht", split=0, split_kind="standard", **(PLAIN | {"deduplicate": d})) for d in (False, True)
+        uci.uci(files=fetch.files_at(), name="yacht", split=0, split_kind="standard", **(PLAIN | {"deduplicate": d}))
+        for d in (False, True)
     )
     assert plain.notes == without.notes and plain.checksum == without.checksum
 
@@ -133,14 +134,14 @@ def test_nothing_removed_is_said_of_a_set_without_duplicates() -> None:
 )
 def test_traps_are_noted(name: str, notes: tuple[str, ...]) -> None:
     """Duplicates over 1 % and few target values are counted in the rows; gap splits, which keep all, offer no remedy."""
-    assert uci.uci(name=name, split=0, split_kind="standard", **PLAIN).notes == notes
-    gap = uci.uci(name=name, split=0, split_kind="gap", **PLAIN).notes
+    assert uci.uci(files=fetch.files_at(), name=name, split=0, split_kind="standard", **PLAIN).notes == notes
+    gap = uci.uci(files=fetch.files_at(), name=name, split=0, split_kind="gap", **PLAIN).notes
     assert gap == tuple(note.removesuffix(": data.deduplicate=true removes them") for note in notes)
 
 
 def test_naval_drops_its_two_constants() -> None:
     """T1 and P1 never change; the notes say so, and that the target has 51 values."""
-    data = uci.uci(name="naval", split=0, split_kind="standard", **PLAIN)
+    data = uci.uci(files=fetch.files_at(), name="naval", split=0, split_kind="standard", **PLAIN)
     assert data.train.x.shape[1] == 14 and data.notes == (
         "the target takes 51 values, so a density score can be gamed: read CRPS",
         "dropped t1, p1: constant over the training rows",
@@ -151,7 +152,7 @@ def test_naval_drops_its_two_constants() -> None:
 def test_bikesharing_trap() -> None:
     """No feature is the row number (in the file, column 0 is), and every feature has a plausible range."""
     table = table_of("bikesharing")
-    raw = np.loadtxt(fetch.fetch("EmanuelSommer/MILE", "data/bikesharing.data"))
+    raw = np.loadtxt(fetch.files_at().fetch("EmanuelSommer/MILE", "data/bikesharing.data"))
     np.testing.assert_array_equal(raw[:, 0], np.arange(1, 17380))
     np.testing.assert_array_equal(table.x, raw[:, 1:12])
     assert all(len(np.unique(column)) < 100 for column in table.x.T)
@@ -171,7 +172,7 @@ def test_bde_protocol_is_train_test_split(name: str, split: int) -> None:
     from sklearn.preprocessing import StandardScaler
 
     table = table_of(name)
-    data = getattr(uci, name)(**(BDE | {"split": split}))
+    data = getattr(uci, name)(files=fetch.files_at(), **(BDE | {"split": split}))
     x_train, x_test, y_train, y_test = train_test_split(table.x, table.y, test_size=0.2, random_state=split)
     scaler = StandardScaler().fit(x_train)
     np.testing.assert_allclose(data.train.x, scaler.transform(x_train), rtol=1e-6, atol=1e-6)
@@ -184,7 +185,7 @@ def test_splits_share_one_raw_array() -> None:
     """A hundred splits of a set hold one table between them."""
     tables = {id(table_of("yacht").x) for _ in range(100)}
     for k in range(20):
-        uci.uci(name="yacht", split=k, split_kind="standard", **PLAIN)
+        uci.uci(files=fetch.files_at(), name="yacht", split=k, split_kind="standard", **PLAIN)
     assert tables == {id(table_of("yacht").x)}
 
 
@@ -202,25 +203,26 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
     """A name, kind or number that does not exist is one sentence with what does."""
     call: dict[str, Any] = {"name": "yacht", "split": 0, "split_kind": "standard"} | PLAIN | options
     with pytest.raises(ConfigError, match=message):
-        uci.uci(**call)
+        uci.uci(files=fetch.files_at(), **call)
 
 
 def test_gap_rows_are_ordered_by_one_permutation() -> None:
     """Learning-curve subsets of a gap split are nested too, though its index files are sorted."""
-    small, large = (uci.uci(name="yacht", split=1, split_kind="gap", **(PLAIN | {"n_train": n})) for n in (50, 100))
+    small, large = (
+        uci.uci(files=fetch.files_at(), name="yacht", split=1, split_kind="gap", **(PLAIN | {"n_train": n}))
+        for n in (50, 100)
+    )
     assert small.y_scaler is not None and large.y_scaler is not None
     np.testing.assert_allclose(
         small.y_scaler.original(small.train.y), large.y_scaler.original(large.train.y[:50]), rtol=1e-5, atol=1e-4
     )
-    train, _ = uci._gap("yacht", 1)
+    train, _ = uci._gap(fetch.files_at(), "yacht", 1)
     order = train[permutation(len(train), 0)][:50]
     np.testing.assert_allclose(small.y_scaler.original(small.train.y), table_of("yacht").y[order], rtol=1e-5, atol=1e-4)
 
 
 def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cache, mirror and network the sentence says which file goes where."""
-    monkeypatch.setattr(fetch, "_configured", {"cache": str(tmp_path), "mirror": None})
     monkeypatch.delenv("BDLBENCH_MIRROR", raising=False)
-    uci._table.cache_clear()
     with pytest.raises(fetch.NotFetchedError, match=rf"put the file at {tmp_path}/cambridge-mlg/DUN/.*yacht/data/data"):
-        uci.uci(name="yacht", split=0, split_kind="standard", **PLAIN)
+        uci.uci(files=fetch.files_at(tmp_path), name="yacht", split=0, split_kind="standard", **PLAIN)

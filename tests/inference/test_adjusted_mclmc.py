@@ -67,7 +67,7 @@ def test_a_warm_up_without_a_last_phase_keeps_its_step_size(num_warmup, shares):
     state = method.init(jax.random.key(0), jnp.zeros(4), data)
     for t in range(num_warmup):
         state, _ = warm(jax.random.key(t), jnp.int32(t), state, data)
-    last, (state, _) = state, method.settle(jax.random.key(0), state, data)
+    last, (state, _) = state, method.finalize(jax.random.key(0), state, data)
     assert state.step_size != 1
     if num_warmup >= 3:
         assert state.step_size == last.state.step_size

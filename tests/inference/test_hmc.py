@@ -167,7 +167,7 @@ def test_nuts_agrees_with_blackjaxs(schools):
         density = lambda theta: target.log_density(theta, Data(x, y, len(data.y)))
         start_key, warm_key, key = jax.random.split(key, 3)
         warmup = window_adaptation(blackjax_nuts, density, target_acceptance_rate=0.95)
-        (state, tuned), _ = warmup.run(warm_key, target.start(start_key), 500)
+        (state, tuned), _ = warmup.run(warm_key, target.sample_prior(start_key), 500)
         kernel = blackjax_nuts(density, **tuned)
         return jax.lax.scan(lambda s, k: (kernel.step(k, s)[0],) * 2, state, jax.random.split(key, 500))[1].position
 

@@ -76,7 +76,7 @@ def test_lanes_mapped_and_vmapped_agree(factory, schedule, options):
         state = method.init(key, 0.1 * jax.random.normal(key, (target.dim,)), data)
         body = lambda t, s: method.step(jax.random.fold_in(key, t), t, s, data)[0]
         state = jax.lax.fori_loop(0, schedule.num_warmup, body, state)
-        state, _ = method.settle(key, state, data)
+        state, _ = method.finalize(key, state, data)
         return method.draw(key, state)
 
     keys = jax.random.split(jax.random.key(0), 2)

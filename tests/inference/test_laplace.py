@@ -54,11 +54,11 @@ def problem(likelihood, depth=1, num_rows=23, temperature=1.0):
     return make_target(model, x, y, temperature), Data(x, y, num_rows)
 
 
-def settled(target, data, theta, structure="full", evidence=False, factory=laplace):
+def finalized(target, data, theta, structure="full", evidence=False, factory=laplace):
     """The state, and the precision over the free coordinates that it stands for."""
     method = factory(target, READ, structure=structure, evidence=evidence)
     start = jax.jit(lambda theta: method.init(jax.random.key(0), theta, data))(theta)
-    state, info = jax.jit(lambda start: method.settle(jax.random.key(0), start, data))(start)
+    state, info = jax.jit(lambda start: method.finalize(jax.random.key(0), start, data))(start)
     chol = np.eye(len(state.scale)) if state.chol is None else np.asarray(state.chol)
     precision = chol @ chol.T / np.asarray(state.scale)[:, None] / np.asarray(state.scale)
     return state, precision, float(info["num_grads"]), method
@@ -73,12 +73,12 @@ def expected_hessian(target, data, theta):
     if data.y.dtype == jnp.int64:
         for k in range(3):
             labels = jnp.full_like(data.y, k)
-            hess = jax.jacfwd(jax.jacrev(lambda t: target.terms(t, data.x, labels).log_lik))(theta)  # noqa: B023
+            hess = jax.jacfwd(jax.jacrev(lambda t: target.terms(t, data._replace(y=labels)).log_lik))(theta)  # noqa: B023
             total = total - (p.probs[:, k, None, None] * hess).sum(0)
         return total
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):
         y = p.mean + node * jnp.sqrt(p.variance)
-        total = total - weight * jax.hessian(lambda t: target.terms(t, data.x, y).log_lik.sum())(theta)  # noqa: B023
+        total = total - weight * jax.hessian(lambda t: target.terms(t, data._replace(y=y)).log_lik.sum())(theta)  # noqa: B023
     return total
 
 
@@ -87,7 +87,7 @@ def prior_hessian(target, data, theta):
     """Hessian of -(log prior / T + log Jacobian)."""
 
     def energy(theta):
-        terms = target.terms(theta, data.x, data.y)
+        terms = target.terms(theta, data)
         return -(terms.log_prior / target.temperature + terms.log_jacobian)
 
     return jax.hessian(energy)(theta)
@@ -102,15 +102,15 @@ def test_the_precision_is_the_expected_hessian(likelihood, monkeypatch):
     theta = 0.5 * jax.random.normal(jax.random.key(1), (target.dim,))
     fisher = 0.5 * expected_hessian(target, data, theta)
     prior = prior_hessian(target, data, theta)
-    state, precision, grads, method = settled(target, data, theta)
+    state, precision, grads, method = finalized(target, data, theta)
     np.testing.assert_allclose(precision, fisher + prior, rtol=1e-9, atol=1e-9 * np.abs(fisher).max())
     np.testing.assert_array_equal(method.anchor(state), theta)
     assert grads == (3 if likelihood == "categorical" else 2)
-    _, diagonal, _, _ = settled(target, data, theta, "diagonal")
+    _, diagonal, _, _ = finalized(target, data, theta, "diagonal")
     np.testing.assert_allclose(np.diag(diagonal), np.diag(fisher + prior), rtol=1e-9)
     last = np.flatnonzero(target.last_layer())
     assert 0 < len(last) < target.dim
-    _, block, _, _ = settled(target, data, theta, "last_layer")
+    _, block, _, _ = finalized(target, data, theta, "last_layer")
     np.testing.assert_allclose(block, (fisher + prior)[np.ix_(last, last)], rtol=1e-9, atol=1e-9)
 
 
@@ -122,9 +122,9 @@ def test_laplace_is_exact_on_a_linear_network(temperature):
     design = np.column_stack([np.ones(data.size), data.x])  # theta: bias, then kernel
     wanted = (design.T @ design / 0.3**2 + np.diag([0.8**-2, 1.5**-2, 1.5**-2])) / temperature
     for structure in ("full", "last_layer"):
-        _, precision, _, _ = settled(target, data, jnp.zeros(3), structure)
+        _, precision, _, _ = finalized(target, data, jnp.zeros(3), structure)
         np.testing.assert_allclose(precision, wanted, rtol=1e-10)
-    _, precision, _, _ = settled(target, data, jnp.zeros(3), "diagonal")
+    _, precision, _, _ = finalized(target, data, jnp.zeros(3), "diagonal")
     np.testing.assert_allclose(precision, np.diag(np.diag(wanted)), rtol=1e-10)
 
 
@@ -149,7 +149,7 @@ def test_evidence_is_stationary_where_it_stops(likelihood):
     """Central differences of the log evidence of (log delta, log tau) vanish: below 1e-5, against slopes of order 1."""
     target, data = problem(likelihood)
     theta = 0.5 * jax.random.normal(jax.random.key(1), (target.dim,))
-    state, precision, _, _ = settled(target, data, theta, evidence=True)
+    state, precision, _, _ = finalized(target, data, theta, evidence=True)
     noise = likelihood == "learned"
     dim = target.dim - noise  # the noise is the last coordinate
     fisher = np.asarray(expected_hessian(target, data, theta))[:dim, :dim]
@@ -200,7 +200,7 @@ def test_mutants_are_noticed(name, old, new, likelihood, monkeypatch):
     monkeypatch.setattr(patched, "BLOCK_BYTES", 4 * 2 * target.dim * 5)
     if name == "curvature":
         monkeypatch.setattr(module, "fisher_information", mutant.fisher_information)
-    _, precision, _, _ = settled(target, data, theta, factory=laplace if name == "curvature" else mutant.laplace)
+    _, precision, _, _ = finalized(target, data, theta, factory=laplace if name == "curvature" else mutant.laplace)
     assert not np.allclose(precision, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
 
 
@@ -278,12 +278,12 @@ def test_agreement_with_laplace_torch(likelihood, tmp_path):
         p = linearised(target, theta, moved, jnp.asarray(x_test))
         return p.mean[:, None] if likelihood == "fixed" else p.logits
 
-    log_lik = float(target.terms(theta, data.x, data.y).log_lik.sum())
+    log_lik = float(target.terms(theta, data).log_lik.sum())
     prior = np.diag(np.asarray(prior_hessian(target, data, theta)))
     last = np.flatnonzero(target.last_layer())
     for structure in ("full", "diagonal", "last_layer"):
         free = last if structure == "last_layer" else np.arange(target.dim)
-        state, precision, _, _ = settled(target, data, theta, structure)
+        state, precision, _, _ = finalized(target, data, theta, structure)
         place = [int(np.flatnonzero(free == i)[0]) for i in order if i in free]
         ours = np.diag(precision)[place] if structure == "diagonal" else precision[np.ix_(place, place)]
         wanted = theirs[f"{structure}_precision"]

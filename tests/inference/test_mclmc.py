@@ -136,7 +136,7 @@ def refreshment_z(factory=mclmc_module.mclmc):
     """
     dim, eps, L = 5, 0.5, 1.0
     target, data = target_of(gaussian(dim, 1))
-    flat = target._replace(terms=lambda theta, x, y: jax.tree.map(lambda a: 0 * a, target.terms(theta, x, y)))
+    flat = target._replace(terms=lambda theta, data: jax.tree.map(lambda a: 0 * a, target.terms(theta, data)))
     method = factory(flat, Schedule(1, 100, 1, 1), **TUNER)
     u = jnp.zeros(dim).at[0].set(1.0)
     state = state_of(flat, data, jnp.ones(dim), u, jnp.float32(eps), jnp.float32(L))
@@ -186,10 +186,12 @@ def decoherence_error(factory=mclmc_module.mclmc):
     for t in range(1, rows):
         kept[t] = np.array([0.3, 0.5, 0.7, 0.9]) * kept[t - 1] + rng.standard_normal(dim)
     kept[rows] = 1e6  # nobody's row
-    settled, _ = jax.jit(method.settle)(jax.random.key(0), tuning._replace(kept=jnp.asarray(kept, jnp.float32)), data)
+    finalized, _ = jax.jit(method.finalize)(
+        jax.random.key(0), tuning._replace(kept=jnp.asarray(kept, jnp.float32)), data
+    )
     ess = np.array([float(effective_sample_size(jnp.asarray(kept[None, :rows, i, None]))) for i in range(dim)])
     wanted = 0.4 * TUNER["initial_step_size"] * np.mean(60_000 * 0.1 / ess)
-    return abs(float(settled.decoherence) / wanted - 1)
+    return abs(float(finalized.decoherence) / wanted - 1)
 
 
 def test_decoherence_length_is_the_autocorrelation_time():
@@ -326,7 +328,7 @@ def test_a_non_finite_step_goes_back_and_shortens():
     np.testing.assert_array_equal(moved.state.chain.position, jnp.ones(4))
     np.testing.assert_allclose(jnp.linalg.norm(moved.state.chain.momentum), 1, rtol=1e-6)
     lost = lambda theta, terms: jax.tree.map(lambda a: jnp.where(theta[0] > 1.0, jnp.nan, a), terms)
-    wild = target._replace(terms=lambda theta, x, y: lost(theta, target.terms(theta, x, y)))
+    wild = target._replace(terms=lambda theta, data: lost(theta, target.terms(theta, data)))
     method = mclmc_module.mclmc(wild, Schedule(1, 100, 1, 1), **TUNER)
     tuning = method.init(jax.random.key(0), jnp.zeros(4).at[0].set(1.0), data)
     chain = tuning.state.chain._replace(momentum=jnp.array([1.0, 0.0, 0.0, 0.0]))

@@ -402,7 +402,7 @@ def test_map_is_the_plain_optimiser():
     """With gradient descent as its optimiser, a step is theta + (rate / N) g."""
     target, data = network_target()
     method = maximum_a_posteriori(target, SCHEDULE, optimizer=optax.sgd(0.1))
-    theta = target.start(random.key(1))
+    theta = target.sample_prior(random.key(1))
     state = method.init(random.key(0), theta, data)
     moved, _ = method.step(random.key(0), jnp.int32(0), state, data)
     expected = theta + 0.1 / data.size * target.value_and_grad(theta, data)[1]

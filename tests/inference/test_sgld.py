@@ -384,7 +384,7 @@ SCHEDULE = Schedule(1, 0, 1, 1)
 def test_sgld_without_noise_is_gradient_ascent(monkeypatch):
     """theta' = theta + eps g is optax's plain step on -log density, to rounding."""
     target, data = network_target()
-    theta = target.start(random.key(1))
+    theta = target.sample_prior(random.key(1))
     method = sgld(target, SCHEDULE, step_size=1e-3, decay=0.0, decay_steps=1.0)
     with monkeypatch.context() as patch:
         patch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.zeros(shape, dtype))
@@ -401,7 +401,7 @@ def test_sgld_without_noise_is_gradient_ascent(monkeypatch):
 def test_sgld_pins_the_factor_two():
     """The noise is sqrt(2 eps) xi where the drift is eps g: Welling & Teh's eps is twice this one."""
     target, data = network_target()
-    theta, key, eps = target.start(random.key(1)), random.key(2), 1e-3
+    theta, key, eps = target.sample_prior(random.key(1)), random.key(2), 1e-3
     method = sgld(target, SCHEDULE, step_size=eps, decay=0.0, decay_steps=1.0)
     moved, _ = method.step(key, jnp.int32(0), State(theta), data)
     noise = random.normal(key, theta.shape, theta.dtype)
@@ -414,7 +414,7 @@ def test_sgld_decays_as_it_says():
     """eps_t = eps_0 (1 + t / b)^-gamma, the loop's step index included."""
     target, data = network_target()
     method = sgld(target, SCHEDULE, step_size=1e-3, decay=0.55, decay_steps=10.0)
-    state = State(target.start(random.key(1)))
+    state = State(target.sample_prior(random.key(1)))
     for t in (0, 1, 90, 10_000):
         info = method.step(random.key(2), jnp.int32(t), state, data)[1]
         np.testing.assert_allclose(info["step_size"], 1e-3 * (1 + t / 10) ** -0.55, rtol=1e-12)

@@ -18,7 +18,7 @@ from presets import mostly
 
 from bdlbench.runs import configuration
 from bdlbench.runs.group import run, run_config, run_group
-from bdlbench.runs.job import make_job
+from bdlbench.runs.job import check_job, make_job
 from bdlbench.runs.outcome import sentence
 from bdlbench.runs.progress import Silent
 from bdlbench.sampling import loop
@@ -173,6 +173,19 @@ def test_factories_of_the_package_have_names_of_their_own():
 
 
 @pytest.mark.quick
+def test_a_factory_that_has_moved_is_found_where_it_lies_now(monkeypatch):
+    """A stored configuration names its old place; the run has the same id."""
+    config, labels = configuration.compose([*SMALL])
+    new, old = config["network"]["_target_"], "bdlbench.nets.perceptron.MLP"
+    stored = {**config, "network": {**config["network"], "_target_": old}}
+    with pytest.raises(ConfigError, match="network._target_"):
+        make_job(stored, labels)
+    monkeypatch.setitem(configuration.MOVED, old, new)
+    job = make_job(stored, labels)
+    check_job(job)
+    assert job.id == make_job(config, labels).id
+
+
 def test_a_linen_network_runs(store_path):
     """By ``network._target_``."""
     own = ["network._target_=models_of_users.LinenMLP", "~network.depth", "~network.activation"]
@@ -338,13 +351,13 @@ def test_the_remedies_work():
 
 
 FILES = {
-    "NaN in the data": ("a,y\n1,2\nnan,3\n4,5\n6,7\n", "data.a"),
-    "text in the data": ("a,y\n1,2\nred,3\n4,5\n6,7\n", "data.a is text"),
+    "NaN in the data": ("a,y\n1,2\nnan,3\n4,5\n6,7\n", r": a is nan in line 3: fill"),
+    "text in the data": ("a,y\n1,2\nred,3\n4,5\n6,7\n", r": a is text \('red'\) in line 3: remove"),
     "missing column": ("a,z\n1,2\n2,3\n4,5\n6,7\n", "data.target=y is no column"),
     "constant target": ("a,y\n1,2\n2,2\n4,2\n6,2\n", "data.y is constant"),
     "no rows": ("a,y\n", "no rows"),
-    "text in the target": ("a,y\n1,2\n2,3\n4,abc\n6,7\n", r"data.y is text \('abc'\) in line 4"),
-    "infinite target": ("a,y\n1,2\n2,inf\n4,5\n6,7\n", "data.y is inf"),
+    "text in the target": ("a,y\n1,2\n2,3\n4,abc\n6,7\n", r": y is text \('abc'\) in line 4: mend"),
+    "infinite target": ("a,y\n1,2\n2,inf\n4,5\n6,7\n", r": y is inf in line 3: fill"),
 }
 
 

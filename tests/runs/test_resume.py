@@ -55,10 +55,10 @@ class Killer:
     """Checkpoints after some blocks and kills after others, both at random, ``most`` times; keeps count."""
 
     def __init__(
-        self, monkeypatch, seed: int, checkpoint: float = 0.4, kill: float = 0.2, jobs: int = 1, most: int = 1000
+        self, monkeypatch, seed: int, keep: float = 0.4, kill: float = 0.2, jobs: int = 1, most: int = 1000
     ) -> None:
         self.rng = np.random.default_rng(seed)
-        self.kills, self.kill, self.checkpoint, self.jobs, self.most = 0, kill, checkpoint, jobs, most
+        self.kills, self.kill, self.keep, self.jobs, self.most = 0, kill, keep, jobs, most
         self.calls = 0
         self.places: list[tuple] = []
         self.write = checkpoint.Checkpoints.write
@@ -68,7 +68,7 @@ class Killer:
         monkeypatch.setattr(loop, "run", functools.partial(loop.run, block_seconds=0.0))
 
     def __call__(self, checkpoints, members, position, pending) -> None:
-        if self.rng.random() < self.checkpoint:
+        if self.rng.random() < self.keep:
             self.places.append((*position().place, len(pending)))
             if self.jobs > 1:  # the kill falls between the checkpoints of two runs
                 members = members[: self.rng.integers(1, self.jobs + 1)]
@@ -123,7 +123,7 @@ def test_a_group_whose_runs_were_left_at_different_places(tmp_path, monkeypatch)
     store = Store(tmp_path / "whole")
     run_group(jobs_of(store.path, *SVI), store, Silent())
     pieces = Store(tmp_path / "pieces")
-    killer = Killer(monkeypatch, seed=5, checkpoint=0.5, kill=0.15, jobs=3)
+    killer = Killer(monkeypatch, seed=5, keep=0.5, kill=0.15, jobs=3)
     parts: list[int] = []
     split = checkpoint.parts
 
@@ -151,8 +151,8 @@ def interrupted(path, *more: str, after: int, monkeypatch) -> str:
     """A run killed once a checkpoint was written with ``after`` draws done; its folder's name."""
     write = checkpoint.Checkpoints.write
 
-    def stop(self, position, pending):
-        write(self, position, pending)
+    def stop(self, members, position, pending):
+        write(self, members, position, pending)
         where = position()
         if where.phase == "sample" and where.done >= after:
             raise Killed
@@ -244,7 +244,7 @@ def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
 
     def noted(*args, resume=None, **options):
         if resume is not None:
-            places.append(checkpoint.place)
+            places.append(resume.place)
         return begin(*args, resume=resume, **options)
 
     monkeypatch.setattr(loop, "run", noted)

@@ -1,10 +1,10 @@
 """From blocks to a tally: lanes and populations are cut apart once, and what has been gathered can be put down and taken up."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
+from bdlbench.runs import configuration
+from bdlbench.runs.job import make_job
 from bdlbench.runs.look import Look, as_chains, look_at
 from bdlbench.runs.record import common_fields, failed_record
 from bdlbench.runs.tally import Tally
@@ -89,18 +89,14 @@ def test_nothing_of_a_block_belongs_to_two_jobs():
     np.testing.assert_array_equal(np.concatenate([part.bad_step for part in parts]), block.bad_step)
 
 
-def test_a_failed_record_has_the_common_fields_whoever_asks_for_it():
+def test_a_failed_record_has_the_common_fields_whoever_asks_for_it(tmp_path):
     """Without seconds, with those of a group, and with the jobs that shared its memory: the same fields."""
-    dataset = SimpleNamespace(checksum="c", notes=())
-    program = SimpleNamespace(key="program")
-    job = SimpleNamespace(
-        id="a-run", config={"seed": 3}, labels={}, seed=3, target_id="t", program=program, num_chains=2, parent=None,
-        dataset=dataset,
-    )  # fmt: skip
+    small = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "network.width=3", f"store.path={tmp_path}"]
+    job = make_job(*configuration.compose([*small, "inference=hmc", "inference.schedule.num_chains=2"]))
     alone = failed_record(job, OSError("no disk"))
     shared = failed_record(job, OSError("no disk\nat all"), {"sample": 2.0}, 3, [job])
     assert alone.keys() == shared.keys() == {*common_fields(job, {}, 1), "status", "reason", "traceback", "metrics"}
     assert alone["reason"] == shared["reason"] == "OSError: no disk" and alone["status"] == "failed"
     assert alone["seconds"] == dict.fromkeys(("setup", "compile", "warmup", "sample", "predict"), 0.0)
     assert shared["seconds"]["sample"] == 2.0 and (alone["lanes"], shared["lanes"]) == (2, 6)
-    assert (alone["id"], alone["config"]) == ("a-run", {"seed": 3})
+    assert (alone["id"], alone["config"]) == (job.id, dict(job.config))

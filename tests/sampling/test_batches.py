@@ -23,7 +23,7 @@ def test_minibatch_gradients_average_to_the_full_gradient(num_rows, batch):
     schedule = Schedule(1, 0, 1, 1, batch, "epoch")
     steps = num_rows // np.gcd(num_rows, batch)
     target, data = network_target(num_rows, temperature=0.5)
-    theta = target.start(random.key(4))
+    theta = target.sample_prior(random.key(4))
     index = jax.vmap(lambda t: rows_of_step(random.key(5), t, num_rows, schedule))(jnp.arange(steps))
     grads = jax.vmap(lambda i: target.value_and_grad(theta, Data(data.x[i], data.y[i], num_rows))[1])(index)
     full = target.value_and_grad(theta, data)[1]

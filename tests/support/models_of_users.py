@@ -76,7 +76,7 @@ def far_test() -> Dataset:
     """Ten training rows at 0 and three test rows at 1."""
     train, test = (np.zeros((10, 1)), np.linspace(-1.0, 1.0, 10)), (np.ones((3, 1)), np.zeros(3))
     return make_dataset(
-        name="far_test", task="regression", train=train, test=test, scale_x=None, scale_y=None, feature_names=("x",)
+        name="far_test", task="regression", train=train, test=test, standardize=False, feature_names=("x",)
     )
 
 

@@ -13,9 +13,9 @@ from experiments.tuning.scores import Score, choose
 
 
 def originals(dataset, part):
-    """Rows of a part in original units, one tuple each."""
+    """Rows of a part in original units, one tuple each, to the four decimals that the source has."""
     rows = getattr(dataset, part)
-    return {tuple(np.round(row, 3)) for row in dataset.x_scaler.original(rows.x)}
+    return {tuple(np.round(row, 4)) for row in dataset.x_scaler.original(rows.x)}
 
 
 def test_a_trial_has_no_test_row():

@@ -1,0 +1,133 @@
+"""Further metrics of a stored run, computed from its draws: nothing is sampled again.
+
+The stored draws are mapped back to theta and predict all test rows again, with the very functions of a run, so that the
+values are those that the run itself would have recorded, up to rounding.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bdlbench.errors import ConfigError
+from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.configuration import compose
+from bdlbench.runs.job import Job, make_metrics
+from bdlbench.runs.look import MOMENTS, PREDICTED, finite_predictions, has_moments
+from bdlbench.runs.scores import all_scores
+from bdlbench.runs.stored_draws import load_draws, load_job
+from bdlbench.sampling import lanes, loop
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.marks import DRAWS_AT_ONCE
+from bdlbench.sampling.predictions import Predictor, is_gaussian
+from bdlbench.store import Store
+
+Record = dict[str, Any]
+Options = Mapping[str, Mapping[str, Any]]
+"""Metrics by name: the configuration of each."""
+
+
+def metric_options(names: list[str] | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The configurations of metrics by name, as ``conf/metrics`` has them; those of every run where None.
+
+    Parameters
+    ----------
+    names : list of str, optional
+    overrides : list of str, optional
+        As on the command line, ``metrics.ece.num_bins=10``.
+    """
+    chosen = [] if names is None else [f"metrics=[{','.join(names)}]"]
+    return dict(compose([*chosen, *(overrides or [])])[0]["metrics"])
+
+
+def recorded_options(record: Mapping[str, Any]) -> Options:
+    """The metrics that a record has been asked for; of a record that does not say so, those of its configuration."""
+    return record.get("metric_options", record["config"].get("metrics", {}))
+
+
+def lacking(record: Mapping[str, Any], wanted: Options) -> dict[str, Any]:
+    """The metrics that a record has not been asked for, or that it has with other options."""
+    known = recorded_options(record)
+    return {name: node for name, node in wanted.items() if known.get(name) != node}
+
+
+def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = None, trust: bool = False) -> Record:
+    """Compute metrics of a stored run from its draws at all test rows, and add them to its record.
+
+    Parameters
+    ----------
+    store, run_id
+        A finished run.
+    wanted : mapping
+        Metrics by name, each with its options; see :func:`metric_options`. Values that the record has under these
+        names are replaced.
+    job : Job, optional
+        The run's, if it is at hand.
+    trust : bool
+        See :func:`~bdlbench.runs.stored_draws.load_job`.
+
+    Returns
+    -------
+    dict
+        The record as it is stored now.
+
+    Raises
+    ------
+    ConfigError
+        Where the run failed or has no finite draw, where it has no test rows, where its data have changed, or where it
+        predicts by a network that is linearised at a point which is not stored.
+    """
+    record = store.record(run_id)
+    if record["status"] == "failed":
+        raise ConfigError(f"id: run '{run_id}' failed and has no draws to score: run it again.")
+    job = load_job(store, run_id, trust=trust) if job is None else job
+    metrics = make_metrics(wanted)
+    found = all_scores(metrics, _mixtures(store, run_id, job), job.dataset)
+
+    def amended(now: Record) -> Record:
+        options = {**recorded_options(now), **wanted}
+        return {**now, "metrics": _merged(now["metrics"], found), "metric_options": options}
+
+    return store.amend(run_id, amended)
+
+
+def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixture]:
+    """The predictive mixtures of all finite draws by place, as a run gathers them."""
+    shared, lane, test, apart = arrange([job])
+    if test is None:
+        raise ConfigError(f"id: run '{run_id}' has no test rows to be scored at.")
+    method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, lane).method
+    if method.anchor is not None:
+        raise ConfigError(
+            f"id: run '{run_id}' predicts by a linearised network, whose anchor is not stored: run it again."
+        )
+    shared, first = lanes.replicate(shared), lanes.first_of(lane)
+    rows = {"": test, **apart}
+    clock = Clock()
+    task = job.dataset.task
+    assert task != "density"  # refused with the configuration
+    at = {place: Predictor(job.program, task, shared, first, some, clock) for place, some in rows.items()}
+    gaussian = is_gaussian(job.program, job.numbers, job.dataset.train.x, job.dataset.train.y)
+    mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in rows}
+    draws = load_draws(store, run_id, job)
+    moments = True
+    for start in range(0, len(draws), DRAWS_AT_ONCE):
+        part = draws[None, start : start + DRAWS_AT_ONCE]
+        seen = {place: predictor.predict(part, start) for place, predictor in at.items()}
+        if start == 0:
+            moments = has_moments(seen[""], np.ones(part.shape[:2], bool))
+        if not moments:
+            seen = {place: {n: a for n, a in some.items() if n not in MOMENTS} for place, some in seen.items()}
+        shown = np.logical_and.reduce([finite_predictions(some) for some in seen.values()])[0]
+        for place, some in seen.items():
+            mixtures[place].update({name: some[name][0][shown] for name in PREDICTED if name in some})
+    return mixtures
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested numbers with those of ``new`` in their places."""
+    out = dict(old)
+    for key, value in new.items():
+        out[key] = _merged(out.get(key, {}), value) if isinstance(value, Mapping) else value
+    return out

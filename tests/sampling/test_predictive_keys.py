@@ -1,0 +1,45 @@
+"""Keys of predictive draws: no two draws of a run share their noise."""
+
+import jax
+import numpy as np
+import pytest
+from presets import PRESETS, mostly, shortened
+
+from bdlbench.runs import configuration
+from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.job import make_job
+from bdlbench.sampling import loop
+from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.devices import setup_jax
+from bdlbench.sampling.marks import looks
+from bdlbench.sampling.predictions import Predictor
+
+DATA = ["data=cosine_gap", "data.n_cluster=20", "data.n_test=4", "network.width=3", "likelihood=gaussian_fixed"]
+
+
+@pytest.mark.parametrize("preset", mostly(PRESETS, "svgd"))
+def test_every_draw_of_y_has_noise_of_its_own(preset):
+    """y - E[y | theta] over its standard deviation is the draw's noise: S different ones, in each lane and in all.
+
+    Two of S vectors of four normal numbers are equal by chance with a probability below S^2 2^-80. Equal keys give
+    equal noise up to the rounding of a subtraction, some 1e-5 of a standard deviation, so that noise counts as equal
+    where it agrees to 1e-4 in all four.
+    """
+    setup_jax()
+    job = make_job(*configuration.compose([*DATA, *shortened(preset, 8, 70, 8)]))
+    shared, lane, test, _ = arrange([job])
+    predictor = Predictor(job.program, "regression", shared, lane, test, Clock())
+    found = []
+    for block in loop.run(job.program, shared, lane, clock=Clock(), marks=looks(job.program)):
+        if block.stage == len(job.program.stages) - 1 and block.draws is not None:
+            out = predictor.predict(block.draws, block.first_draw, block.anchor)
+            found.append((out["sample"] - out["mean"]) / np.sqrt(out["variance"]))
+    noise = np.concatenate(found, 1).astype(np.float64)
+    noise = noise.reshape(-1, noise.shape[-1])
+    noise = noise[np.isfinite(noise).all(-1)]
+    assert len(noise)
+    order = noise[np.argsort(noise[:, 0])]
+    for ahead in range(1, min(8, len(order))):
+        same = (np.abs(order[ahead:] - order[:-ahead]) < 1e-4).all(-1)
+        assert not same.any(), f"{same.sum()} of {len(order)} draws share their noise"
+    jax.clear_caches()
