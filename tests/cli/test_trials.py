@@ -119,7 +119,7 @@ def test_a_storage_continues_a_study(tmp_path):
     xs = [trial.params["x"] for trial in study.trials]
     assert len(xs) == len(set(xs)) == 10
     for engine in optuna.storages.RDBStorage(options["storage"]).engine, study._storage._backend.engine:
-        executor.dispose()
+        engine.dispose()
 
 
 def test_trials_that_were_broken_off_come_first(tmp_path):
