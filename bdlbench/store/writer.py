@@ -299,8 +299,8 @@ class RunWriter:
         The record needs ``status`` (complete, diverged or failed), ``labels``, ``metrics``, ``seconds``,
         ``num_grads``, ``device``, ``versions`` and ``warnings``, and a ``reason`` unless the run is complete. This
         method adds ``id``, ``schema``, ``config``, ``files`` and, if it is not given, ``created``. Non-finite floats
-        are kept, see :func:`bdlbench.store.records.encode`. The checkpoint is deleted after the record is in place, so a
-        process that is killed at any instant leaves at least one of them.
+        are kept, see :func:`bdlbench.store.records.encode`. The checkpoint is deleted after the record is in place, so
+        a process that is killed at any instant leaves at least one of them.
 
         Raises
         ------
