@@ -4,7 +4,6 @@ Predictions are computed in double precision, so that a row's prediction does no
 There is no ``sample_weight``: a posterior is one of rows, and a weighted likelihood is the likelihood of no rows.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from bdlbench.api import Posterior, fit
 
 
 class _Bayes(BaseEstimator):
-    """What both estimators share."""
+    """What both estimators share. A constructor keeps what it is given, and ``fit`` looks at it: scikit-learn's rule."""
 
     def __init__(
         self,
@@ -26,15 +25,15 @@ class _Bayes(BaseEstimator):
         inference: Any = "nuts",
         prior: Any = "fan_in",
         likelihood: Any = "gaussian",
-        temperature: float = 1.0,
-        standardize: bool = True,
-        num_chains: int | None = None,
-        num_warmup: int | None = None,
-        num_samples: int | None = None,
-        batch_size: int | None = None,
-        options: Mapping[str, Any] | None = None,
+        temperature: Any = 1.0,
+        standardize: Any = True,
+        num_chains: Any = None,
+        num_warmup: Any = None,
+        num_samples: Any = None,
+        batch_size: Any = None,
+        options: Any = None,
         random_state: Any = None,
-        progress: bool = False,
+        progress: Any = False,
     ) -> None:
         self.network = network
         self.inference = inference
@@ -137,15 +136,15 @@ class BayesClassifier(ClassifierMixin, _Bayes):
         inference: Any = "nuts",
         prior: Any = "fan_in",
         likelihood: Any = "categorical",
-        temperature: float = 1.0,
-        standardize: bool = True,
-        num_chains: int | None = None,
-        num_warmup: int | None = None,
-        num_samples: int | None = None,
-        batch_size: int | None = None,
-        options: Mapping[str, Any] | None = None,
+        temperature: Any = 1.0,
+        standardize: Any = True,
+        num_chains: Any = None,
+        num_warmup: Any = None,
+        num_samples: Any = None,
+        batch_size: Any = None,
+        options: Any = None,
         random_state: Any = None,
-        progress: bool = False,
+        progress: Any = False,
     ) -> None:
         super().__init__(
             network,

@@ -121,7 +121,7 @@ def smc(
         def once(carry: tuple[Any, Array, Array, Array], key: Array) -> tuple[tuple[Any, Array, Array, Array], None]:
             particles, accepted, total, diverged = carry
             number_key, move_key = jax.random.split(key)
-            num_steps = jax.random.randint(number_key, (), 1, num_leapfrog_steps + 1)
+            num_steps = jax.random.randint(number_key, (), 1, num_leapfrog_steps + 1, jnp.int32)
             one = lambda key, chain: transition(key, chain, log_density, step_size, state.inverse_mass, num_steps)  # noqa: E731
             particles, info = jax.vmap(one)(jax.random.split(move_key, num_particles), particles)
             accepted, total = accepted + info.acceptance_rate.mean() / num_moves, total + num_steps

@@ -76,7 +76,7 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     ------
     ConfigError
         Where the run failed or has no finite draw, where it has no test rows, where its data have changed, or where it
-        predicts by a network that is linearised at a point which is not stored.
+        predicts by a linearised network, which each chain has at a point of its own.
     """
     record = store.record(run_id)
     if record["status"] == "failed":
@@ -100,7 +100,7 @@ def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixtur
     method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, lane).method
     if method.anchor is not None:
         raise ConfigError(
-            f"id: run '{run_id}' predicts by a linearised network, whose anchor is not stored: run it again."
+            f"id: run '{run_id}' predicts by a linearised network, which is not scored again: use rerun=true."
         )
     shared, first = lanes.replicate(shared), lanes.first_of(lane)
     rows = {"": test, **apart}

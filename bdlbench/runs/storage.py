@@ -67,7 +67,7 @@ class Storage:
         if look.anchor is not None and not self._anchored:
             # Predictions of a linearised network at other rows need it.
             self._anchored = True
-            self.writer.allocate("constant_data", "anchor", look.anchor.shape, look.anchor.dtype, ["chain", "weight"])
+            self.writer.allocate("constant_data", "anchor", look.anchor.shape, look.anchor.dtype, ["mode", "weight"])
             self.writer.write("constant_data", "anchor", 0, look.anchor)
         own = look.predictions.get("")
         if own is None:

@@ -19,7 +19,7 @@ from bdlbench.errors import ConfigError
 from bdlbench.store import layout
 from bdlbench.store.layout import Variable
 
-GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data")
+GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data", "constant_data")
 BUFFER_BYTES = 4 * 2**20
 """Most bytes of a run's draws that wait in memory. It is small because a sweep writes many runs at the same time."""
 

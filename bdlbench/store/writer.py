@@ -144,7 +144,7 @@ class RunWriter:
         Parameters
         ----------
         group : str
-            ``posterior``, ``sample_stats``, ``posterior_predictive``, ``log_likelihood`` or ``observed_data``.
+            ``posterior``, ``sample_stats``, ``posterior_predictive``, ``log_likelihood``, ``observed_data`` or ``constant_data``.
         name : str
             The site's name.
         shape : sequence of int

@@ -118,7 +118,7 @@ def test_a_storage_continues_a_study(tmp_path):
     assert [len(batch) for batch in more.launcher.batches] == [3, 1]
     xs = [trial.params["x"] for trial in study.trials]
     assert len(xs) == len(set(xs)) == 10
-    for executor in optuna.storages.RDBStorage(options["storage"]).executor, study._storage._backend.executor:
+    for engine in optuna.storages.RDBStorage(options["storage"]).engine, study._storage._backend.engine:
         executor.dispose()
 
 
@@ -140,7 +140,7 @@ def test_trials_that_were_broken_off_come_first(tmp_path):
     assert [trial.params for trial in study.trials] == [trial.params for trial in whole.trials]
     assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
     for made in study, whole:
-        made._storage._backend.executor.dispose()
+        made._storage._backend.engine.dispose()
 
 
 def test_a_trial_without_a_value_is_told_as_failed():
@@ -172,7 +172,7 @@ def test_trials_lost_with_their_workers_are_tried_again(stored, tmp_path):
         assert repeated == [asked[0], asked[1], asked[3]]
         assert [trial.state.name for trial in continued.trials] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 2
         for made in study, continued:
-            made._storage._backend.executor.dispose()
+            made._storage._backend.engine.dispose()
     else:
         assert repeated[:2] == asked[:2]
 
@@ -189,7 +189,7 @@ def test_all_trials_lost(tmp_path):
     assert more.launcher.batches[0] == first.launcher.batches[0]
     xs = [trial.params["x"] for trial in study.trials]
     assert len(xs) == len(set(xs)) == 4
-    study._storage._backend.executor.dispose()
+    study._storage._backend.engine.dispose()
 
 
 def test_a_trial_with_one_lost_run_and_one_of_its_own_has_failed():

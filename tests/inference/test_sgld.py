@@ -215,10 +215,10 @@ def test_a_mutant_sampler_is_caught(name):
 
 
 TARGET_MUTANTS = {
-    "drops N / B": ("scale * terms.log_lik.sum()", "terms.log_lik.sum()", "iid batches"),
+    "drops N / B": ("data.total(terms.log_lik)", "terms.log_lik.sum()", "iid batches"),
     "scales the prior as well": (
-        "(terms.log_prior + scale * terms.log_lik.sum())",
-        "(scale * terms.log_prior + scale * terms.log_lik.sum())",
+        "(terms.log_prior_with_factor + data.total(terms.log_lik))",
+        "(data.size / len(terms.log_lik) * terms.log_prior_with_factor + data.total(terms.log_lik))",
         "iid batches",
     ),
     "tempers twice": ("/ self.temperature +", "/ self.temperature / self.temperature +", "tempered"),

@@ -136,7 +136,7 @@ def test_the_largest_share_of_smc_still_moves():
 def test_smc_that_is_not_done_has_diverged(store_path, monkeypatch):
     """With too few stages to reach lambda = 1 no draw is taken for one of the posterior, and the record says why."""
     monkeypatch.setattr(smc_module, "MOST_STAGES", 1)
-    monkeypatch.setattr(loop, "_PROGRAMS", {})
+    monkeypatch.setattr(loop, "_PROGRAMS", loop.ProgramCache(64))
     small = [
         "data=diabetes",
         "network.width=2",
@@ -161,7 +161,7 @@ def test_lanes_that_are_done_go_on(monkeypatch):
         monkeypatch.setattr(smc_module, "MOST_STAGES", most)
         last = list(loop.run(here, rows(problem), lanes_of(LANES), clock=Clock()))[-1]
         done = last.bad_step == NEVER
-        monkeypatch.setattr(loop, "_PROGRAMS", {})
+        monkeypatch.setattr(loop, "_PROGRAMS", loop.ProgramCache(64))
         if 0 < done.sum() < LANES:
             break
     assert 0 < done.sum() < LANES

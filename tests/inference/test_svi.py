@@ -96,7 +96,7 @@ def test_guides_that_do_not_fit_are_refused():
 
 def test_dropping_the_weight_of_a_batch_is_caught(monkeypatch):
     """A guide on minibatches without N / B is too wide."""
-    old, new = "scale * terms.log_lik.sum()", "terms.log_lik.sum()"
+    old, new = "data.total(terms.log_lik)", "terms.log_lik.sum()"
     monkeypatch.setattr(Target, "log_density", mutate("bdlbench.types", old, new).Target.log_density)
     verdict = check_svi(batch=8, steps=2000)
     assert not verdict.passes, verdict

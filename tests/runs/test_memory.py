@@ -175,18 +175,21 @@ def test_what_a_failed_group_held_is_free_before_its_halves_run(store_path, monk
 
 REAL = """
 import resource, sys
-from bdlbench import config, run
 from bdlbench.inference import svi
+from bdlbench.runs.configuration import compose
+from bdlbench.runs.group import run_group
+from bdlbench.runs.job import make_job
 from bdlbench.runs.progress import Silent
+from bdlbench.sampling.devices import setup_jax
 from bdlbench.store import Store
 svi.fits = lambda *args, **kwargs: None  # it refuses such a guide
-run.setup_jax()
+setup_jax()
 import jax
 jax.block_until_ready(jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))))
-job = config.make_job(*config.compose(sys.argv[2:]))
+job = make_job(*compose(sys.argv[2:]))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, resource.RLIM_INFINITY))
-(record,) = run.run_group([job], Store(sys.argv[1]), Silent())
+(record,) = run_group([job], Store(sys.argv[1]), Silent())
 print(record["status"], record["reason"])
 """
 

@@ -75,7 +75,7 @@ NUMBER = {
 @pytest.mark.parametrize("method", mostly(SHORT, "nuts", "svi"))
 def test_other_numbers_compile_nothing(method, store_path, monkeypatch):
     """Another seed, split, step size, prior scale, temperature: not one program, and other results each time."""
-    monkeypatch.setattr(loop, "_PROGRAMS", {})  # another test may have run the same
+    monkeypatch.setattr(loop, "_PROGRAMS", loop.ProgramCache(64))  # another test may have run the same
     with compilations() as first:
         records = [run(options(method, store_path))]
     assert first, "the listener hears compilations"

@@ -55,7 +55,7 @@ def batched(num_warmup, num_samples, thinning=1):
 FULL, FIT = Schedule(1, 8, 4, 1), Schedule(1, 8, 4, 0)
 FIXED = {
     "nuts": of(hmc, "nuts", FULL, target_accept_prob=0.8, max_tree_depth=4, dense_mass=False),
-    "hmc": of(hmc, "hmc", FULL, target_accept_prob=0.8, trajectory_length=1.0, max_leapfrog_steps=20, dense_mass=False),
+    "hmc": of(hmc, "hmc", FULL, target_accept_prob=0.8, trajectory_length=1.0, max_leapfrog_steps=20),
     "adjusted_mclmc": of(
         adjusted_mclmc, "adjusted_mclmc", FULL, target_accept_prob=0.65, l_factor=1.3, max_num_steps=20, **FLOW
     ),

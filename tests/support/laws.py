@@ -168,7 +168,7 @@ class PresetLaws:
     ) -> tuple[Verdict, np.ndarray, np.ndarray]:
         """The verdict on the good lanes, and of all lanes the first bad step and whether any draw is not finite."""
         law = self.laws[preset]
-        monkeypatch.setattr(loop, "_PROGRAMS", {})  # a mutant has the key of what it mutates
+        monkeypatch.setattr(loop, "_PROGRAMS", loop.ProgramCache(64))  # a mutant has the key of what it mutates
         job, problem = linear_job(path, preset, *law.options, chains=law.chains + POISONED)
         shared, lane, _, _ = arrange([job])
         poisoned = shared.y.copy()
