@@ -24,21 +24,21 @@ FAMILIES = (
     "nuts", "hmc", "chees", "mclmc", "adjusted_mclmc", "sgld", "sgld_cv", "psgld", "cyclical_sgld", "sghmc", "baoa",
     "sgnht", "svi", "svi_fullrank", "svgd", "ivon", "map", "deep_ensemble", "mc_dropout", "swag", "laplace", "smc", "mile",
 )  # fmt: skip
-"""One preset of each family, and the kin whose code is their own."""
+"""One preset of each family, and the other presets that have code of their own."""
 SHORTER = {"mile": ("inference.before.0.schedule.num_warmup=200",)}
-"""What keeps a preset short beside its own schedule."""
+"""More overrides that shorten a preset, because it has more than one schedule."""
 SMALL = ("data=cosine_gap", "network.width=8", "progress=off", "~tuned")
 SHORT = ("inference.schedule.num_warmup=60", "inference.schedule.num_samples=20", "inference.schedule.num_chains=2")
 
 
 def command(checkout: Path, store: Path, *overrides: str, multirun: bool = False) -> list[str]:
-    """The command line of a checkout, whose module for it may lie in its old or its new place."""
+    """The command line of a checkout. Its module may be at the old or at the new place."""
     module = "bdlbench.cli.main" if (checkout / "bdlbench/cli/main.py").exists() else "bdlbench.cli"
     return [sys.executable, "-m", module, *(["-m"] if multirun else []), f"store.path={store}", *SMALL, *overrides]
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    """The environment in which the checkout's own package is the one that is imported."""
+    """The environment variables with which Python imports the package of this checkout."""
     return {**os.environ, "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
 
 
@@ -67,7 +67,7 @@ def run_all(checkout: Path, store: Path, presets: Sequence[str]) -> None:
 
 
 def runs_by_setting(path: Path) -> dict[str, str]:
-    """The id of each run by what was asked for: the ids themselves may be named in another way."""
+    """The id of each run by its settings, because two checkouts may form ids in different ways."""
     found = {}
     for folder in sorted(path.iterdir()):
         if not (folder / "run.json").exists():
@@ -80,7 +80,7 @@ def runs_by_setting(path: Path) -> dict[str, str]:
 
 
 def differences(one: Path, other: Path) -> Iterator[str]:
-    """What differs between two stores of the same settings, a line each."""
+    """A line for each difference between two stores of runs with the same settings."""
     left, right = runs_by_setting(one), runs_by_setting(other)
     for setting in sorted({*left, *right}):
         if setting not in left or setting not in right:

@@ -1,7 +1,7 @@
 """Draw the packages of bdlbench and what imports what: ``python -m tools.drawing docs/packages.svg``.
 
-A row of the drawing is a layer; a package stands above everything that it imports. Of the imports only those are drawn
-that do not follow from others: where A imports B and B imports C, an arrow from A to C would say nothing new.
+A row of the drawing is a layer, and a package is above everything that it imports. An import that follows from others
+is not drawn: if A imports B and B imports C, there is no arrow from A to C.
 """
 
 import ast
@@ -14,11 +14,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bdlbench"
 WIDTH, HEIGHT, GAP, RISE = 208, 62, 16, 104
-"""Of a box, and between boxes and between rows, in pixels."""
+"""Width and height of a box, distance between boxes, and distance from one row to the next, in pixels."""
 
 
 def parts() -> dict[str, tuple[str, set[str]]]:
-    """Each part of the package: the first sentence of its docstring, and the other parts that it imports."""
+    """For each part of the package, the first sentence of its docstring and the other parts that it imports."""
     found: dict[str, tuple[str, set[str]]] = {}
     for path in sorted(PACKAGE.iterdir()):
         if path.name.startswith("_") or (path.suffix != ".py" and not (path / "__init__.py").exists()):
@@ -44,7 +44,7 @@ def _imported(path: Path) -> set[str]:
 
 
 def layers(imports: Mapping[str, set[str]]) -> list[list[str]]:
-    """The parts in rows from the ground up: each in the row above the highest part that it imports."""
+    """The parts in rows, the lowest row first. Each part is one row above the highest part that it imports."""
     level: dict[str, int] = {}
     for name in graphlib.TopologicalSorter(imports).static_order():
         level[name] = 1 + max((level[other] for other in imports[name]), default=-1)
@@ -52,7 +52,7 @@ def layers(imports: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def essential(imports: Mapping[str, set[str]]) -> list[tuple[str, str]]:
-    """The imports that do not follow from others."""
+    """The imports (a, b) of b by a that do not follow from other imports."""
 
     def below(name: str) -> set[str]:
         return imports[name].union(*map(below, imports[name]))
@@ -61,7 +61,7 @@ def essential(imports: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 
 
 def drawing() -> str:
-    """The drawing as SVG, the same text for the same imports."""
+    """The drawing as SVG. The same imports and docstrings give the same text."""
     found = parts()
     imports = {name: others for name, (_, others) in found.items()}
     rows = layers(imports)

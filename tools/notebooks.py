@@ -1,6 +1,6 @@
 """Execute notebooks in place: ``python -m tools.notebooks results/*.ipynb``, from the repository's root.
 
-What is written holds no time stamps, so that the same results make the same file.
+The written notebook has no time stamps, so that the same results give the same file.
 """
 
 import os
@@ -13,9 +13,9 @@ VARIABLE = "BDLBENCH_NOTEBOOK_OVERRIDES"
 
 
 def overrides() -> list[str]:
-    """Hydra overrides that a notebook appends to those of each of its runs: the words of $BDLBENCH_NOTEBOOK_OVERRIDES.
+    """Hydra overrides that a notebook adds to those of each of its runs, from $BDLBENCH_NOTEBOOK_OVERRIDES.
 
-    Empty for the published notebooks; tests shorten the runs by it and keep them in a store of their own.
+    There are none for the published notebooks. Tests use them to shorten the runs and to keep them in another store.
     """
     return shlex.split(os.environ.get(VARIABLE, ""))
 
@@ -27,14 +27,14 @@ def execute(path: str | Path, *, folder: str | Path | None = None, to: str | Pat
     ----------
     path : path-like
     folder : path-like, optional
-        Where it runs: what its relative paths are relative to. The current folder where None.
+        The folder in which it runs and at which its relative paths start. None is the current folder.
     to : path-like, optional
-        Where the result goes; ``path`` itself where None.
+        The file to write. None is ``path`` itself.
 
     Raises
     ------
     nbclient.exceptions.CellExecutionError
-        If a cell fails; nothing is written.
+        If a cell fails. Nothing is written then.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -47,7 +47,7 @@ def execute(path: str | Path, *, folder: str | Path | None = None, to: str | Pat
     ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-    # The interpreter's version is no result.
+    # The version of the interpreter is not a result, so it is left out.
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -58,7 +58,7 @@ def execute(path: str | Path, *, folder: str | Path | None = None, to: str | Pat
 
 
 def main(paths: Sequence[str]) -> int:
-    """Execute the named notebooks; returns the exit code, 1 if a cell failed."""
+    """Execute the named notebooks and return the exit code, which is 1 if a cell failed."""
     from nbclient.exceptions import CellExecutionError
 
     code = 0

@@ -1,4 +1,4 @@
-"""The README's table of results, written again from the store: ``python -m tools.readme README.md``."""
+"""Write the table of results in the README again from the store: ``python -m tools.readme README.md``."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite the table in the README named (default: ``README.md``), from the configuration and store beside it."""
+    """Rewrite the table in a README (default: ``README.md``) from the configuration and the store beside it."""
     arguments = sys.argv[1:] if arguments is None else arguments
     readme = Path(arguments[0] if arguments else "README.md")
     try:
@@ -31,14 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compared(store: Store, conf: Path) -> list[Record]:
-    """The runs that ``make compare`` makes: one a method, with the settings that ``conf`` gives it.
+    """The runs that ``make compare`` makes: one for each method, with the settings in ``conf``.
 
     Parameters
     ----------
     store : Store
     conf : path
-        Folder of configuration groups. Hydra is not asked: a stored configuration is complete, so the run of a method
-        is the one whose sections are those of the yamls.
+        Folder of configuration groups. Hydra is not used. A stored configuration is complete, so the run of a method is
+        the one whose sections equal those of the yamls.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def compared(store: Store, conf: Path) -> list[Record]:
         If a run is missing.
     """
     found: dict[str, Record] = {}
-    for row in store.rows():  # in order of creation: a run that was done again replaces the earlier one
+    for row in store.rows():  # in order of creation, so that a later run replaces an earlier one
         if row["data"] == "diabetes" and row["inference"] in METHODS:
             record = store.record(row["id"])
             if _as_shipped(record, conf):
@@ -85,7 +85,7 @@ def _merged(base: Any, over: Any) -> Any:
 
 
 def section(records: Sequence[Record]) -> str:
-    """What stands between the markers: the table, and where its numbers come from."""
+    """The text between the markers: the table, and the device, versions and dates of its runs."""
     first = records[0]
     versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("bdlbench", "jax", "numpyro"))
     made = sorted({record["created"][:10] for record in records})
@@ -98,7 +98,7 @@ def replaced(text: str, content: str, name: str = "README.md") -> str:
     Raises
     ------
     ConfigError
-        Unless each marker is there once, the beginning first.
+        Unless each marker occurs once and the begin marker comes first.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

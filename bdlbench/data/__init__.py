@@ -1,7 +1,7 @@
-"""Data sets: split by the field's own rules, scaled on training rows, with their units and a checksum.
+"""Data sets are split by their published rules, scaled by their training rows, and carry units and a checksum.
 
-A set is a factory in one module here and a yaml of the same keys under ``conf/data``. Importing this package reads no
-data and imports none of the libraries that carry data.
+Each set has a factory in a module of this package and a yaml with the same keys in ``conf/data``. Importing this
+package reads no data and imports no library that contains data.
 """
 
 from bdlbench.data.dataset import Dataset, Rows, Scaler, checksum, make_dataset, split_table

@@ -1,4 +1,4 @@
-"""Shifted versions of images (n, h, w) with values in [0, 1]."""
+"""Corruptions of images (n, h, w) with values in [0, 1], which make shifted test sets."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def rotate(images: np.ndarray, degrees: float) -> np.ndarray:
-    """Rotate counter-clockwise about the centre, bilinear, zeros from outside."""
+    """Rotate counter-clockwise about the centre with bilinear interpolation. Pixels from outside are zero."""
     from scipy import ndimage
 
     return np.asarray(ndimage.rotate(images, degrees, axes=(1, 2), reshape=False, order=1, mode="grid-constant"))
@@ -18,20 +18,20 @@ def noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def blur(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian blur of sd 1.5 pixels, cut off at 20 sds, zeros outside."""
+    """Blur by a Gaussian kernel of sd 1.5 pixels, which is cut off at 20 sds. Pixels from outside are zero."""
     from scipy import ndimage
 
     return np.asarray(ndimage.gaussian_filter(images, (0.0, 1.5, 1.5), mode="constant", truncate=20.0))
 
 
 def contrast(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shrink each image to 0.3 of its contrast about its own mean."""
+    """Multiply the deviation of each pixel from the mean of its image by 0.3."""
     mean = images.mean(axis=(1, 2), keepdims=True)
     return mean + np.float32(0.3) * (images - mean)
 
 
 def translate(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Move by 4 pixels down and right, zeros from outside."""
+    """Move the image by 4 pixels down and 4 to the right. Pixels from outside are zero."""
     out = np.zeros_like(images)
     out[:, 4:, 4:] = images[:, :-4, :-4]
     return out
@@ -43,4 +43,4 @@ CORRUPTIONS: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray
     "contrast": contrast,
     "translate": translate,
 }
-"""Fixed corruptions by name. One severity each, of the middle of MNIST-C's (Mu & Gilmer, 2019)."""
+"""The corruptions by name. Each has one severity, in the middle of those of MNIST-C (Mu & Gilmer, 2019)."""

@@ -1,7 +1,7 @@
-"""What a data set is, once it is split and scaled.
+"""The data set after it is split and scaled.
 
-Everything that enters a log density has been standardised with moments of the training rows alone, and every
-:class:`Dataset` knows how to go back to the units of its source.
+Where rows are standardised, the moments are those of the training rows alone. Every :class:`Dataset` has the scalers
+that map its rows back to the units of its source.
 """
 
 import hashlib
@@ -26,9 +26,10 @@ class Rows(NamedTuple):
     Attributes
     ----------
     x : array (n, ...)
-        Standardised inputs, floating point; int32 where the source's are all integers and none are standardised.
-    y : array (n,)
-        Standardised floats (regression) or int32 labels 0..K-1 (classification).
+        Inputs, standardised or as the set says; int32 if the source holds integers alone and they are not scaled.
+    y : array (n,), or (n, K) for K targets of a regression
+        Floats, standardised or as the set says (regression), int32 labels 0..K-1 (classification), or log densities of
+        the points x (density).
     """
 
     x: np.ndarray
@@ -38,9 +39,9 @@ class Rows(NamedTuple):
 class Scaler(NamedTuple):
     """The affine map back to the source's units: ``original = loc + scale * standardised``.
 
-    ``loc`` and ``scale`` are (d,) for inputs and () for a target, in float64: where ``loc`` is large beside ``scale``,
-    as of years or of temperatures in kelvin, single precision would lose the digits that vary. Both directions are
-    computed in float64.
+    ``loc`` and ``scale`` are (d,) for d features and () for one target, or (K,) for K targets; constants of all pixels
+    are (). They are float64, and both directions are computed in float64. In single precision the digits that vary
+    would be lost where ``loc`` is much larger than ``scale``, as for years or for temperatures in kelvin.
     """
 
     loc: np.ndarray
@@ -55,33 +56,33 @@ class Scaler(NamedTuple):
         return np.asarray(self.loc + self.scale * np.asarray(standardised, np.float64))
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no truth value: compare checksums
+@dataclass(frozen=True, eq=False)  # arrays cannot be compared by ==: compare checksums
 class Dataset:
-    """A data set, split and scaled, on the host.
+    """A data set that is split and scaled, as NumPy arrays in the memory of the host.
 
     Attributes
     ----------
     name : str
     task : {"regression", "classification", "density"}
-        ``density`` is a known density to sample from; it has no training rows.
+        ``density`` means that the set is a known density to sample from, without training rows.
     train, validation, test : Rows or None
-        ``validation`` is cut from the training rows, for tuning and early stopping.
+        ``validation`` is cut from the training rows and used for tuning and early stopping.
     shifted : dict of Rows
-        Labelled rows from elsewhere: a gap in the inputs, rotated images, higher speeds.
+        Labelled rows from a shifted distribution, such as a gap in the inputs, rotated images or higher speeds.
     ood : dict of Rows
-        Out-of-distribution rows, whose labels mean nothing to the model.
+        Out-of-distribution rows. A model is not scored on their labels.
     num_outputs : int
-        1 for regression, the number of classes K for classification, 0 for a density.
+        1 for regression, with any number of targets; the number of classes K for classification; 0 for a density.
     x_scaler, y_scaler : Scaler or None
-        Fitted on ``train`` only; None where the rows are in the source's units.
+        Fitted on ``train`` alone, or fixed constants (pixels). None if the rows are in the source's units.
     feature_names : tuple of str
         Empty for images and signals.
     target_name : str
     notes : tuple of str
-        What was done to the rows that a reader should know (a constant feature dropped, say).
+        Facts about the rows that a reader of the results must know, such as that a constant feature was dropped.
     checksum : str
-        SHA-256 over names, dtypes, shapes and bytes of all arrays, scalers included. Scalers enter it in the precision
-        of the rows wherever that changes no value by more than 1e-6 of the spread.
+        SHA-256 over the names of the parts and the dtypes, shapes and bytes of all arrays and scalers. A scaler enters
+        in the precision of the rows, unless this would move a value by more than 1e-6 of the spread.
     class_names : tuple of str
     rows_checksum : str
         SHA-256 of the training rows and scalers before they are rounded to the run's precision.
@@ -111,7 +112,7 @@ class Dataset:
 
 
 def default_dtype() -> np.dtype:
-    """float64 where JAX runs with ``jax_enable_x64``, else float32."""
+    """float64 if JAX is imported and ``jax_enable_x64`` is on, else float32."""
     jax = sys.modules.get("jax")  # a process that has not imported JAX cannot have switched x64 on
     return np.dtype(np.float64 if jax is not None and jax.config.jax_enable_x64 else np.float32)
 
@@ -134,7 +135,7 @@ def make_dataset(
     notes: tuple[str, ...] = (),
     dtype: Any = None,
 ) -> Dataset:
-    """Scale the parts of a data set by its training rows, check them, and seal them with a checksum.
+    """Check the parts of a data set, scale them by the training rows, freeze them, and compute their checksums.
 
     Parameters
     ----------
@@ -142,23 +143,24 @@ def make_dataset(
         In the source's units.
     shifted, ood : dict of (x, y)
     standardize : bool, "x" or "y"
-        True standardises each feature, and the target of a regression, by mean and standard deviation (divisor n) of
-        the training rows, and drops features that are constant there. Inputs of an integer type (tokens, indices of
-        groups) stay as they are, and integers. ``x`` standardises the inputs alone, integers too; ``y`` the target
-        alone. False leaves both in the source's units.
+        True standardises each feature, and the target of a regression, by the mean and standard deviation (divisor n)
+        of the training rows. Features that are constant in the training rows are dropped. Inputs of an integer type
+        (tokens, indices of groups) are left as they are and stay integers. ``x`` standardises the inputs alone, also
+        those of an integer type. ``y`` standardises the target alone. False leaves both in the source's units.
     x_scaler : Scaler or None
-        Says that the inputs already are scaled by fixed constants (pixels): it is kept, not applied, and the inputs are
-        not standardised.
+        The scaler of inputs that are scaled already (pixels, for example). It is kept but not applied, and the inputs
+        are not standardised again.
     num_classes : int or None
-        K, for classification; None takes it from ``class_names``.
+        K, for classification. If None, it is the length of ``class_names``.
     dtype : dtype or None
         Floating type of the arrays; None is :func:`default_dtype`.
 
     Raises
     ------
     ConfigError
-        Fewer than two training rows, a constant target or feature table, labels outside 0..K-1, an unknown
-        ``standardize``, values that the floating type cannot hold.
+        For fewer than two training rows, parts whose shapes do not agree, a constant target, inputs of which no feature
+        varies, training rows of a single class, labels outside 0..K-1, values that cannot be standardised or that the
+        dtype cannot hold, or an unknown ``standardize``.
     """
     if not isinstance(standardize, bool) and standardize not in ("x", "y"):
         raise ConfigError(f"data.standardize={standardize} is unknown: choose true, false, x or y.")
@@ -231,7 +233,7 @@ def make_dataset(
 
 
 def split_table(name: str, task: DataTask, table: Table, split: Split, **options: Any) -> Dataset:
-    """:func:`make_dataset` of the rows that ``split`` picks from ``table``; ``options`` as there."""
+    """Call :func:`make_dataset` with the rows of ``table`` that ``split`` selects, and with ``options``."""
 
     def take(index: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray] | None:
         part = table.x[index], table.y[index]
@@ -253,7 +255,7 @@ def split_table(name: str, task: DataTask, table: Table, split: Split, **options
 
 
 def checksum(parts: Mapping[str, tuple[np.ndarray, ...] | None]) -> str:
-    """SHA-256 (hex) over the name, dtype, shape and bytes of every array. Paths and times do not enter."""
+    """SHA-256 (hexadecimal) over the name of every part and the dtype, shape and bytes of its arrays."""
     digest = hashlib.sha256()
     for key in sorted(parts):
         for i, array in enumerate(parts[key] or ()):
@@ -263,9 +265,9 @@ def checksum(parts: Mapping[str, tuple[np.ndarray, ...] | None]) -> str:
 
 
 def _sealed(scaler: Scaler | None, dtype: np.dtype) -> Scaler | None:
-    """The scaler as it enters the checksum: in the precision of the rows, as it always did, where that is enough.
+    """The scaler as it enters the checksum: in the precision of the rows, so that older checksums stay valid.
 
-    It is not where rounding ``loc`` would move a value by more than 1e-6 of the spread: then it enters in float64.
+    If rounding ``loc`` to this precision would move a value by more than 1e-6 of the spread, it enters in float64.
     """
     if scaler is None or (np.abs(scaler.loc - scaler.loc.astype(dtype)) > 1e-6 * scaler.scale).any():
         return scaler
@@ -273,10 +275,10 @@ def _sealed(scaler: Scaler | None, dtype: np.dtype) -> Scaler | None:
 
 
 def _fit(values: np.ndarray, names: tuple[str, ...]) -> Scaler:
-    # moments in float64 whatever the source holds: float32 sums of 45,000 rows are off in the fourth digit
+    # Moments are computed in float64, because float32 sums of 45,000 rows are wrong in the fourth digit.
     values = np.asarray(values, dtype=np.float64)
     found = Scaler(values.mean(axis=0), values.std(axis=0))
-    bad = np.flatnonzero(~np.ravel(np.isfinite(found.scale) & (found.scale > 0)))  # their squares over- or underflow
+    bad = np.flatnonzero(~np.ravel(np.isfinite(found.scale) & (found.scale > 0)))  # their squares overflow or underflow
     if len(bad):
         named = names[bad[0]] if len(names) == found.scale.size else f"x{bad[0]}"
         raise ConfigError(f"data.{named} is too small or too large to be standardised: give it in other units.")
@@ -297,7 +299,7 @@ def _check_range(
 
 
 def _digits_note(name: str, values: np.ndarray, dtype: np.dtype) -> str:
-    """A note where values that are not standardised keep fewer than three digits of their spread in ``dtype``."""
+    """A note if values that are not standardised have fewer than three digits of their spread in ``dtype``, else ''."""
     if values.ndim > 2 or not np.issubdtype(values.dtype, np.floating) or len(values) < 2:
         return ""
     step = np.finfo(dtype).eps * np.abs(values).max(axis=0)
@@ -329,7 +331,7 @@ def _drop_constant(
     parts: dict[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...], notes: tuple[str, ...]
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...], tuple[str, ...]]:
     x = parts["train"][0]
-    keep = np.ptp(x, axis=0) > 0  # the range is exact where a standard deviation rounds to 1e-17
+    keep = np.ptp(x, axis=0) > 0  # the range is exactly 0 where a sd may be rounded to 1e-17
     if keep.all():
         return parts, names, notes
     if x.ndim != 2 or not keep.any():

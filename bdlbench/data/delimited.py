@@ -1,4 +1,4 @@
-"""A CSV file becomes a table. All faults of the file are found first, and one message names them with line and column."""
+"""Read a CSV file into a table. All faults of the file are found first and named in one message, with their lines."""
 
 import bz2
 import csv
@@ -18,13 +18,13 @@ from bdlbench.errors import ConfigError
 from bdlbench.types import Task
 
 MOST_COLUMNS = 100_000
-"""A wider table is taken for one that lies on its side."""
+"""A table with more columns is refused, because its rows and columns are probably exchanged."""
 CHUNK = 10_000
-"""Rows that are held as text at a time."""
+"""Number of rows that are held as text at the same time."""
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 BOOLEANS = {"true": 1.0, "false": 0.0}
 MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "null")
-"""Words for a missing value, in lower case. ``None`` is none of them: it is a common name of a class."""
+"""Words for a missing value, in lower case. The word ``none`` is left out because classes often have this name."""
 DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T].*)?")
 REMEDIES = {
     "cells": "give every line as many cells as the header has, without a comma at its end",
@@ -42,17 +42,17 @@ REMEDIES = {
 
 @dataclass
 class Faults:
-    """What is wrong with a file, gathered under (kind, column): the first finding, its line and how many there are."""
+    """The faults of a file. For each (kind, column): the line and text of the first fault, and the number of faults."""
 
     found: dict[tuple[str, str], tuple[int, str, int]] = field(default_factory=dict)
 
     def add(self, kind: str, column: str, line: int, text: str) -> None:
-        """Note one finding; of each kind a column's first one is told, and the others are counted."""
+        """Add one fault. The message tells the first fault of each kind in a column and counts the others."""
         first, told, count = self.found.get((kind, column), (line, text, 0))
         self.found[kind, column] = first, told, count + 1
 
     def refuse(self, path: str) -> None:
-        """Raise one ConfigError for all that was found."""
+        """Raise one ConfigError that names all faults, if there are any."""
         if not self.found:
             return
         told = [
@@ -64,12 +64,20 @@ class Faults:
 
 
 def read_csv(path: str, target: str, task: str) -> tuple[Table, Task, tuple[str, ...]]:
-    """Read a CSV file with a header line: its table, the task that ``task`` comes to, and notes for the record.
+    """Read a CSV file with a header line.
+
+    Returns
+    -------
+    table : Table
+    task : {"regression", "classification"}
+        ``task``, or what ``auto`` stands for with this target.
+    notes : tuple of str
+        Notes for the record.
 
     Raises
     ------
     ConfigError
-        The file is no CSV file in UTF-8, ``target`` is none of its columns, or its rows have faults.
+        If the file is not a CSV file in UTF-8, ``target`` is not one of its columns, or its rows have faults.
     """
     rows = _rows(path)
     _, cells = next(rows, (0, []))
@@ -120,7 +128,7 @@ def read_csv(path: str, target: str, task: str) -> tuple[Table, Task, tuple[str,
 
 
 def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows of cells with the numbers of their lines; blank lines are left out."""
+    """The rows as lists of cells, each with the number of its line. Blank lines are left out."""
     opener = OPENERS.get(Path(path).suffix, open)
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:  # type: ignore[operator]
@@ -181,13 +189,13 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return "_" not in cell  # Python's digit separator, nobody else's
+    return "_" not in cell  # Python alone reads "_" as a digit separator
 
 
 def _numbers(
     cells: Sequence[str], lines: Sequence[int], name: str, faults: Faults, kind: str
 ) -> tuple[np.ndarray, bool]:
-    """The cells as float64, and whether there are booleans among them; what is no finite number is a fault."""
+    """The cells as float64, and whether some are true or false. Any other cell that is no finite number is a fault."""
     booleans = False
     try:
         values = np.fromiter(map(float, cells), np.float64, len(cells))
@@ -221,7 +229,7 @@ def _numbers(
 def _target(
     labels: list[str], lines: list[int], name: str, task: str, faults: Faults
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """Targets as numbers, or as codes with the names of the classes, and notes."""
+    """The targets and the names of their classes, and notes. Labels become codes; numbers have no class names."""
     filled = [label for label in labels if label and label.lower() not in MISSING]
     read = sum(map(_is_number, filled))
     booleans = all(label.lower() in BOOLEANS for label in filled)
@@ -235,10 +243,10 @@ def _target(
         if not label or label.lower() in MISSING:
             faults.add("empty", name, line, f"{name} is {label or 'empty'} in line {line}")
     if len(filled) < len(labels):
-        return np.zeros(len(labels), np.int32), (), ()  # refused by what called
+        return np.zeros(len(labels), np.int32), (), ()  # the caller refuses the file
     if booleans:
         labels = [label.capitalize() for label in labels]
-    # whole numbers of more than 53 bits are names, which floats would not tell apart
+    # Whole numbers of more than 53 bits are treated as text, because different ones may be the same float.
     numeric = not text and all(abs(float(label)) < 2**53 for label in filled)
     codes, classes = encoded(np.array([float(label) for label in labels] if numeric else labels))
     if numeric:
@@ -252,18 +260,18 @@ def _target(
 
 
 def encoded(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int32 codes 0..K-1 of the sorted classes, and the classes' names."""
+    """The labels as int32 codes 0..K-1, in the sorted order of the classes, and the names of the classes."""
     classes, codes = np.unique(labels, return_inverse=True)
     return codes.astype(np.int32), tuple(str(c) for c in classes)
 
 
 def too_many(classes: Sequence[str], num_rows: int) -> bool:
-    """Whether there are more classes than half of the rows, as there are where the target is no label."""
+    """Whether the number of classes exceeds half the number of rows, which suggests that the target is no label."""
     return 2 * len(classes) > num_rows
 
 
 def class_notes(name: str, classes: Sequence[str], num_rows: int) -> tuple[str, ...]:
-    """A note for the record where a target that is said to be a label hardly is one."""
+    """A note for the record if a target of a classification has too many classes (:func:`too_many`), else none."""
     if not too_many(classes, num_rows):
         return ()
     return (f"target {name} has {len(classes):,} classes in {num_rows:,} rows: a regression may be meant",)

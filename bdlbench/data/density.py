@@ -1,4 +1,4 @@
-"""Densities to sample from: targets without data."""
+"""Known densities to sample from, without training data."""
 
 import numpy as np
 
@@ -22,10 +22,10 @@ def log_density(points: np.ndarray, *, spacing: float, variance: float) -> np.nd
 
 
 def gaussians_25(*, spacing: float, variance: float, n_test: int, seed: int) -> Dataset:
-    """The mixture of 25 Gaussians on a grid (Zhang et al., 2020, arXiv 1902.03932): spacing 2, variance 0.03.
+    """A mixture of 25 Gaussians on a grid (Zhang et al., 2020, arXiv 1902.03932, with spacing 2 and variance 0.03).
 
-    There are no training rows, so ``train`` has shapes (0, 2) and (0,). ``test.x`` holds ``n_test`` exact independent
-    draws, the reference for a sampler, and ``test.y`` the normalised log density there.
+    There are no training rows, so ``train`` has shapes (0, 2) and (0,). ``test.x`` (n_test, 2) holds exact independent
+    draws, which are the reference for a sampler. ``test.y`` (n_test,) is the normalised log density at these draws.
     """
     check_positive(spacing=spacing, variance=variance, n_test=n_test)
     rng = generator(seed)

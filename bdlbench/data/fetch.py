@@ -1,14 +1,14 @@
-"""How the files of data sets come to this machine: from the cache, a mirror folder or a pinned URL, always checked.
+"""Fetch the files of data sets from the cache, a mirror or a pinned URL, and check each by its SHA-256.
 
-Files are named by repository and path; ``registry.csv`` pins the commit, the SHA-256 and the size of each. A file is
-looked for under ``OWNER/REPO/COMMIT/PATH`` in this order:
+A file is named by its repository and path. ``registry.csv`` pins the commit, the SHA-256 and the size of each file. A
+file is searched as ``OWNER/REPO/COMMIT/PATH`` in these places, in this order:
 
 1. the cache: ``paths.data``, else the environment variable ``BDLBENCH_DATA``, else the user's cache folder;
-2. the mirror, where one is named: ``paths.mirror``, else ``BDLBENCH_MIRROR``. A folder is read in place; a URL stands
-   for ``https://raw.githubusercontent.com``;
-3. ``https://raw.githubusercontent.com``, also for files that a mirror folder lacks.
+2. the mirror, if one is named by ``paths.mirror``, else by ``BDLBENCH_MIRROR``. If it is a folder, the file is read
+   there and not copied. If it is a URL, it takes the place of ``https://raw.githubusercontent.com``;
+3. ``https://raw.githubusercontent.com``, unless the mirror is a URL.
 
-``python -m bdlbench.data.fetch [SET ...]`` fetches all files, or those of the named sets, beforehand.
+``python -m bdlbench.data.fetch [SET ...]`` fetches all files, or those of the named sets, in advance.
 """
 
 import csv
@@ -38,7 +38,7 @@ class NotFetchedError(ConfigError):
 
 
 class File(NamedTuple):
-    """One line of the registry. ``sets`` names the data sets that read it; ``tests`` marks a file only tests read."""
+    """One line of the registry. ``sets`` names the data sets that read the file, or ``tests`` if only tests read it."""
 
     sets: tuple[str, ...]
     repository: str
@@ -49,11 +49,11 @@ class File(NamedTuple):
 
     @property
     def tail(self) -> str:
-        """OWNER/REPO/COMMIT/PATH, the same in the cache, in a mirror and at the end of the URL."""
+        """OWNER/REPO/COMMIT/PATH. It is the same in the cache, in a mirror and at the end of a URL."""
         return f"{self.repository}/{self.commit}/{self.path}"
 
     def is_at(self, place: Path) -> bool:
-        """Whether this file lies there, unchanged. A file of another size is not read."""
+        """Whether ``place`` holds this file unchanged. Its checksum is computed only if its size is right."""
         import pooch
 
         return place.is_file() and place.stat().st_size == self.size and pooch.file_hash(str(place)) == self.sha256
@@ -61,7 +61,7 @@ class File(NamedTuple):
 
 @lru_cache(maxsize=1)
 def registry() -> dict[tuple[str, str], File]:
-    """All known files by (repository, path)."""
+    """All files of the registry by (repository, path)."""
     with open(Path(__file__).with_name("registry.csv"), newline="", encoding="utf-8") as lines:
         files = [
             File(
@@ -74,14 +74,14 @@ def registry() -> dict[tuple[str, str], File]:
 
 
 class Files(NamedTuple):
-    """Where files are kept and where they come from. A data set's factory that needs files takes one as ``files``.
+    """The cache and the mirror of files. The factory of a data set with files receives this as ``files``.
 
     Attributes
     ----------
     cache : Path
-        Folder of downloaded and derived files.
+        Folder for downloaded and derived files.
     mirror : str or None
-        A folder, or a base URL in the place of :data:`BASE_URL`.
+        A folder, or a base URL that is used instead of :data:`BASE_URL`.
     """
 
     cache: Path
@@ -89,21 +89,21 @@ class Files(NamedTuple):
 
     @property
     def folder(self) -> Path | None:
-        """The mirror, where it is a folder."""
+        """The mirror if it is a folder, else None."""
         return None if self.mirror is None or "://" in self.mirror else Path(self.mirror).expanduser()
 
     def fetch(self, repository: str, path: str) -> Path:
-        """Return where the checked file lies on this machine, downloading it into the cache where it must.
+        """Return the path of a file on this machine. Its checksum is right; if necessary it is downloaded to the cache.
 
-        A file in the cache that is not the registered one is replaced, and only by one whose checksum is right.
+        A file in the cache whose checksum is wrong is replaced, but only by a file whose checksum is right.
 
         Raises
         ------
         ConfigError
-            The registry does not know the file; the file of the mirror or of the server is another one; the disk is
-            full or not writable.
+            If the registry does not contain the file, the mirror is named as a folder and is none, the file of the
+            mirror or of the server has a wrong checksum, or the disk is full or not writable.
         NotFetchedError
-            There is no network and no mirror that has it, or the server does not.
+            If the file is neither in the cache nor in the mirror folder and the server cannot be reached or lacks it.
         """
         file = registry().get((repository, path))
         if file is None:
@@ -111,7 +111,7 @@ class Files(NamedTuple):
         return self.locate(file)
 
     def locate(self, file: File) -> Path:
-        """:meth:`fetch` of a line of the registry."""
+        """Return the path of a file of the registry, as :meth:`fetch` does."""
         if file.is_at(self.cache / file.tail):
             return self.cache / file.tail
         if self.folder is not None:
@@ -142,12 +142,12 @@ class Files(NamedTuple):
                     if received[0] > file.size:
                         raise ValueError("longer than registered")
                     out.write(chunk)
-            os.chmod(output, 0o644)  # a temporary file is its owner's alone, a cache may be shared
+            os.chmod(output, 0o644)  # temporary files are private to their owner, but a cache may be shared
 
         pooch.get_logger().setLevel("WARNING")
         try:
             # Pooch writes to a temporary file beside the target and renames it once its checksum is right.
-            target.parent.mkdir(parents=True, exist_ok=True)  # pooch's own way fails where two threads make one folder
+            target.parent.mkdir(parents=True, exist_ok=True)  # pooch fails if two threads make the same folder
             store = pooch.create(self.cache, f"{base.rstrip('/')}/", registry={file.tail: file.sha256})
             return Path(store.fetch(file.tail, downloader=stream))
         except requests.exceptions.HTTPError as error:
@@ -175,14 +175,15 @@ class Files(NamedTuple):
             raise ConfigError(f"data: {target} cannot be written ({error.strerror or error}): {remedy}.") from None
 
     def derived(self, name: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Arrays that are slow to make, kept as ``derived/<name>.npz`` in the cache. ``name`` carries their version.
+        """Arrays that are slow to make, kept in the cache as ``derived/<name>.npz``. ``name`` contains their version.
 
-        They are made again where the file is damaged, and next time where the cache cannot be written.
+        ``build`` makes the arrays if the file is missing or damaged. If the cache cannot be written, they are returned
+        and made again at the next call.
         """
         file = self.cache / "derived" / f"{name}.npz"
         try:
             with np.load(file, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}  # the archive's own CRC tells a flipped byte
+                return {key: archive[key] for key in archive.files}  # the CRC in the archive finds a changed byte
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             arrays = build()
         temporary: Path | None = None
@@ -199,7 +200,7 @@ class Files(NamedTuple):
 
 
 def files_at(cache: str | os.PathLike[str] | None = None, mirror: str | os.PathLike[str] | None = None) -> Files:
-    """Cache folder and mirror from ``paths.data`` and ``paths.mirror``; None leaves them to the environment."""
+    """The cache and the mirror of ``paths.data`` and ``paths.mirror``; None takes them from the environment."""
     named = cache or os.environ.get("BDLBENCH_DATA")
     source = mirror or os.environ.get("BDLBENCH_MIRROR")
     if not named:
@@ -210,18 +211,23 @@ def files_at(cache: str | os.PathLike[str] | None = None, mirror: str | os.PathL
 
 
 def fetch_all(files: Files, sets: tuple[str, ...] = (), *, quiet: bool = False) -> dict[str, str]:
-    """Fetch the files of the named sets (none named: of all), with a progress bar.
+    """Fetch the files of the named sets, or of all sets if none is named, with a progress bar.
 
     Returns
     -------
     dict
-        What could not be fetched: the file and why. Empty when all is there.
+        The reason for each file that could not be fetched; empty if all files were fetched.
+
+    Raises
+    ------
+    ConfigError
+        If no files are registered for a named set.
     """
     from rich.progress import Progress
 
     known = {name for file in registry().values() for name in file.sets}
     if unknown := sorted(set(sets) - known):
-        offered = sorted(known - {"tests"})  # a mark, not a set
+        offered = sorted(known - {"tests"})  # this marks files that tests read; it is no set
         near = list(dict.fromkeys(n for name in unknown for n in get_close_matches(name, offered)))
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(offered)}."
         raise ConfigError(f"no files are registered for {', '.join(unknown)}: {hint}")
@@ -242,7 +248,7 @@ def fetch_all(files: Files, sets: tuple[str, ...] = (), *, quiet: bool = False) 
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch and report; the exit code is 1 when a file is missing."""
+    """Fetch the files and print what failed. The exit code is 1 if a file could not be fetched or a set is unknown."""
     files = files_at()
     try:
         failed = fetch_all(files, tuple(arguments))
@@ -257,7 +263,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _summary(failed: Mapping[str, str]) -> list[str]:
-    """A line a kind of failure: those that differ in the file alone are counted, and one stands for them."""
+    """One line for each kind of failure. Failures that differ only in the file are counted, and one is shown."""
     kinds: dict[str, list[str]] = {}
     for tail, reason in failed.items():
         kind = reason.replace(tail, "").replace(tail.rsplit("/", 1)[-1], "")

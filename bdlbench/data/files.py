@@ -1,4 +1,4 @@
-"""The user's own rows, from a CSV file or a NumPy archive."""
+"""Data sets of the user, from a CSV file or a NumPy archive."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ OTHER_KINDS = (
     "feather", "h5", "hdf5", "ipynb", "json", "mat", "npy", "npz", "ods", "parquet", "pickle", "pkl", "pt", "py", "tar",
     "toml", "xls", "xlsx", "yaml", "yml", "zip",
 )  # fmt: skip
-"""Ends of the names of files that are no CSV files."""
+"""File name extensions of other formats, which are refused as CSV files."""
 
 
 def csv(
@@ -33,29 +33,31 @@ def csv(
     n_train: int | None,
     standardize: bool | str = True,
 ) -> Dataset:
-    """Rows of a CSV file with a header line; every column but ``target`` is a feature and must be numeric.
+    """Rows of a CSV file with a header line. Every column except ``target`` is a feature.
+
+    A feature holds numbers, or true and false, which are read as 1 and 0.
 
     Parameters
     ----------
     path : str
-        Relative to the working directory.
+        The file. A relative path starts at the working directory.
     target : str
         Name of the target column.
     task : {"auto", "regression", "classification"}
-        ``auto`` is classification for a target of text or booleans and regression for numbers, however few their
-        values: a score from 1 to 5 is not silently made five classes. Classes are sorted.
+        ``auto`` means classification if the target is text or booleans, and regression if it is numbers, even if they
+        take few values: a score from 1 to 5 is not treated as five classes. Classes are sorted.
     split, test_fraction, validation_fraction, n_train
-        As :func:`bdlbench.data.splits.random_split`.
+        As in :func:`bdlbench.data.splits.random_split`.
     standardize : bool, "x" or "y"
-        As :func:`bdlbench.data.dataset.make_dataset`. Columns are numbers, whole or not, and true scales them all; the
-        notes of the data set say which were scaled.
+        As in :func:`bdlbench.data.dataset.make_dataset`. Columns are read as floats, so True also scales columns of
+        whole numbers. The notes of the data set say which columns were scaled.
 
     Raises
     ------
     ConfigError
-        The file is missing or no table, ``target`` is no column, two columns have one name, a feature holds text, a
-        value is missing or infinite; with ``auto``, a text target most of whose cells are numbers, or one with more
-        different texts than half of the rows. All faults of the file are in one message.
+        If the file is missing or is not a table, ``target`` is not a column, two columns have the same name, a feature
+        holds text, or a value is missing or infinite. With ``auto`` also if the target is text but more than half of
+        its cells are numbers, or if it has more different texts than half of the rows. One message names all faults.
     """
     _check_task(task)
     file = _existing(path)
@@ -83,18 +85,18 @@ def npz(
     n_train: int | None,
     standardize: bool | str = True,
 ) -> Dataset:
-    """Arrays ``x`` (n, ...) and ``y`` (n,) of a NumPy archive, with its own test rows if it has ``x_test``, ``y_test``.
+    """Arrays ``x`` (n, ...) and ``y`` (n,) of a NumPy archive, and its test rows ``x_test``, ``y_test`` if it has them.
 
-    With its own test rows ``test_fraction`` must be 0, and ``split`` picks only the order from which validation rows
-    and ``n_train`` are taken. Inputs (n, d) are standardised feature by feature unless they are all integers; images
-    are left as they are stored. ``standardize`` as in :func:`bdlbench.data.dataset.make_dataset`, ``task`` as in
-    :func:`csv`: integer labels need ``task=classification``.
+    If the archive has test rows, ``test_fraction`` must be 0, and ``split`` only sets the order in which validation
+    rows and ``n_train`` rows are taken. Each feature of inputs (n, d) is standardised, unless the inputs are all
+    integers. Images are not standardised. ``standardize`` is that of :func:`bdlbench.data.dataset.make_dataset`, and
+    ``task`` that of :func:`csv`, so integer labels need ``task=classification``.
 
     Raises
     ------
     ConfigError
-        The file is missing or no archive, an array is missing, shapes do not fit, a value is missing or infinite; with
-        ``task=auto``, a text target with more different texts than half of the rows.
+        If the file is missing or is no archive, an array is missing, shapes do not agree, or a value is NaN or
+        infinite. With ``task=auto`` also if the target is text with more different texts than half of the rows.
     """
     _check_task(task)
     file = _existing(path)
@@ -124,7 +126,7 @@ _read_csv = lru_cache(maxsize=4)(lambda path, target, task, mtime, size: read_cs
 
 
 def _scaling_noted(data: Dataset) -> Dataset:
-    """The data set with a note that says which of its columns were standardised."""
+    """The data set with one more note, which says which of its columns were standardised."""
     features, target = list(data.feature_names) or ["x"], [data.target_name] if data.task == "regression" else []
     scaled = [*(features if data.x_scaler else []), *(target if data.y_scaler else [])]
     left = [name for name in [*features, *target] if name not in scaled]
@@ -169,13 +171,13 @@ def _read_npz(path: str, task: str, mtime: int, size: int) -> tuple[Table, Table
 
 
 def _arrays(path: str) -> dict[str, np.ndarray]:
-    """The arrays x and y, with x_test and y_test where they are there, of types and shapes that fit."""
+    """The arrays x and y, and x_test and y_test if the archive has one of them, with checked types and shapes."""
     if Path(path).suffix == ".npy":
         raise ConfigError(f"data.path={path} is a single array: give an archive of np.savez(path, x=x, y=y).")
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except Exception as error:  # what a file of another kind raises depends on its first bytes
+    except Exception as error:  # the error for a file of another kind depends on its first bytes
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ConfigError(f"data.path={path} is no NumPy archive of plain arrays ({reason}): use np.savez.") from None
     needed = ["x", "y", "x_test", "y_test"] if {"x_test", "y_test"} & set(arrays) else ["x", "y"]
@@ -215,11 +217,11 @@ def _check_task(task: str) -> None:
         raise ConfigError(f"data.task={task} is unknown: choose auto, regression or classification.")
 
 
-# ---- rows that were fitted from Python
+# ---- rows that were given to bdlbench.fit
 
 
 def save_rows(folder: Path, dataset: Dataset) -> Path:
-    """Write the training rows of a data set, as the model sees them, with their units; the file is named by them."""
+    """Write the training rows as the model sees them, with their scalers. The file is named by their checksum."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{dataset.rows_checksum[:16]}-{dataset.train.x.dtype}.npz"
     arrays = {"x": dataset.train.x, "y": dataset.train.y, "names": np.array(dataset.feature_names, dtype=np.str_)}
@@ -234,12 +236,12 @@ def save_rows(folder: Path, dataset: Dataset) -> Path:
 
 
 def rows(*, path: str) -> Dataset:
-    """Training rows that :func:`bdlbench.fit` was given with ``store=``, in their order; there are no test rows.
+    """Training rows that :func:`bdlbench.fit` received with ``store=``, in the same order. There are no test rows.
 
     Parameters
     ----------
     path : str
-        What :func:`save_rows` wrote.
+        The file that :func:`save_rows` wrote.
     """
     with np.load(_existing(path), allow_pickle=False) as archive:
         held = {name: archive[name] for name in archive.files}

@@ -1,4 +1,4 @@
-"""Sets that are generated from a known function, so that the truth is known too."""
+"""Data sets that are generated from a known function, so that a prediction can be compared with the truth."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from bdlbench.errors import ConfigError
 
 
 def check_positive(**values: float) -> None:
-    """Raise ConfigError that names the first value which is not above 0."""
+    """Raise a ConfigError that names the first value that is not above 0, if there is one."""
     for name, value in values.items():
         if not value > 0:
             raise ConfigError(f"data.{name}={value} must be positive: choose a value above 0.")
@@ -18,9 +18,10 @@ def check_positive(**values: float) -> None:
 def linear_regression(*, n: int, center: float, half_width: float, seed: int) -> Dataset:
     """Y = 3 x + 2 + 0.5 e, e ~ N(0, 1), at n equally spaced points on [center - half_width, center + half_width].
 
-    Test rows are a fresh draw at the same points. In the source's units: the priors of the example are stated in them.
-    With ``center=0`` slope and intercept are independent a posteriori and a mean-field guide is exact; with
-    ``center=5`` (the interval [0, 10]) they are correlated and it is not.
+    Test rows are a new draw at the same points. Nothing is standardised, because the priors of the example are stated
+    in the units of x and y. With ``center=0`` slope and intercept are independent in the posterior given
+    the noise scale, so a mean-field guide loses no correlation between them. With ``center=5`` (the interval [0, 10]
+    for ``half_width=5``) they are correlated, which a mean-field guide cannot represent.
     """
     check_positive(n=n, half_width=half_width)
     rng = generator(seed)
@@ -40,8 +41,9 @@ def cosine_gap(
 ) -> Dataset:
     """Y = cos(4 x + 0.8) + noise e with x uniform on [-1, -0.7] and on [0.5, 1] (Foong et al., 2019, arXiv 1906.11537).
 
-    ``n_cluster`` training points an interval; ``n_test`` fresh ones from both; ``shifted["gap"]`` has ``n_test`` from
-    (-0.7, 0.5), where a good posterior is uncertain. Not standardised.
+    Each interval has ``n_cluster`` points for training and validation and ``n_test / 2``, rounded up, for testing.
+    ``shifted["gap"]`` has ``n_test`` points from (-0.7, 0.5), where a good posterior is uncertain. Nothing is
+    standardised.
     """
     check_positive(n_cluster=n_cluster, n_test=n_test, noise=noise)
     rng = generator(seed)
@@ -72,11 +74,13 @@ def two_clusters(
     validation_fraction: float,
     n_train: int | None,
 ) -> Dataset:
-    """Two clusters in the plane and nothing between them: the two-dimensional sibling of :func:`cosine_gap`.
+    """Two clusters in the plane with no points between them, as :func:`cosine_gap` in two dimensions.
 
-    x ~ N(+-(1, 1), spread^2 I), half of the points at each centre; y = cos(2 (x1 + x2) + 0.8) + noise e.
-    ``shifted["between"]`` lies along the segment from one centre to the other, more than 3 spreads from both; there
-    mean-field and dropout posteriors are overconfident (Foong et al., 2020, arXiv 1909.00719). Not standardised.
+    x ~ N(+-(1, 1), spread^2 I), with ``n_cluster`` points for training and validation and ``n_test / 2``, rounded up,
+    for testing at each centre; y = cos(2 (x1 + x2) + 0.8) + noise e. A point of ``shifted["between"]`` is normal with
+    sd ``spread`` about a point (t, t) of the segment between the centres, t uniform on (-1 + 3 spread, 1 - 3 spread).
+    Mean-field and dropout posteriors are overconfident there (Foong et al., 2020, arXiv 1909.00719). Nothing is
+    standardised.
     """
     check_positive(n_cluster=n_cluster, n_test=n_test, noise=noise, spread=spread)
     if spread > 0.25:
@@ -105,8 +109,8 @@ def heteroscedastic_sine(
 ) -> Dataset:
     """Y = 7 sin(x) + 3 |cos(x / 2)| e: the noise depends on the input (Depeweg et al., 2018, arXiv 1710.07283).
 
-    x comes with equal odds from N(-4, 0.4^2), N(0, 0.9^2) and N(4, 0.4^2), so that density, noise and function all
-    vary. Test rows are a fresh draw.
+    x is drawn from N(-4, 0.4^2), N(0, 0.9^2) or N(4, 0.4^2) with equal probability, so that the density of x, the noise
+    and the function all vary with x. Test rows are a new draw.
     """
     check_positive(n=n, n_test=n_test)
     rng = generator(seed)

@@ -1,4 +1,4 @@
-"""New inputs from a user, in the units of the source, become rows that a network was trained for."""
+"""Turn new inputs in the units of the source into rows that are scaled as the training rows were."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,20 +10,25 @@ from bdlbench.errors import ConfigError
 
 
 def new_inputs(x: Any, dataset: Dataset) -> np.ndarray:
-    """Inputs in original units, checked, and scaled as the training rows of the data set were.
+    """Check inputs in original units, and scale them as the training rows of the data set were scaled.
 
     Parameters
     ----------
     x : array (n, d), array (n,) where there is one feature, or table
-        The columns of an array stand in the order of ``dataset.feature_names``. The columns of a table (a data frame, a
-        dict of columns, a structured array) are taken by name, in whatever order they stand; others are left alone.
+        The columns of an array must have the order of ``dataset.feature_names``. The columns of a table (a data frame,
+        a dict of columns, a structured array) are found by name, in any order. Other columns of a table are ignored.
     dataset : Dataset
+
+    Returns
+    -------
+    array (n, ...)
+        In the dtype of the training inputs.
 
     Raises
     ------
     ConfigError
-        A table lacks a feature, has it twice, or the features have no names; a shape does not fit; a value is no number
-        or not finite.
+        If a table lacks a feature or has it twice, x is a table but the features have no names, the shape is wrong, or
+        a value is not a finite number, or not a whole number where the training inputs are integers.
     """
     columns = _columns(x)
     try:
@@ -48,10 +53,10 @@ def new_inputs(x: Any, dataset: Dataset) -> np.ndarray:
 
 
 def _columns(x: Any) -> list[Any] | None:
-    """Labels of the columns of a table; None for an array."""
+    """The labels of the columns of a table, or None for an array."""
     if isinstance(x, Mapping):
         return list(x)
-    for attribute in ("column_names", "columns"):  # of PyArrow, whose columns are arrays; of pandas and Polars
+    for attribute in ("column_names", "columns"):  # PyArrow has the first, pandas and Polars the second
         if hasattr(x, attribute):
             return list(getattr(x, attribute))
     names = getattr(getattr(x, "dtype", None), "names", None)
@@ -64,7 +69,7 @@ def _by_name(x: Any, columns: list[Any], dataset: Dataset) -> np.ndarray:
         raise ConfigError(f"x is a table, but the features of '{dataset.name}' have no names: give an array.")
     found: dict[str, Any] = {}
     for label in columns:
-        name = str(label).strip()  # as names are read from a file
+        name = str(label).strip()  # names that are read from a file are stripped too
         if name in found and name in wanted:
             raise ConfigError(f"x has two columns named {name}: keep the one that is meant.")
         found[name] = label

@@ -1,4 +1,4 @@
-"""The table of the sets, read from the comments at the head of their yamls."""
+"""The list of the data sets, which is read from the comments at the beginning of their yamls."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from bdlbench.errors import ConfigError
 
 
 class Entry(NamedTuple):
-    """One set: ``n`` rows, ``d`` input features (or their shape), as its yaml states them."""
+    """One data set as its yaml describes it: ``n`` is the number of rows, ``d`` that of features or their shape."""
 
     name: str
     n: str
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
 
 def folder() -> Path:
-    """Where the yamls lie: within an installed package, or beside the package in a checkout."""
+    """The folder of the yamls, inside an installed package or beside the package in a checkout."""
     package = Path(bdlbench.__file__).parent
     for candidate in (package / "conf" / "data", package.parent / "conf" / "data"):
         if candidate.is_dir():
@@ -29,12 +29,12 @@ def folder() -> Path:
 
 
 def catalogue(path: Path | None = None) -> tuple[Entry, ...]:
-    """One :class:`Entry` a yaml of ``path`` (None: the project's own), by name.
+    """One :class:`Entry` for each yaml in ``path``, sorted by name. None is the folder of the project's own yamls.
 
     Raises
     ------
     ConfigError
-        A yaml lacks one of the lines ``# n: ...``, ``# d:``, ``# task:``, ``# licence:``, ``# source:``.
+        If a yaml lacks one of the lines ``# n: ...``, ``# d:``, ``# task:``, ``# licence:``, ``# source:``.
     """
     return tuple(_entry(yaml) for yaml in sorted((path or folder()).glob("*.yaml")))
 

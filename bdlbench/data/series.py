@@ -1,4 +1,4 @@
-"""Series and signals: atmospheric CO2, NAB with its labelled anomalies, an electrocardiogram."""
+"""Time series and signals: atmospheric CO2, NAB series with labelled anomalies, and an electrocardiogram."""
 
 import json
 from functools import lru_cache
@@ -21,11 +21,15 @@ NAB_SERIES = {
     "art_daily_jumpsup": "artificialWithAnomaly",
 }
 WFDB = "MIT-LCP/wfdb-python"
-BEATS = {1: "N", 5: "V", 8: "A"}  # annotation codes of the MIT format that record 100 has
+BEATS = {1: "N", 5: "V", 8: "A"}  # the annotation codes of the MIT format that occur in record 100
 
 
 def _cut_in_time(n: int, validation_fraction: float, n_train: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Validation is the last block in time; ``n_train`` keeps the first n of one permutation of what is left."""
+    """Indices (train, validation) of n rows in order of time. Validation is the last block.
+
+    If ``n_train`` is given, train is the first ``n_train`` rows of a fixed random order of the other rows. The training
+    sets of a learning curve are therefore nested.
+    """
     train, validation = cut(np.arange(n), validation_fraction=validation_fraction, n_train=None)
     if n_train is not None:
         train, _ = cut(train[permutation(len(train), 0)], validation_fraction=0.0, n_train=n_train)
@@ -59,8 +63,8 @@ def co2(
 ) -> Dataset:
     """Weekly CO2 at Mauna Loa, ppm, 1958-2001 (Keeling & Whorf, 2004; 59 weeks without a value are left out).
 
-    The input is the time in years; ``seasonal`` adds sin and cos of its fraction. The last ``test_fraction`` of the
-    weeks is the forecast to be tested, the last part of the rest is validation.
+    The input is the time in years. ``seasonal`` adds the sine and cosine of 2 pi times it. The last ``test_fraction``
+    of the weeks are the test rows, so that a forecast is tested. The last part of the other weeks is for validation.
     """
     _check_test_fraction(test_fraction)
     time, ppm = _co2()
@@ -84,7 +88,7 @@ def co2(
 
 
 class Series(NamedTuple):
-    """One NAB series: values (n,) and whether each lies in a labelled anomaly window."""
+    """One NAB series: its values (n,), and for each whether it lies in a labelled anomaly window (n,)."""
 
     values: np.ndarray
     anomalous: np.ndarray
@@ -114,10 +118,10 @@ def nab(
 ) -> Dataset:
     """Predict the next value of a NAB series from the ``window`` before it (Lavin & Ahmad, 2015, arXiv 1510.03336).
 
-    The first ``1 - test_fraction`` of the series is trained on, the rest tested; in both only rows whose window and
-    target are free of labelled anomalies. ``ood["anomalies"]`` holds all rows whose target lies in an anomaly window,
-    with the target as it was. ``series`` is one of :data:`NAB_SERIES`. A window is taken by position: the few samples
-    that a series lacks are not filled in.
+    Rows from the first ``1 - test_fraction`` of the series are for training and validation, the others for testing.
+    Both hold only rows whose window and target contain no labelled anomaly. ``ood["anomalies"]`` holds all rows whose
+    target lies in an anomaly window, with the observed target. ``series`` is one of :data:`NAB_SERIES`. A window is a
+    number of consecutive samples; the few time steps that are missing in a series are not filled in.
     """
     _check_test_fraction(test_fraction)
     if series not in NAB_SERIES:
@@ -148,7 +152,7 @@ def nab(
 
 
 def read_212(content: bytes, num_signals: int) -> np.ndarray:
-    """Samples (n, num_signals) of a WFDB format 212 file: two 12-bit two's complement numbers in three bytes."""
+    """Samples (n, num_signals) of a WFDB file of format 212: three bytes hold two 12-bit two's complement numbers."""
     triple = np.frombuffer(content, np.uint8).reshape(-1, 3).astype(np.int16)
     first = triple[:, 0] | ((triple[:, 1] & 0x0F) << 8)
     second = triple[:, 2] | ((triple[:, 1] & 0xF0) << 4)
@@ -157,10 +161,10 @@ def read_212(content: bytes, num_signals: int) -> np.ndarray:
 
 
 def read_annotations(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Sample numbers and codes of a WFDB annotation file in MIT format: 16-bit words, code << 10 | interval.
+    """Sample numbers and codes of a WFDB annotation file in MIT format, whose 16-bit words are code << 10 | interval.
 
-    Codes 59 (SKIP: a 32-bit interval follows), 60-62 (fields of the annotation before) and 63 (AUX: text follows) are
-    no annotations of their own.
+    Words of code 59 (SKIP, followed by a 32-bit interval), 60 to 62 (fields of the annotation before) and 63 (AUX,
+    followed by text) are not annotations.
     """
     words = np.frombuffer(content, "<u2").astype(int)
     samples, codes = [], []
@@ -184,7 +188,7 @@ def read_annotations(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=2)
 def _mitbih(files: Files, window: int) -> tuple[Table, Table]:
     raw = read_212(files.fetch(WFDB, "sample-data/100.dat").read_bytes(), 2)
-    lead = (raw[:, 0] - 1024) / 200.0  # mV: baseline and gain of the record's header
+    lead = (raw[:, 0] - 1024) / 200.0  # in mV, by the baseline and gain in the header of the record
     samples, codes = read_annotations(files.fetch(WFDB, "sample-data/100.atr").read_bytes())
     before = window // 2
     whole = (samples >= before) & (samples + window - before <= len(lead)) & np.isin(codes, list(BEATS))
@@ -211,9 +215,9 @@ def mitbih(
 ) -> Dataset:
     """Beats of MIT-BIH arrhythmia record 100, normal (0) or atrial premature (1) (Moody & Mark, 2001).
 
-    A row is ``window`` samples (360 a second, lead MLII, standardised one by one) about the annotated peak. 33 of some
-    2,270 beats are premature, all of one patient: accuracy says little. ``ood["ventricular"]`` is the record's one
-    ventricular beat.
+    A row holds ``window`` samples of lead MLII about the annotated peak, at 360 samples a second. Each position in the
+    window is standardised as a feature. 33 of some 2,270 beats are premature, and all come from one patient, so
+    accuracy says little. ``ood["ventricular"]`` holds the only ventricular beat of the record.
     """
     if not 2 <= window <= 360:
         raise ConfigError(f"data.window={window} is out of range: choose from 2 to 360 samples (one second).")

@@ -1,7 +1,7 @@
-"""Sets that scikit-learn carries in its wheel.
+"""Data sets that the scikit-learn package contains.
 
-Their files are read where they lie: importing scikit-learn takes seconds, reading them milliseconds. A test holds them
-to what scikit-learn's own loaders return.
+Their files are read directly, which takes milliseconds, whereas importing scikit-learn takes seconds. A test compares
+the rows with those that scikit-learn's own loaders return.
 """
 
 from functools import lru_cache
@@ -37,7 +37,7 @@ def _rows(table: Table, split: int, test_fraction: float, validation_fraction: f
 
 @lru_cache(maxsize=1)
 def _diabetes() -> Table:
-    # the raw file: the loader's default would hand us features standardised over all rows, test rows included
+    # The raw file is read, because the loader by default standardises features over all rows, also the test rows.
     x, y = _read("diabetes_data_raw.csv.gz", delimiter=None), _read("diabetes_target.csv.gz")[:, 0]
     names = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
     return make_table(x, y, feature_names=names, target_name="progression")
@@ -46,7 +46,7 @@ def _diabetes() -> Table:
 def diabetes(
     *, split: int, test_fraction: float, validation_fraction: float, n_train: int | None, standardize: bool | str = True
 ) -> Dataset:
-    """Disease progression after a year from ten measurements of 442 patients (Efron et al., 2004)."""
+    """Predict the disease progression after a year from ten measurements of 442 patients (Efron et al., 2004)."""
     table = _diabetes()
     rows = _rows(table, split, test_fraction, validation_fraction, n_train)
     return split_table("diabetes", "regression", table, rows, standardize=standardize)
@@ -82,7 +82,7 @@ def _wine_cultivars() -> Table:
 def wine_cultivars(
     *, split: int, test_fraction: float, validation_fraction: float, n_train: int | None, standardize: bool | str = True
 ) -> Dataset:
-    """Which of three cultivars a wine is of, from 13 chemical measurements of 178 wines (Forina et al., 1988)."""
+    """Predict the cultivar, of three, of a wine from 13 chemical measurements of 178 wines (Forina et al., 1988)."""
     table = _wine_cultivars()
     rows = _rows(table, split, test_fraction, validation_fraction, n_train)
     return split_table("wine_cultivars", "classification", table, rows, standardize=standardize)
@@ -102,8 +102,9 @@ def digits(
 ) -> Dataset:
     """Handwritten digits as 1,797 images of 8 x 8 pixels (Alpaydin & Kaynak, 1998).
 
-    Pixels 0..16 are divided by 16, not standardised one by one: corner pixels are nearly constant, and a standardised
-    one would be an outlier. ``flatten`` gives rows (64,) for an MLP, else images (8, 8, 1).
+    Pixels 0..16 are divided by 16. They are not standardised as features, because corner pixels are nearly constant and
+    would have very large standardised values. An input is a row (64,) with ``flatten``, for an MLP, else an image
+    (8, 8, 1).
     """
     table = _digits()
     rows = _rows(table, split, test_fraction, validation_fraction, n_train)

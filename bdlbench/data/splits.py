@@ -1,4 +1,4 @@
-"""Which rows are trained on, tuned on and tested on."""
+"""Split rows into those for training, for validation and for testing."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ MAX_SPLITS = 1000
 
 
 class Split(NamedTuple):
-    """Row indices of the three parts (a slice where the rows are taken in order, which costs no copy)."""
+    """Row indices of the three parts. ``train`` may be a slice for rows in order, which needs no copy."""
 
     train: np.ndarray | slice
     validation: np.ndarray
@@ -24,17 +24,17 @@ def check_split(split: int, num_splits: int) -> None:
 
 
 def generator(seed: int) -> np.random.Generator:
-    """NumPy's default generator with this seed; ConfigError unless it is a whole number that is not negative."""
+    """NumPy's default generator with this seed. Raises ConfigError unless the seed is a whole number from 0 up."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"data.seed={seed} is out of range: choose a whole number from 0 up.")
     return np.random.default_rng(seed)
 
 
 def permutation(n: int, split: int) -> np.ndarray:
-    """Row order (n,) of split k: the k-th of successive draws from ``RandomState(1)``.
+    """Row order (n,) of split k: draw number k, from 0, of successive permutations from ``RandomState(1)``.
 
-    This is the rule behind the standard UCI splits of Hernandez-Lobato & Adams (2015), which Gal & Ghahramani (2016)
-    published as index files: one generator, one ``choice(n, n, replace=False)`` a split.
+    This rule gives the standard UCI splits of Hernandez-Lobato & Adams (2015), which Gal & Ghahramani (2016) published
+    as index files. One generator draws one ``choice(n, n, replace=False)`` for each split.
     """
     rng = np.random.RandomState(1)
     for _ in range(split):
@@ -51,12 +51,15 @@ def random_split(
     n_train: int | None,
     num_splits: int = MAX_SPLITS,
 ) -> Split:
-    """Split n rows by the standard rule: train is the first ``round((1 - test_fraction) n)`` of :func:`permutation`.
+    """Split n rows by the rule of the standard UCI splits.
+
+    The first ``round((1 - test_fraction) n)`` rows of :func:`permutation` are for training and validation, and
+    :func:`cut` divides them. The other rows are for testing.
 
     Raises
     ------
     ConfigError
-        A fraction outside [0, 1), a part without rows, ``split`` out of range.
+        If a fraction is outside [0, 1), a fraction above 0 gives no row, or ``split`` or ``n_train`` is out of range.
     """
     check_split(split, num_splits)
     _check_fraction("test_fraction", test_fraction)
@@ -71,13 +74,15 @@ def random_split(
 def cut(order: np.ndarray, *, validation_fraction: float, n_train: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Cut shuffled training rows into (train, validation).
 
-    Validation is the last ``round(validation_fraction len(order))`` rows, and ``n_train`` keeps the first rows of what
-    is left: the subsets of a learning curve are nested and share one validation set.
+    Validation is the last ``round(validation_fraction len(order))`` rows. Train is the first ``n_train`` of the other
+    rows, or all of them if it is None. The training sets of a learning curve are therefore nested and have the same
+    validation set.
 
     Raises
     ------
     ConfigError
-        A fraction outside [0, 1), or ``n_train`` not in 1..rows left.
+        If the fraction is outside [0, 1), a fraction above 0 gives no row, or ``n_train`` is not between 1 and the
+        number of rows that are left.
     """
     _check_fraction("validation_fraction", validation_fraction)
     num_validation = int(np.round(validation_fraction * len(order)))

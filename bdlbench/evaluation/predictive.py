@@ -1,4 +1,4 @@
-"""From the store back to a model: predictions of a finished run at inputs it has never seen."""
+"""Predictions of a finished run at new inputs, from the draws in the store."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,29 +36,31 @@ def predictive(
     ----------
     store : Store
     run_id : str
-        A finished run; :meth:`Store.find` completes the beginning of an id.
+        The id of a finished run. :meth:`Store.find` finds the id that begins with a prefix.
     x : array (n, d) or (n,) where there is one feature, or table
-        Inputs in original units: columns of an array in the order of the data set's ``feature_names``, those of a table
-        by name.
+        Inputs in original units. The columns of an array have the order of ``feature_names`` of the data set; those of
+        a table are found by name.
     num_draws : int, optional
-        At most so many draws, evenly spaced; all where None.
+        Largest number of draws, which are evenly spaced. None takes all draws.
     quantiles : sequence of float
-        Levels in (0, 1).
+        Levels of the quantiles, each in (0, 1).
     trust : bool
-        Whether factories that this package does not ship may be called, as a network of one's own is one.
+        Whether the run may call factories that are not part of bdlbench, such as that of your own network. They execute
+        code.
 
     Returns
     -------
     dict of arrays
         Classification: ``probs`` (S, n, K). Regression: ``mean`` (S, n) and ``variance`` (S, n) of y given each draw;
-        ``levels`` (Q,); ``mean_quantiles`` (Q, n), quantiles over the draws of the mean, the model's uncertainty
-        without noise; and, where y given theta is normal, ``quantiles`` (Q, n) of the predictive mixture, noise
-        included.
+        ``levels`` (Q,); ``mean_quantiles`` (Q, n), the quantiles of ``mean`` over the draws, which show the uncertainty
+        of the function without noise. If y given theta is normal, also ``quantiles`` (Q, n) of the predictive
+        distribution of y, which includes the noise.
 
     Raises
     ------
     ConfigError
-        For inputs that do not fit the data set, a run without draws, or a run whose predictions need more than theta.
+        If the inputs do not fit the data set, the run has no draws, its data have changed, its factories are not
+        trusted, or its predictions need more than theta (a linearised network, whose anchor is not stored).
 
     Examples
     --------
@@ -75,7 +77,7 @@ def predictive(
     method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, lanes.first_of(lane)).method
     if method is not None and method.anchor is not None:
         raise ConfigError(f"id: run '{run_id}' predicts by a linearised network, whose anchor is not stored.")
-    # The predictor also scores targets; there are none at new inputs, so it is handed zeros and their score dropped.
+    # The predictor also scores targets. New inputs have none, so it receives zeros, and their scores are not used.
     at = Shared(rows[None], np.zeros((1, len(rows)), dataset.train.y.dtype))
     predictor = Predictor(job.program, task, shared, lanes.first_of(lane), at, Clock())
     found = {name: values[0] for name, values in predictor.predict(draws[None]).items()}

@@ -1,1 +1,1 @@
-"""Priors, likelihoods and networks become a NumPyro model; any NumPyro model becomes a target density."""
+"""Build a NumPyro model from a network, a prior and a likelihood, and a target density from any NumPyro model."""

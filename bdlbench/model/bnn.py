@@ -1,4 +1,4 @@
-"""The Bayesian neural network: network x prior x likelihood as a NumPyro model."""
+"""The Bayesian neural network as a NumPyro model that joins a network, a prior and a likelihood."""
 
 import math
 import typing
@@ -21,14 +21,20 @@ NetworkFactory = Callable[..., Any]
 
 
 def needs_rngs(network: NetworkFactory) -> bool:
-    """Whether a factory of a network asks for random keys."""
+    """Whether the factory of a network has a parameter ``rngs``."""
     return "rngs" in parameters(network)
 
 
 def build_network(network: NetworkFactory, x: Any, out_features: int, key: Any) -> Any:
-    """The module that a factory makes for inputs x, handed those of in_features, out_features and rngs that it names.
+    """Make the module for inputs x by calling its factory.
 
-    Without a key the module is built abstractly, without weights.
+    The factory receives ``in_features``, ``out_features`` and ``rngs`` as far as its signature names them. If it names
+    ``rngs`` and ``key`` is None, the module is built abstractly, without values for its weights.
+
+    Raises
+    ------
+    ConfigError
+        If the factory names ``in_features`` but x is not one array.
     """
     names = parameters(network)
     if "in_features" in names and not hasattr(x, "shape"):
@@ -44,10 +50,20 @@ def build_network(network: NetworkFactory, x: Any, out_features: int, key: Any) 
 
 
 def random_network(network: NetworkFactory, prior: Prior, x: Any, out_features: int) -> Callable[[Any], Array]:
-    """Put ``prior`` on the weights of a Flax module, NNX or Linen, as sample sites ``network.<weight>``.
+    """Give the weights of a Flax module (NNX or Linen) the prior, as sample sites ``network.<weight>``.
 
-    ``network`` is called with those of ``in_features``, ``out_features`` and ``rngs`` that its signature names. Within
-    a trace without a random key the module is built abstractly, so that evaluating a density draws no weights.
+    ``network`` is called as in :func:`build_network`. Inside a trace without a random key the module is built
+    abstractly, so that no weights are drawn when a density is evaluated.
+
+    Returns
+    -------
+    callable (x) -> array (rows, out_features)
+        The network with its sampled weights.
+
+    Raises
+    ------
+    ConfigError
+        If the factory makes no Flax module, or the module has state beside its parameters or needs a random key.
     """
     module = build_network(network, x, out_features, None if not needs_rngs(network) else numpyro.prng_key())
     _refuse_state(module, x)
@@ -61,7 +77,7 @@ def random_network(network: NetworkFactory, prior: Prior, x: Any, out_features: 
 
 
 def _refuse_state(module: Any, x: Any) -> None:
-    """Raise ConfigError where a module has more than parameters: a density is a function of these alone."""
+    """Raise ConfigError if a module has state that is no parameter: a density is a function of parameters alone."""
     if isinstance(module, nnx.Module):
         rest = typing.cast(Any, nnx.split(module, nnx.Param, ...))[2]
         held = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
@@ -69,7 +85,7 @@ def _refuse_state(module: Any, x: Any) -> None:
         row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
         try:
             made = jax.eval_shape(module.init, jax.random.key(0), row)
-            if set(made) == {"params"}:  # applied as a density does it, without a key
+            if set(made) == {"params"}:  # the module is applied without a key, as in a density
                 jax.eval_shape(module.apply, made, row)
         except errors.InvalidRngError as error:
             raise ConfigError(_STATE.format("a random key of its own")) from error
@@ -87,7 +103,16 @@ _STATE = (
 
 
 def bnn(x: Any, y: Array | None = None, *, network: NetworkFactory, prior: Prior, likelihood: Likelihood) -> None:
-    """Theta ~ prior, f = network(x; theta), y ~ likelihood(f). Sites ``network.*``, ``f`` (rows, out), ``y`` (rows,)."""
+    """Theta ~ prior, f = network(x; theta), y ~ likelihood(f).
+
+    The sites are ``network.*`` (the weights), ``f`` (rows, out_features), ``y`` (rows,) or (rows, targets), and the
+    parameters of the likelihood.
+
+    Raises
+    ------
+    ConfigError
+        If the network does not return one array (rows, out_features).
+    """
     net = random_network(network, prior, x, likelihood.out_features)
     outputs = net(x)
     if not hasattr(outputs, "shape"):

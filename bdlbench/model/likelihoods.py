@@ -1,7 +1,7 @@
-"""Likelihoods: what a network's outputs say about a target.
+"""Likelihoods: the distribution of a target given the outputs of a network.
 
-A factory is handed the task and the number of outputs the data need (the number of targets for regression, of classes for
-classification) and returns a :class:`Likelihood`. Its ``observe`` runs inside the NumPyro model, so a likelihood may
+A factory receives the task and ``num_outputs``, which is the number of targets for regression and the number of classes
+for classification. It returns a :class:`Likelihood`. Its ``observe`` runs inside the NumPyro model, so a likelihood may
 have parameters of its own, such as a learned noise scale.
 """
 
@@ -19,7 +19,7 @@ from bdlbench.types import Task
 
 
 class Likelihood(NamedTuple):
-    """How many outputs the network must have, and p(y | f) given those outputs (rows, out_features)."""
+    """The number of outputs that the network must have, and p(y | f) as a function of its outputs f (rows, out)."""
 
     out_features: int
     observe: Callable[[Float[Array, "rows out"]], dist.Distribution]
@@ -35,12 +35,12 @@ def _only_for(name: str, wanted: Task, task: Task, remedy: str) -> None:
 def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likelihood:
     """Y ~ N(f(x), sigma^2) with one learned sigma ~ ``noise``, in standardised units.
 
-    Of several targets each has a sigma of its own, and its noise is independent of the others'.
+    With several targets each has its own sigma, and their noise is independent.
 
     Parameters
     ----------
     noise : Distribution
-        Prior of sigma; any NumPyro distribution on the positive numbers.
+        Prior of sigma. It may be any NumPyro distribution on the positive numbers.
     """
     _only_for("gaussian", "regression", task, "categorical or likelihood=auto")
 
@@ -54,7 +54,7 @@ def gaussian(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likel
 
 
 def gaussian_fixed(task: Task, num_outputs: int, *, sigma: float) -> Likelihood:
-    """Y ~ N(f(x), sigma^2) with sigma known, in standardised units."""
+    """Y ~ N(f(x), sigma^2) with a known sigma in standardised units, the same for all targets."""
     _only_for("gaussian_fixed", "regression", task, "categorical or likelihood=auto")
     positive("likelihood", sigma=sigma)
     if num_outputs > 1:
@@ -63,7 +63,11 @@ def gaussian_fixed(task: Task, num_outputs: int, *, sigma: float) -> Likelihood:
 
 
 def heteroscedastic(task: Task, num_outputs: int, *, min_scale: float) -> Likelihood:
-    """Y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)) (Nix & Weigend 1994)."""
+    """Y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)) (Nix & Weigend 1994).
+
+    With K targets the network has 2 K outputs: first K means, then K outputs for the sigmas. The noise of the targets
+    is independent given x.
+    """
     _only_for("heteroscedastic", "regression", task, "categorical or likelihood=auto")
     non_negative("likelihood", min_scale=min_scale)
     if (k := num_outputs) > 1:
@@ -73,13 +77,13 @@ def heteroscedastic(task: Task, num_outputs: int, *, min_scale: float) -> Likeli
 
 
 def categorical(task: Task, num_outputs: int) -> Likelihood:
-    """Y ~ Categorical(softmax f(x)), one output a class."""
+    """Y ~ Categorical(softmax f(x)), with one output for each class."""
     _only_for("categorical", "classification", task, "gaussian or likelihood=auto")
     return Likelihood(num_outputs, lambda f: dist.Categorical(logits=f))
 
 
 def auto(task: Task, num_outputs: int, *, noise: dist.Distribution) -> Likelihood:
-    """The usual likelihood of the task: ``gaussian`` with learned noise for regression, else ``categorical``."""
+    """The usual likelihood of a task: ``gaussian`` with learned noise for regression, ``categorical`` otherwise."""
     if task == "classification":
         return categorical(task, num_outputs)
     return gaussian(task, num_outputs, noise=noise)

@@ -1,7 +1,7 @@
 """Priors over the weights of a network.
 
-A prior is a function of a weight's dotted name and shape that returns a NumPyro distribution, as
-``numpyro.contrib.module.random_nnx_module`` takes it.
+A prior is a function that receives the dotted name and the shape of a weight and returns a NumPyro distribution. This
+is what ``numpyro.contrib.module.random_nnx_module`` accepts.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Prior = Callable[[str, tuple[int, ...]], dist.Distribution]
 
 
 def is_bias(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a weight is a bias: it has at most one axis, or is called so."""
+    """Whether a weight is a bias: it has at most one axis, or the last part of its name is ``bias``."""
     return len(shape) < 2 or name.rsplit(".", 1)[-1] == "bias"
 
 
 def iid(*, scale: float) -> Prior:
-    """Every weight and bias ~ N(0, scale^2) (Neal 1996)."""
+    """Every weight and every bias ~ N(0, scale^2), independently (Neal 1996)."""
     positive("prior", scale=scale)
     return lambda name, shape: dist.Normal(0.0, scale)
 
@@ -33,8 +33,8 @@ def normal(*, weight_scale: float, bias_scale: float) -> Prior:
 def fan_in(*, weight_scale: float, bias_scale: float) -> Prior:
     """Weights ~ N(0, weight_scale^2 / fan_in), biases ~ N(0, bias_scale^2).
 
-    Keeps the prior over functions the same as the network gets wider (Neal 1996; Matthews et al. 2018).
-    The fan-in of a kernel is the product of all its axes but the last.
+    With this scaling the prior over functions has a limit as the network becomes wider (Neal 1996; Matthews et al.
+    2018). The fan-in of a kernel is the product of the sizes of all its axes except the last.
     """
     positive("prior", weight_scale=weight_scale, bias_scale=bias_scale)
 

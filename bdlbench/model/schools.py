@@ -1,7 +1,7 @@
-"""Eight schools (Rubin 1981): the smallest hierarchical model, and the pattern for a NumPyro model of your own.
+"""The eight schools model (Rubin 1981), a small hierarchical model and an example of a NumPyro model of your own.
 
-A model is a function ``model(x, y=None, *, hyperparameters)`` that observes ``y`` once a row of ``x``. Nothing in it
-knows of bdlbench.
+A model is a function ``model(x, y=None, *, hyperparameters)`` that observes one ``y`` for each row of ``x``. It does
+not import bdlbench.
 """
 
 import jax
@@ -21,7 +21,7 @@ def eight_schools(x: jax.Array, y: jax.Array | None = None, *, mu_scale: float, 
     y : array (J,) or None
         Estimated effects.
     mu_scale, tau_scale : float
-        Scales of the priors; 5 and 5 in posteriordb's ``eight_schools-eight_schools_noncentered``.
+        Scales of the priors. Both are 5 in ``eight_schools-eight_schools_noncentered`` of posteriordb.
     """
     mu = numpyro.sample("mu", dist.Normal(0.0, mu_scale))
     tau = numpyro.sample("tau", dist.HalfCauchy(tau_scale))

@@ -1,4 +1,4 @@
-"""A NumPyro model becomes a target: one flat unconstrained vector, one trace a density."""
+"""Turn a NumPyro model into a target, a density of one flat unconstrained vector that one trace evaluates."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,11 +19,11 @@ from bdlbench.model.wiring import Wiring
 from bdlbench.types import Data, Target, Terms
 
 Model = Callable[..., None]
-"""``model(x, y=None)``: a NumPyro model that observes y, one value or vector a row of x."""
+"""``model(x, y=None)``: a NumPyro model that observes y, one value or vector for each row of x."""
 
 
 class _Slot(NamedTuple):
-    """Where a latent site lives in theta."""
+    """The place and shape of a latent site in theta, and whether its support is all real numbers."""
 
     start: int
     size: int
@@ -34,28 +34,29 @@ class _Slot(NamedTuple):
 def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
     """Wrap a NumPyro model as a :class:`~bdlbench.types.Target` over flat theta in R^D.
 
-    Each latent site is mapped to the reals by NumPyro's ``biject_to`` of its support, and the sites lie in theta in the
-    order in which the model names them.
-    ``numpyro.factor`` terms, and what masks and scales change of a latent site's prior, are ``log_factor``: they are
-    tempered and not scaled by N/B, and no draw of ``sample_prior`` knows of them.
+    Each latent site is mapped to the real numbers by NumPyro's ``biject_to`` of its support. The order of the sites in
+    theta is that in which the model samples them. ``numpyro.factor`` terms, and the changes that masks and scales make
+    to the prior of a latent site, are in ``log_factor``. They are tempered but not scaled by N/B, and ``sample_prior``
+    ignores them.
 
-    A model may draw numbers of its own from ``numpyro.prng_key()``, as where a row's log likelihood is an estimate from
-    K random latents. Where such numbers enter the log density, the target says so (``needs_key``), and ``terms`` draws
-    them from ``data.key``. Predictions draw them from one fixed key.
+    A model may draw random numbers of its own from ``numpyro.prng_key()``, for example to estimate the log likelihood
+    of a row from K random latents. If such numbers enter the log density, ``needs_key`` of the target is True, and
+    ``terms`` draws them from ``data.key``. Predictions draw them from one fixed key.
 
     Parameters
     ----------
     model : callable
-        ``model(x, y=None)``. Its numbers may be tracers: the model is traced again at each use.
+        ``model(x, y=None)``. The hyperparameters inside it may be tracers, because it is traced again at each use.
     x, y : arrays
-        Rows that show the shapes; their values are not used.
+        Rows whose shapes are used; their values are not.
     temperature : scalar
-        Divides log prior and log likelihood, never the Jacobian.
+        T, which divides the log prior, factors and log likelihood, but not the log Jacobian.
 
     Raises
     ------
     ConfigError
-        For discrete latent sites, none or several observed sites, or a log likelihood that is not one number a row.
+        If the model has no latent site or a discrete one, a prior that cannot be sampled, a plate with subsampling, no
+        or several observed sites, an observed site under a mask, or a log likelihood that is not one number a row.
     """
     layout, observed, shape, needs_key = _inspect(model, x, y)
     rows = shape[0] if shape else 0
@@ -80,7 +81,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
                 log_jacobian = log_jacobian + transform.log_abs_det_jacobian(free, value).sum()
             return value
 
-        # Without a key of an estimate the seed only feeds an unobserved y, whose value nobody reads: XLA removes it.
+        # If no estimate needs the key, it only draws an unobserved y. This value is not used, so XLA removes the draw.
         key = jax.random.key(0) if key is None else key
         seeded = handlers.seed(handlers.substitute(model, substitute_fn=value_of), key)
         with handlers.block():
@@ -110,7 +111,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         return Terms(log_prior, log_jacobian, log_lik.reshape(log_lik.shape[0], -1).sum(1), log_factor)
 
     def one_a_row(site: dict[str, Any], x: Any) -> dist.Distribution:
-        """The site's distribution, which may be the same for all rows, with the rows as its first axis."""
+        """The site's distribution with the rows as its first axis, expanded if it is the same for all rows."""
         wanted = (jnp.shape(x)[0], *shape[1:])
         return site["fn"] if site["fn"].batch_shape == wanted else site["fn"].expand(wanted)
 
@@ -139,7 +140,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         if missing:
             raise ConfigError(f"model: no value is given for the latent site '{missing[0]}': give one for each site.")
         given = {name: values[name.replace("/", ".")] for name in layout}
-        # Traced at the values themselves: a support may depend on the sites before it.
+        # The model is traced at the given values, because a support may depend on the sites before it.
         held = handlers.substitute(model, substitute_fn=lambda site: given.get(site["name"]))
         with handlers.block():
             sites = handlers.trace(handlers.seed(held, jax.random.key(0))).get_trace(x, y)
@@ -212,10 +213,10 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
 
 def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple[int, ...], bool]:
-    """What one trace shows, found without computing anything.
+    """Trace the model abstractly, without computing values, and return what is needed to make its target.
 
-    Layout of theta, the observed site, the shape of its log probability, and whether the log likelihood or a factor
-    depends on a key that the model asks for.
+    This is the layout of theta, the name of the observed site, the shape of its log probability, and whether the log
+    likelihood or a factor depends on a key that the model asks for.
     """
     layout: dict[str, _Slot] = {}
     observed: dict[str, tuple[int, ...]] = {}
@@ -268,7 +269,7 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
         )
     name, shape = next(iter(observed.items()))
     rows = jnp.shape(y)[0]
-    # Outputs (N, 1) against y (N,) would give N x N numbers.
+    # For example, outputs (N, 1) and y (N,) are broadcast to N x N numbers.
     if not shape or shape != jnp.shape(y)[: len(shape)]:
         raise ConfigError(
             f"model: the log likelihood of '{name}' has shape {shape}, but one number for each of the {rows} rows is "
@@ -278,13 +279,13 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
 
 
 def _log_prob(site: dict[str, Any]) -> Array:
-    """Log probability of a site, with the scale that plates and handlers put on it."""
+    """Log probability of a site, times the scale that plates and handlers give it."""
     log_prob = site["fn"].log_prob(site["value"])
     return log_prob if site["scale"] is None else site["scale"] * log_prob
 
 
 def _unmasked(fn: dist.Distribution) -> dist.Distribution:
-    """The distribution that a site is drawn from: a mask hides its density and not its draws."""
+    """The distribution without its masks. A mask changes the density of a site but not its draws."""
     if isinstance(fn, dist.MaskedDistribution):
         return _unmasked(fn.base_dist)
     if isinstance(fn, dist.Independent) and (inner := _unmasked(fn.base_dist)) is not fn.base_dist:
@@ -300,28 +301,28 @@ def _is_real(support: Any) -> bool:
 
 
 class _AskedKeys(Messenger):
-    """Answers the keys that a model itself asks for from a key apart from that of its latent sites."""
+    """Gives the keys that the model itself asks for, derived from another key than that of its latent sites."""
 
     def __init__(self, model: Model, key: Array) -> None:
         super().__init__(model)
         self.key, self.count = key, 0
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        """A fresh key for each question."""
+        """Give a new key at each request."""
         if msg["type"] == "prng_key" and msg["value"] is None:
             self.count += 1
             msg["value"] = jax.random.fold_in(self.key, self.count)
 
 
 class _InitialWeights(Messenger):
-    """Collects what Flax modules put into their ``param`` sites before a prior replaces it, by dotted name."""
+    """Collects by dotted name the weights in the ``param`` sites of Flax modules, before priors replace them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, Array] = {}
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
-        """Copy a module's own weights: NumPyro overwrites the dict in place afterwards."""
+        """Keep each weight of the module now, because NumPyro changes the dict in place afterwards."""
         if msg["type"] == "param" and msg["name"].endswith("$params") and msg["value"] is not None:
             prefix = msg["name"].removesuffix("$params")
             for path, leaf in jax.tree_util.tree_leaves_with_path(msg["value"]):

@@ -1,6 +1,7 @@
-"""What a network's computation says about its weights: the hidden unit each reads from, and the last layer.
+"""Find the hidden unit that each weight of a network reads from, and which weights belong to the last layer.
 
-Both are read off the network's jaxpr, so they hold for any Flax module whose layers are dense, whatever it calls them.
+Both are derived from the jaxpr of the network, so this works for any Flax module with dense layers, whatever the names
+of its weights are.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from jax.extend.core import Literal
 from bdlbench.errors import ConfigError
 
 _INPUT = ""
-"""The leaf that stands for x; weights go by the names of their sites."""
+"""The name of x among the leaves. The other leaves are the weights, by the names of their sites."""
 _CALLS = (
     "jit",
     "pjit",
@@ -33,7 +34,7 @@ _MOVES = (*_SAME, "reshape", "broadcast_in_dim", "squeeze", "expand_dims", "tran
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Value:
-    """One array of the computation: what made it, from what, and all it depends on."""
+    """One array of the computation: the primitive that made it, its inputs, and all leaves that it depends on."""
 
     primitive: str
     inputs: tuple["_Value", ...]
@@ -42,12 +43,12 @@ class _Value:
 
     @property
     def bare(self) -> "_Value":
-        """The value itself, behind changes of type."""
+        """The value before changes of type, copies and barriers."""
         return self.inputs[0].bare if self.primitive in _SAME and len(self.inputs) == 1 else self
 
     @property
     def hidden(self) -> bool:
-        """Whether it depends on x through weights."""
+        """Whether it depends on x and on at least one weight."""
         return _INPUT in self.leaves and len(self.leaves) > 1
 
 
@@ -57,9 +58,9 @@ class Wiring:
     Parameters
     ----------
     outputs : (weights, x) -> (B, K)
-        Weights come as a dict of arrays by name.
+        The weights are a dict of arrays by name.
     weights, x
-        Arrays or their shapes; nothing is computed.
+        Arrays or their shapes. No values are computed.
     """
 
     def __init__(self, outputs: Callable[[dict[str, Any], Any], Any], weights: Mapping[str, Any], x: Any) -> None:
@@ -89,14 +90,14 @@ class Wiring:
         return [read(var) for var in jaxpr.outvars]
 
     def units(self) -> dict[str, np.ndarray]:
-        """For each weight an integer array of its shape: the hidden unit that an entry reads from, or -1.
+        """For each weight an integer array of its shape: the number of the hidden unit that an entry reads, or -1.
 
-        Kernels that read the same activations share their units. Biases, and kernels that read x, read no unit.
+        Kernels that read the same activations have the same units. Biases and kernels that read x read no hidden unit.
 
         Raises
         ------
         ConfigError
-            Where hidden units are read other than by dense layers, or nothing reads a hidden unit.
+            If hidden units are read by something else than plain dense layers, or there is no hidden unit.
         """
         found = {name: np.full(shape, -1) for name, shape in self.shapes.items()}
         first_unit: dict[_Value, int] = {}
@@ -135,12 +136,12 @@ class Wiring:
         return found
 
     def last_layer(self) -> dict[str, bool]:
-        """For each weight whether it lies after the last hidden layer, in which the outputs are then linear.
+        """For each weight whether it comes after the last hidden layer. The outputs are linear in these weights.
 
         Raises
         ------
         ConfigError
-            Where the outputs are not a dense layer's.
+            If the outputs do not come from a dense layer.
         """
         value = self.output
         while value.primitive != "dot_general":

@@ -1,1 +1,1 @@
-"""Flax networks. A network is any Flax module, of NNX or Linen; :mod:`bdlbench.networks.mlp` shows the pattern."""
+"""Networks are Flax modules, of NNX or Linen. The module :mod:`bdlbench.networks.mlp` is an example."""

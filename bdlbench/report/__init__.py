@@ -1,1 +1,1 @@
-"""Tables and figures from stored runs."""
+"""Make tables and figures from stored runs."""

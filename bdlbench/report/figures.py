@@ -1,7 +1,8 @@
-"""Figures of stored runs, from arrays: matplotlib, colour-blind-safe, readable at the width of a README.
+"""Figures of stored runs, which matplotlib draws from arrays. They are readable at the width of a README.
 
-Each function draws into the axes it is given, or makes a figure, and returns the figure. Colours are Okabe and Ito's
-(2008), which readers with any common colour blindness tell apart; no statement rests on colour alone.
+A plotting function returns its figure. It draws into the axes ``ax`` if they are given, else into a new figure. The
+colours are those of Okabe and Ito (2008), which readers with the common kinds of colour blindness can distinguish.
+Lines also differ in dashes or markers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,23 +44,25 @@ def predictive_bands(
     ylabel: str = "y",
     ax: "Axes | None" = None,
 ) -> "Figure":
-    """Predictive mean with its 50 and 95 % bands along one input: of the function, filled, and of y, outlined.
+    """Predictive mean along one input, with 50 % and 95 % bands of the function and the 95 % band of y.
+
+    The bands of the function are filled; that of y is drawn as two dashed lines.
 
     Parameters
     ----------
     x : array (n,)
-        Inputs in increasing order, original units.
+        Inputs in increasing order, in original units.
     prediction : mapping
-        What :func:`bdlbench.evaluation.predictive.predictive` returns, with levels 0.025, 0.25, 0.75 and 0.975 among
-        its quantiles. The outline, 95 % of y with noise, is drawn where ``quantiles`` is there.
+        What :func:`bdlbench.evaluation.predictive.predictive` returns, with 0.025, 0.25, 0.75 and 0.975 among its
+        levels. The band of y, which includes the noise, is drawn only if ``quantiles`` is given.
     data : (x, y), optional
         Training rows.
     truth : array (n,), optional
-        The function that made the data.
+        Values of the function that generated the data, at x.
     title, xlabel, ylabel : str
-        Labels name the quantity and its unit.
+        The labels of the axes name the quantity and its unit.
     ax : Axes, optional
-        Drawn into; a new figure where None.
+        The axes to draw into. None makes a new figure.
 
     Raises
     ------
@@ -98,9 +101,10 @@ def compare_bands(
     ylabel: str = "y",
     ylim: tuple[float, float] | None = None,
 ) -> "Figure":
-    """:func:`predictive_bands` of several methods side by side on one scale, with one legend below.
+    """Draw :func:`predictive_bands` of several methods side by side, on the same scale and with one legend below.
 
-    ``predictions`` maps each panel's title to its prediction; the other parameters are those of the single figure.
+    ``predictions`` maps the title of each panel to its prediction. ``ylim`` limits the y axis of all panels. The other
+    parameters are those of :func:`predictive_bands`.
     """
     import matplotlib.pyplot as plt
 
@@ -129,19 +133,22 @@ def curves(
     ylim: tuple[float, float] | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
-    """A score of the running posterior against its price so far, on a logarithmic scale.
+    """A score of the posterior so far, against the gradients or seconds spent on it on a logarithmic scale.
 
     Parameters
     ----------
     runs : mapping of str to DataFrame
-        By method, what :meth:`bdlbench.store.Store.curve` returns.
+        For the name of each method, what :meth:`bdlbench.store.Store.curve` returns.
     metric : str
         A column of the curves.
     label : str, optional
-        The vertical axis: the score and its unit; ``metric`` where None.
+        Label of the vertical axis: the score and its unit. None takes ``metric``.
     price : "num_grads" or "seconds"
+        Gradient evaluations on the full data with warm-up, or seconds without compilation.
     ylim : (low, high), optional
-        What is shown of the score: an optimiser's first steps can be far below all that matters.
+        Range of the score that is shown. The first steps of an optimiser can be far below the range of interest.
+    ax : Axes, optional
+        The axes to draw into. None makes a new figure.
     """
     with styled():
         ax = _axes(ax, (6.0, 3.6))
@@ -162,14 +169,15 @@ def curves(
 
 
 def convergence_bars(records: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> "Figure":
-    """Bulk ESS and R-hat in function space of several runs: the smallest ESS and the largest R-hat over test points.
+    """Bars of the smallest bulk ESS and the largest R-hat over test points, in function space, for several runs.
 
     Parameters
     ----------
     records : sequence of mappings
-        As :meth:`bdlbench.store.Store.record` returns them. A method whose draws are no chain has neither.
+        Records as :meth:`bdlbench.store.Store.record` returns them. A method whose draws are not a Markov chain has
+        neither value.
     names : sequence of str, optional
-        One a record; the labels of the inference methods where None.
+        One name for each record. None takes the labels of the inference methods.
     """
     import matplotlib.pyplot as plt
 
@@ -196,9 +204,9 @@ def convergence_bars(records: Sequence[Mapping[str, Any]], names: Sequence[str] 
 
 
 def png(figure: "Figure") -> bytes:
-    """A small PNG without a date or a version in it, so that the same picture is the same bytes.
+    """A small PNG without a date and without a version of the software, so that the same figure has the same bytes.
 
-    256 colours are enough for these figures and take a third of the room.
+    It has 256 colours, which are enough for these figures and need a third of the bytes.
     """
     import io
 
@@ -211,7 +219,7 @@ def png(figure: "Figure") -> bytes:
 
 
 def save(figure: "Figure", path: str | Path) -> Path:
-    """Write :func:`png` of the figure, making the folder where it is missing; returns the path."""
+    """Write the figure as :func:`png`, and return the path. The folder is made if it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(figure))
@@ -219,7 +227,7 @@ def save(figure: "Figure", path: str | Path) -> Path:
 
 
 def _bars(ax: "Axes", names: Sequence[str], values: Sequence[float | None], base: float, style: str) -> None:
-    """Horizontal bars from ``base`` with their values beside them; what a run lacks is said in words."""
+    """Draw horizontal bars from ``base`` with their values beside them. A text stands where a run has no value."""
     beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
     beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
     for place, value in enumerate(values):
@@ -256,7 +264,7 @@ def _figure(ax: "Axes") -> "Figure":
 
 
 def styled() -> Any:
-    """Context in which figures of the project are made."""
+    """A context manager that sets the style of the figures of the project."""
     import matplotlib as mpl
 
     return mpl.rc_context(_STYLE)

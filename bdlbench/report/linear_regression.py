@@ -1,4 +1,4 @@
-"""The oldest example of the field, checked against its closed form: y = w x + b + sigma e."""
+"""Report of linear regression, y = w x + b + sigma e, beside its exact posterior."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ SITES = {"w": "network.output.kernel", "b": "network.output.bias", "sigma": "sig
 
 
 def report(records: Sequence[Record], *, figure: str) -> None:
-    """Print the moments of each run beside the exact ones, and save the picture of data, bands and draws.
+    """Print the posterior moments of each run beside the exact ones, and save a figure of data, bands and draws.
 
     Parameters
     ----------
     records : sequence of mappings
-        Runs of ``experiment=linear_regression``.
+        Records of runs of ``experiment=linear_regression``.
     figure : str
-        Where the PNG goes.
+        Path of the PNG file.
     """
     from rich.console import Console
 
@@ -49,13 +49,16 @@ def report(records: Sequence[Record], *, figure: str) -> None:
 
 
 def table(records: Sequence[Record], *, title: str) -> "Table":
-    """Posterior mean ± sd of w, b and sigma, a row a run, each sd also over the exact one; for runs on one data set."""
+    """Posterior mean ± sd of w, b and sigma, with one row for each run and one for the exact posterior.
+
+    Each sd is also shown divided by the exact sd. All records must be runs on the same data set.
+    """
     from rich import box
     from rich.table import Table
 
     exact = exact_of(records[0])
     out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
-    out.add_column("method")  # the only column that may wrap: the others just fit into 80
+    out.add_column("method")  # only this column may wrap, since the others just fit into 80 characters
     for name in SITES:
         out.add_column(f"{name}: mean ± sd\n(sd / exact)", justify="right", no_wrap=True)
     rows = [(_name(record), _moments(_sites(record))) for record in records]
@@ -68,12 +71,12 @@ def table(records: Sequence[Record], *, title: str) -> "Table":
 
 
 def exact_of(record: Record) -> Moments:
-    """The exact moments for a run's data and priors.
+    """The exact posterior moments for the data and priors of a run.
 
     Raises
     ------
     ConfigError
-        If the run's model is another one.
+        If the exact posterior of the run's model is not known here.
     """
     config = record["config"]
     noise = config["likelihood"].get("noise") or {}
@@ -93,7 +96,7 @@ def exact_of(record: Record) -> Moments:
 
 
 def draw(grids: Mapping[str, Sequence[Record]]) -> "Figure":
-    """A column a grid: data with each method's predictive mean and 95 % band; below, draws of (w, b)."""
+    """A figure with a column for each grid: the data, predictive means and 95 % bands above, draws of (w, b) below."""
     import matplotlib.pyplot as plt
 
     from bdlbench.report import figures
@@ -143,14 +146,14 @@ def _draws(ax: "Axes", records: Sequence[Record], exact: Moments) -> None:
         ax.plot(some[:, 0], some[:, 1], ls="", marker=figures.MARKERS[place], ms=1.6, mew=0, alpha=0.6,
                 color=figures.COLOURS[place], label=_name(record))  # fmt: skip
     angle = np.linspace(0, 2 * np.pi, 200)
-    # A Gaussian of two dimensions holds 95 % within a squared Mahalanobis radius of -2 log 0.05.
+    # 95 % of a Gaussian in two dimensions lie within a squared Mahalanobis distance of -2 log 0.05 from its mean.
     circle = np.sqrt(-2 * np.log(0.05)) * np.stack([np.cos(angle), np.sin(angle)])
     ellipse = exact.mean[:2, None] + np.linalg.cholesky(exact.covariance[:2, :2]) @ circle
     ax.plot(*ellipse, color="black", lw=1.2, label="exact, 95 %")
 
 
 def _data(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """The training rows, as the run saw them."""
+    """The training rows x (n,) and y (n,) of the run."""
     from bdlbench.data.generated import linear_regression
 
     options = {name: value for name, value in record["config"]["data"].items() if not name.startswith("_")}
@@ -159,7 +162,7 @@ def _data(record: Record) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sites(record: Record) -> np.ndarray:
-    """Draws (S, 3) of w, b and sigma, chains pooled."""
+    """Draws (S, 3) of w, b and sigma from all chains."""
     with Store(record["config"]["store"]["path"]).posterior(record["id"]) as tree:
         posterior = tree["posterior"]
         return np.stack([posterior[name].to_numpy().astype(np.float64).reshape(-1) for name in SITES.values()], 1)
@@ -175,7 +178,7 @@ def _grid(record: Record) -> str:
 
 
 def _name(record: Record) -> str:
-    """The method; for an optimiser its number of steps too."""
+    """The name of the method, and for an optimiser also its number of steps."""
     schedule = record["config"]["inference"]["schedule"]
     name = str(record["labels"]["inference"]).upper()
     return name if schedule["thinning"] else f"{name}, {schedule['num_warmup']:,} steps"

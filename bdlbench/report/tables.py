@@ -1,4 +1,4 @@
-"""The comparison: a row a run, or a row a method over its splits and seeds, for a terminal or for Markdown."""
+"""The comparison table, with a row for each run or for each method over splits and seeds, for terminal or Markdown."""
 
 import json
 import math
@@ -17,7 +17,7 @@ MISSING = "–"
 PHASES = ("setup", "compile", "warmup", "sample", "predict")
 _SECONDS = "seconds: setup/compile/warm-up/sample/predict"
 _TITLES = {"crps": "CRPS", "rmse": "RMSE"}
-"""The scores in the target's units, whose size says nothing: four digits."""
+"""Scores in the units of the target. Their magnitude depends on the data, so they are shown with four digits."""
 _PARTS = ("model", "network", "prior", "likelihood")
 _HEADINGS = {
     "90 % coverage": "90 %\ncoverage",
@@ -29,13 +29,13 @@ _SHORT = 110
 
 
 class Comparison(NamedTuple):
-    """What both renderings show: text cells, grouped by data set."""
+    """The content that the terminal and the Markdown table show: cells of text, grouped by data set."""
 
     columns: list[str]
     sections: list[tuple[str, list[list[str]]]]
-    """Data set and its rows."""
+    """The name of each data set and its rows."""
     notes: list[str]
-    """Sentences below the table: what ± means, then the warnings."""
+    """Sentences below the table: the meaning of ±, then the warnings."""
 
 
 def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table":
@@ -46,18 +46,20 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
     records : sequence of mappings
         Records of finished runs, as :meth:`bdlbench.store.Store.record` returns them.
     aggregate : bool
-        One row for all runs that differ in seed and split alone: means, with standard errors of the scores. The
-        standard error is that of the mean over splits, seeds averaged within a split; over seeds where there is one
-        split. ESS and R-hat are the worst of the runs. Only complete runs enter; the others are counted.
+        Whether runs that differ only in seed and split share one row. It shows means, and standard errors of the
+        scores. With several splits the standard error is that of the mean over splits, after averaging over the seeds
+        of a split. With one split it is that of the mean over seeds. ESS and R-hat are the worst of the runs. Only
+        complete runs enter; the others are counted.
 
     Returns
     -------
     rich.table.Table
-        Method, LPPD, CRPS where the notes of a run's data say to read it, RMSE or accuracy, coverage of the 90 %
-        interval, gradients (warm-up and sampling, in evaluations on the full data), the gradients that the search for
-        tuned settings spent where a run has such settings, seconds by phase, smallest bulk ESS and largest R-hat in
-        function space, warnings (their number; their text is below the table). A value that a
-        record lacks is "–"; a run that is not complete shows its status and reason.
+        The columns are: method; LPPD; CRPS if the notes of a run's data recommend it; RMSE and accuracy, as far as the
+        records have them; coverage of the 90 % interval; gradients (warm-up, sampling and the run that it was started
+        from, in evaluations on the full data); gradients that the search for tuned settings used, if a run has such
+        settings; seconds by phase; the smallest bulk ESS and the largest R-hat in function space; and the number of
+        warnings, whose text is below the table. A value that a record does not have is "–". A run that is not complete
+        shows its status and reason.
     """
     from rich import box
     from rich.markup import escape
@@ -65,7 +67,7 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
 
     content = contents(records, aggregate=aggregate)
     caption = escape("\n".join(content.notes))
-    # Narrow enough for 80 columns: only the outer columns may wrap.
+    # Only the first and the last column may wrap, so that the table fits into 80 characters.
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -90,7 +92,7 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
 
 
 def comparison_markdown(records: Sequence[Record], *, aggregate: bool = False) -> str:
-    """The same comparison as a Markdown table, one for each data set, with its notes as a list below."""
+    """The comparison as Markdown: a table for each data set, and the notes as a list below."""
     content = contents(records, aggregate=aggregate)
     lines: list[str] = []
     for data, rows in content.sections:
@@ -107,13 +109,13 @@ def comparison_markdown(records: Sequence[Record], *, aggregate: bool = False) -
 
 
 def contents(records: Sequence[Record], *, aggregate: bool = False) -> Comparison:
-    """The cells of the comparison, before they are drawn; parameters as in :func:`comparison`."""
+    """The cells and notes of the comparison as text. The parameters are those of :func:`comparison`."""
     groups = _grouped(records) if aggregate else [[record] for record in records]
     names = _names([group[0] for group in groups], ignore_runs=aggregate)
     metrics = {key for record in records for key in record["metrics"]}
     accuracy = ["accuracy"] if "accuracy" in metrics else []
     rmse = ["rmse"] if "rmse" in metrics or not accuracy else []
-    # where a density score can be gamed the data's notes name the score to read instead
+    # If few distinct target values make a density score misleading, the notes of the data name CRPS instead.
     gamed = any("CRPS" in note for record in records for note in record.get("notes") or ())
     crps = ["crps"] if gamed and "crps" in metrics else []
     scores = [("lppd", "LPPD"), *((key, _TITLES.get(key, key)) for key in crps + rmse + accuracy)]
@@ -165,7 +167,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
 
 
 def count(value: float | None) -> str:
-    """A count as people write it: 950, 12.3k, 1.2M, 4.0G."""
+    """A count with at most one decimal and a unit of thousands: 950, 12.3k, 1.2M, 4.0G."""
     if value is None or not math.isfinite(value):
         return _number(value, "")
     for unit in ("", "k", "M", "G"):
@@ -177,7 +179,7 @@ def count(value: float | None) -> str:
 
 
 def _grouped(records: Iterable[Record]) -> list[list[Record]]:
-    """Records that differ in seed and split alone stand together."""
+    """Group the records that differ only in seed and split."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         key = json.dumps(
@@ -188,12 +190,12 @@ def _grouped(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    """The configuration without what tells repetitions and places apart, and what changes no number."""
+    """The leaves of the configuration, without seed, split, paths, and settings that change no number."""
     skip = ("seed", "split", "data.split", "rerun", "progress")
     leaves = flatten(record.get("config") or {})
     apart = ("store.", "paths.", "report.", "metrics.", "hydra.", "tuned_for", "tuning_num_grads")
     given = {key: value for key, value in leaves if key not in skip and not key.startswith(apart)}
-    if given.get("warm_start") is None:  # records from before there was such an option lack it
+    if given.get("warm_start") is None:  # records that were written before this option existed lack it
         given.pop("warm_start", None)
     return given
 
@@ -214,7 +216,10 @@ def _split(record: Record) -> Any:
 
 
 def _names(records: Sequence[Record], *, ignore_runs: bool) -> list[str]:
-    """The method of each row, with what tells it from its namesakes on the same data: labels, settings, split, seed."""
+    """The name of each row: its method, and what differs between rows of the same method on the same data.
+
+    This may be labels, settings and, unless ``ignore_runs``, split and seed.
+    """
     names = [_method(record) for record in records]
     namesakes: dict[tuple[str, Any], list[int]] = {}
     for place, record in enumerate(records):
@@ -225,7 +230,7 @@ def _names(records: Sequence[Record], *, ignore_runs: bool) -> list[str]:
         apart = {name: values for name, values in labels.items() if _differ(values)}
         for key in dict.fromkeys(key for one in settings for key in one):
             values = [one.get(key) for one in settings]
-            if key.split(".")[0] not in apart and _differ(values):  # another network brings all its settings
+            if key.split(".")[0] not in apart and _differ(values):  # if the network differs, its settings differ too
                 apart[key] = values
         if not ignore_runs:
             runs = {"split": _split, "seed": _seed}
@@ -244,7 +249,7 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def _repeats(records: Sequence[Record]) -> tuple[list[list[Record]], str]:
-    """The units a standard error is taken over, each a list of runs to average, and their name."""
+    """The splits or seeds over which a standard error is computed, each as a list of runs to average, and a text."""
     splits: dict[Any, list[Record]] = {}
     for record in records:
         splits.setdefault(_split(record), []).append(record)
@@ -262,13 +267,13 @@ def _score(key: str, records: Sequence[Record], spread: Sequence[Sequence[Record
         return _number(mean, style)
     means = [fmean(record["metrics"][key] for record in unit) for unit in spread]
     mean = fmean(means)
-    # stdev refuses what is not finite, and a spread around nan or infinity says nothing.
+    # stdev raises for values that are not finite, and a spread around nan or infinity has no meaning.
     error = stdev(means) / math.sqrt(len(means)) if all(map(math.isfinite, means)) else math.nan
     return f"{_number(mean, style)} ± {_number(error, '.2g' if key in _TITLES else style)}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean, or None where a run lacks the value: a mean over fewer runs than the row names would mislead."""
+    """The mean, or None if a run lacks the value, because a mean over some of the row's runs would mislead."""
     known = [value for value in values if value is not None]
     return fmean(known) if known and len(known) == len(values) else None
 

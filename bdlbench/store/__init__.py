@@ -1,4 +1,4 @@
-"""The only writer and reader of results: a folder a run, a record that makes it count, put in place last."""
+"""The store alone writes and reads results: each run has a folder, and its record is written last."""
 
 from bdlbench.store.errors import NoRoom, RunBusy, RunExists, StoreError
 from bdlbench.store.store import Store

@@ -1,8 +1,9 @@
-"""The draws of a run: an ArviZ-schema DataTree in Zarr 3, written block of draws by block of draws.
+"""The draws of a run are a DataTree of the ArviZ schema in Zarr 3, which is written one block of draws after another.
 
-Arrays are allocated for the planned number of draws and cut to the number written when the run ends, so no draw that
-was never made is ever read as a zero. Blocks are gathered up to ``BUFFER_BYTES``, since a Zarr write costs a
-millisecond or two however small it is, and a run makes some hundred; memory is bounded by that and the block handed in.
+Arrays are allocated for the planned number of draws. When the run ends they are cut to the number of draws written, so
+a draw that was never made is not read as a fill value. A Zarr write costs a millisecond or two, however small it is,
+and a run makes some hundred of them. Blocks are therefore gathered in memory until they exceed ``BUFFER_BYTES``. The
+memory that this needs is at most ``BUFFER_BYTES`` and the block that is handed in.
 """
 
 import itertools
@@ -20,7 +21,7 @@ from bdlbench.store.layout import Variable
 
 GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data", "constant_data")
 BUFFER_BYTES = 4 * 2**20
-"""A run's draws that wait in memory: many runs of a sweep are written at a time."""
+"""Most bytes of a run's draws that wait in memory. It is small because a sweep writes many runs at the same time."""
 
 
 class PosteriorArrays:
@@ -29,13 +30,13 @@ class PosteriorArrays:
     Parameters
     ----------
     path : Path
-        The folder; made by the first :meth:`allocate`, or found there when a run is resumed.
+        The folder. It is made when the first array is written, or it is there already when a run is resumed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.written: dict[str, int] = {}
-        """Draws handed in so far of each ``group/name``; 0 or 1 for an array without draws."""
+        """Number of draws of each ``group/name`` handed in so far. An array without draws has 0 or, once written, 1."""
         self._variables: dict[str, Variable] = {}
         self._groups: dict[str, Any] = {}
         self._labelled: set[tuple[str, str]] = set()
@@ -51,7 +52,7 @@ class PosteriorArrays:
         coords: Mapping[str, Any] | None = None,
         chunk_draws: int | None = None,
     ) -> None:
-        """Make room for one variable; see :meth:`bdlbench.store.RunWriter.allocate`."""
+        """Declare one variable; see :meth:`bdlbench.store.RunWriter.allocate`."""
         shape, dims, dtype = tuple(int(size) for size in shape), tuple(dims), np.dtype(dtype)
         self._check(group, name, shape, dtype, dims, coords or {})
         key = f"{group}/{name}"
@@ -74,7 +75,7 @@ class PosteriorArrays:
         """Take the draws from ``start_draw`` on; see :meth:`bdlbench.store.RunWriter.write`."""
         key = f"{group}/{name}"
         target = self._allocated(key)
-        block = np.array(array)  # its own memory: a block is a view of the draws of many runs
+        block = np.array(array)  # a copy, because a block is a view of the draws of many runs
         if block.dtype != target.dtype:
             raise TypeError(f"{key} holds {target.dtype}, not {block.dtype}.")
         stop = 1
@@ -103,7 +104,7 @@ class PosteriorArrays:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits, so that the folder has all that was handed in."""
+        """Write the blocks that wait in memory, so that the folder holds every draw handed in."""
         for key, variable in self._variables.items():
             if variable.waiting:
                 block = variable.waiting_values()
@@ -119,7 +120,7 @@ class PosteriorArrays:
             raise ValueError(f"{key} has dims {variable.dims}; columns are cut from (chain, draw, ...).")
         stored = self.written[key] - sum(block.shape[1] for block in variable.waiting)
         parts: list[np.ndarray] = []
-        flat = len(variable.shape) == 2  # a scalar site is its own only column
+        flat = len(variable.shape) == 2  # a scalar site has one column, which is the array itself
         if stored:
             parts.append(variable.array[:, :stored] if flat else variable.array[:, :stored, ..., start:stop])
         parts += [block if flat else block[..., start:stop] for block in variable.waiting]
@@ -134,7 +135,7 @@ class PosteriorArrays:
         Raises
         ------
         OSError, ValueError, KeyError, RuntimeError
-            If a chunk is lost or its bytes do not fit its checksum.
+            If a chunk is missing or its bytes do not agree with its checksum.
         """
         import zarr
 
@@ -154,7 +155,13 @@ class PosteriorArrays:
                 array[tuple(at)]
 
     def close(self) -> list[str]:
-        """Cut each group to the draws written, drop what was never written, consolidate; what was dropped is returned."""
+        """Cut each group to the draws written, delete arrays that were never written, and consolidate the metadata.
+
+        Returns
+        -------
+        list of str
+            A sentence for each variable that was not stored and for each group that was cut.
+        """
         import zarr
 
         notes: list[str] = []
@@ -188,7 +195,7 @@ class PosteriorArrays:
             shutil.rmtree(self.path)
             return notes
         with warnings.catch_warnings():
-            # Every reader that does not know consolidated metadata reads the array's own.
+            # A reader that does not know consolidated metadata reads the metadata of each array instead.
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             zarr.consolidate_metadata(str(self.path))
         return notes
@@ -199,7 +206,7 @@ class PosteriorArrays:
         return self._variables[key]
 
     def _put(self, variable: Variable, start: int, block: np.ndarray) -> None:
-        """Write into the folder's array, which is made first where it is not there."""
+        """Write a block into the array in the folder. The array is made first if it is not there."""
         if variable.array is None:
             self._open(variable)
         if variable.has_draws:
@@ -208,7 +215,7 @@ class PosteriorArrays:
             variable.array[...] = block
 
     def _open(self, variable: Variable) -> None:
-        """Make the variable's array in the folder, or find the one that an earlier attempt left."""
+        """Make the variable's array in the folder, or open the one that an earlier attempt left there."""
         parent, shape, dtype = self._group(variable.group), variable.shape, variable.dtype
         if variable.name in parent:
             array = parent[variable.name]
@@ -216,7 +223,7 @@ class PosteriorArrays:
             if kept != shape or array.dtype != dtype:
                 key = f"{variable.group}/{variable.name}"
                 raise ValueError(f"{key} is stored as {array.shape} {array.dtype}, not as {shape} {dtype}.")
-            _cut(array, shape)  # a run that ended early was cut
+            _cut(array, shape)  # the array of a run that ended early had been cut
         else:
             array = parent.create_array(variable.name, **variable.options())
         variable.array = array
@@ -229,7 +236,7 @@ class PosteriorArrays:
         import zarr
 
         if group not in self._groups:
-            # An attempt that was killed while it finished has left consolidated metadata, which say nothing of this one.
+            # An attempt that was killed while it finished may have left consolidated metadata that are out of date.
             root = zarr.open_group(self.path, mode="a", attributes=layout.attributes(), use_consolidated=False)
             there = group in root
             self._groups[group] = root[group] if there else root.create_group(group, attributes=layout.attributes())
@@ -262,7 +269,7 @@ class PosteriorArrays:
     @staticmethod
     def _write_coordinate(parent: Any, dim: str, values: np.ndarray) -> None:
         options, plain = layout.coordinate(dim, values)
-        if dim in parent:  # of an earlier attempt, which may have been cut, or killed before its values were there
+        if dim in parent:  # left by an earlier attempt, which may have cut it or not have written its values
             array = parent[dim]
             _cut(array, values.shape)
         else:

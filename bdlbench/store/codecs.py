@@ -1,6 +1,7 @@
-"""What a stored array may be made of: numbers, truth values and text, compressed by codecs that run no code.
+"""The types and codecs that a stored array may have: numbers, bools and text, and codecs that execute no code.
 
-A Zarr array names the codecs that read it. Some of them, as numcodecs' pickle, run whatever the bytes say.
+A Zarr array names the codecs that decode it. Some codecs, such as pickle of numcodecs, execute code that the stored
+bytes contain, so they are refused before an array is read.
 """
 
 import json
@@ -20,12 +21,13 @@ TYPES = frozenset(
 
 
 def refuse_codecs(path: Path) -> None:
-    """Look at the metadata of a Zarr folder before anything reads it.
+    """Refuse a Zarr folder that bdlbench cannot have written. This reads the metadata and no array.
 
     Raises
     ------
     StoreError
-        For an array of the second version of the format, a link, a type or a codec that bdlbench does not write.
+        If the folder holds a symbolic link, an array or group of Zarr version 2, a type, a codec or a storage
+        transformer that bdlbench does not write, or metadata that cannot be read.
     """
     for place, folders, names in os.walk(path):
         linked = [name for name in (*folders, *names) if os.path.islink(os.path.join(place, name))]
@@ -43,7 +45,7 @@ def refuse_codecs(path: Path) -> None:
 
 
 def _faults(about: Any) -> Iterator[str]:
-    """What is unknown in the metadata of an array or a group, and of those that a group's metadata repeat."""
+    """What is refused in the metadata of an array or group, and in the metadata that a group consolidates."""
     if about.get("zarr_format") != 3:
         yield f"has the format {about.get('zarr_format')}"
     if about.get("node_type") == "array":

@@ -1,4 +1,4 @@
-"""What can go wrong between a run and its folder."""
+"""Errors that the store raises when it writes or reads the folder of a run."""
 
 import errno
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 class StoreError(RuntimeError):
-    """The store could not do what a sound disk would have done: it is full, or a stored file is damaged."""
+    """The store cannot write or read a run, because the disk is full, or a stored file is damaged or not accepted."""
 
 
 class NoRoom(StoreError):
-    """The disk, a quota or a limit on file sizes leaves no room: what was complete is intact, and nothing else is."""
+    """The disk is full, or a quota or a limit on file sizes is reached. Complete runs are intact; this one is not."""
 
 
 class LaterSchema(StoreError):
-    """A record was written by a later bdlbench. It is sound, so it is never set aside or written over."""
+    """A record was written by a later bdlbench. It is not damaged, so it is never set aside or overwritten."""
 
 
 class RunBusy(RuntimeError):
@@ -23,7 +23,7 @@ class RunBusy(RuntimeError):
 
 
 class RunExists(RuntimeError):
-    """The run has a finished record already, perhaps since a moment ago and from another process."""
+    """The run has a finished record already. Another process may have written it a moment ago."""
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -31,12 +31,13 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def clear_disk_errors(path: Path) -> Iterator[None]:
-    """Say in one sentence what a full disk means for the run in ``path``; other errors pass unchanged.
+    """Replace the error of a full disk by one that says what it means for the run in ``path``.
 
     Raises
     ------
     NoRoom
-        In place of an ``OSError`` for want of space (disk, quota or file size limit).
+        In place of an ``OSError`` that says that there is no space (disk, quota or file size limit). Other errors pass
+        unchanged.
     """
     try:
         yield

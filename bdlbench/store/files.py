@@ -1,4 +1,4 @@
-"""Files that are whole or absent, folders held by one process, checksums a shell can repeat."""
+"""Write files in one step, lock folders for one process, and compute checksums that a shell can compute too."""
 
 import errno
 import fcntl
@@ -14,11 +14,11 @@ from typing import IO
 from bdlbench.store.errors import RunBusy, StoreError
 
 MOST_RECORD_BYTES = 2**28
-"""A record or a curve that is longer is not read: some 256 MiB of text are no bookkeeping of one run."""
+"""A longer record or curve is refused. The record of one run is far below this limit of 256 MiB."""
 
 
 def read_regular(path: str | Path, most: int = MOST_RECORD_BYTES) -> bytes:
-    """The bytes of a regular file; it never waits, as opening a named pipe would.
+    """Read a regular file. Anything else is refused without waiting, as opening a named pipe would wait.
 
     Raises
     ------
@@ -45,16 +45,16 @@ def read_regular(path: str | Path, most: int = MOST_RECORD_BYTES) -> bytes:
 
 
 def refuse_link(folder: Path) -> None:
-    """Raise StoreError if a run's folder is a symbolic link: what it points to is not the store's to change."""
+    """Raise StoreError if a run's folder is a symbolic link, because its target may lie outside the store."""
     if folder.is_symlink():
         raise StoreError(f"'{folder}' is a symbolic link, and links inside a store are not followed; remove it.")
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that a reader, or a crash at any instant, sees the old file or the new one, never a part.
+    """Replace a file in one step: a reader sees the old file or the new one, even after a crash at any instant.
 
-    ``write`` fills a temporary file beside ``path``, which is synced to disk, renamed over ``path``, and the folder
-    synced so that the name itself survives a power cut.
+    ``write`` fills a temporary file beside ``path``. This file is synced to disk and renamed to ``path``. Then the
+    folder is synced, so that the new name survives a power cut.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -70,7 +70,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's list of names, or a file, to disk."""
+    """Flush the names in a folder, or the contents of a file, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -79,13 +79,13 @@ def sync_folder(path: Path) -> None:
 
 
 class Synced:
-    """Flushes a folder's files to disk, each again only when it has changed."""
+    """Flushes the files of a folder to disk. A file is flushed again only if it has changed."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, int, int]] = {}
 
     def sync(self, path: Path) -> None:
-        """Flush what has changed below ``path`` since the last call; without the folder, nothing happens."""
+        """Flush the files below ``path`` that changed since the last call. A missing folder is no error."""
         for folder, _, names in os.walk(path):
             changed = False
             for name in names:
@@ -102,7 +102,7 @@ class Synced:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Bytes and files of a file, or of a folder with all below it; (0, 0) where there is none."""
+    """Bytes and number of files at ``path``, a file or a folder with all its subfolders; (0, 0) if it is missing."""
     if path.is_file():
         return path.stat().st_size, 1
     sizes = [os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names]
@@ -110,19 +110,20 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def checksum(path: Path) -> dict[str, int | str]:
-    r"""SHA-256 and size in bytes of a file, or of a folder with all below it.
+    r"""SHA-256 and size in bytes of a file, or of a folder with all its subfolders.
 
-    A folder's sum is that of the list ``sha256sum`` prints for its files in byte order of their relative paths, so
+    The checksum of a folder is the SHA-256 of the list that ``sha256sum`` prints for its files, sorted by the bytes of
+    their relative paths. The command
 
     ``find . -type f -printf '%P\n' | LC_ALL=C sort | xargs sha256sum | sha256sum``
 
-    run inside the folder gives the same value, and a lost, added, renamed or changed file changes it.
+    gives the same value inside the folder. A lost, added, renamed or changed file changes the value.
     """
     top = os.fspath(path)
     if os.path.isfile(top):
         digest, size = _digest(top)
         return {"sha256": digest, "bytes": size}
-    # Plain strings: a sweep's look-up passes here for each file of each run.
+    # Strings are faster than Path objects, and a sweep looks up each file of each run here.
     start = len(top) + 1
     names = sorted((f"{folder}/{name}"[start:] for folder, _, names in os.walk(top) for name in names), key=os.fsencode)
     total, size = hashlib.sha256(), 0
@@ -139,10 +140,11 @@ def _digest(path: str) -> tuple[str, int]:
 
 
 class FolderLock:
-    """An exclusive ``flock`` on ``<folder>/.lock``, held by at most one process and freed by the kernel when it dies.
+    """An exclusive ``flock`` on ``<folder>/.lock``. At most one process holds it, and the kernel frees it at its death.
 
-    The lock file is never deleted by itself: whoever waits on it would then hold a lock nobody else can see. A folder
-    may be renamed away with its lock, so after locking the file is compared with the one now at the path.
+    The lock file is never deleted while its folder stays. A process that waits for a deleted file would obtain a lock
+    that no other process sees. A folder may be renamed together with its lock file, so the file that was locked is
+    compared with the file that is at the path now.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -150,12 +152,12 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def acquire(self, on_busy: Callable[[str], object] | None = None) -> None:
-        """Take the lock, creating the folder where it is missing.
+        """Take the lock. The folder is created if it is missing.
 
         Parameters
         ----------
         on_busy : callable (message), optional
-            Called once if another process holds the lock, which is then waited for.
+            Called once if another process holds the lock. This call then waits until the lock is free.
 
         Raises
         ------
@@ -179,7 +181,7 @@ class FolderLock:
                     if on_busy is None:
                         raise RunBusy(f"{message}; wait for it to end, or stop it.") from None
                     on_busy(f"{message}; waiting for it to end.")
-                    on_busy = _say_nothing  # one message a wait is enough
+                    on_busy = _say_nothing  # one message is enough for one wait
                     fcntl.flock(file, fcntl.LOCK_EX)
                 if _same_file(file, path):
                     file.truncate(0)
@@ -193,16 +195,17 @@ class FolderLock:
             file.close()
 
     def release(self) -> None:
-        """Free the lock; without one, nothing happens."""
+        """Free the lock. Nothing happens if this object does not hold it."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds a folder's lock, as that process wrote it there; None where nobody does.
+    """The process that holds a folder's lock, as it wrote itself into the file; None if no process holds the lock.
 
-    Asked by a shared lock that is given back at once: on other ways of asking the kernels disagree.
+    This tries to take a shared lock and gives it back at once. Other ways to ask give different answers on different
+    kernels.
     """
     try:
         file = open(folder / ".lock")  # noqa: SIM115 (closed below)
@@ -240,7 +243,7 @@ def wipe_folder(folder: Path, keep: tuple[str, ...] = (".lock",)) -> None:
 
 
 def wipe_leftovers(folder: Path) -> None:
-    """Delete temporary files and folders that a kill left below ``folder``: of the store itself and of Zarr."""
+    """Delete the temporary files and folders of the store and of Zarr that a killed process left below ``folder``."""
     for place, folders, names in os.walk(folder):
         for name in [name for name in folders if name.startswith(".") and name.endswith(".tmp")]:
             shutil.rmtree(os.path.join(place, name))

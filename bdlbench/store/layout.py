@@ -1,4 +1,4 @@
-"""How a variable of the posterior lies in Zarr, and how a posterior that fits in memory is written in one go."""
+"""Chunks and options of a posterior's variables in Zarr, and the writing of a posterior that fits in memory at once."""
 
 import asyncio
 import itertools
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 CHUNK_BYTES = 16 * 2**20
-"""Largest chunk, uncompressed: a wide last axis is split rather than have one chunk outgrow it."""
+"""Largest size of a chunk before compression. A wide last axis is split so that no chunk is larger."""
 
 
 @dataclass
 class Variable:
-    """One variable: what was asked for, what waits to be written, and its array once it is in the folder."""
+    """One variable: how it was declared, the blocks that wait to be written, and its Zarr array once this is made."""
 
     group: str
     name: str
@@ -36,15 +36,15 @@ class Variable:
 
     @property
     def has_draws(self) -> bool:
-        """Whether blocks of draws are written, or the whole at once."""
+        """Whether the variable has a draw axis and is written in blocks; otherwise it is written whole."""
         return "draw" in self.dims
 
     def waiting_values(self) -> np.ndarray:
-        """What waits, as one array."""
+        """The blocks that wait to be written, joined along the draw axis."""
         return np.concatenate(self.waiting, 1) if self.has_draws else self.waiting[0]
 
     def options(self) -> dict[str, Any]:
-        """What Zarr is asked for."""
+        """Keyword arguments of Zarr's ``create_array``."""
         from zarr.codecs import ZstdCodec
 
         return {
@@ -53,15 +53,15 @@ class Variable:
             "chunks": self.chunks,
             "dimension_names": self.dims,
             "fill_value": math.nan if self.dtype.kind == "f" else None,
-            # Draws are noise: a higher level buys nothing; the checksum makes a flipped chunk an error when it is read.
+            # Draws are noise, so a higher level does not make them smaller. The checksum finds a chunk that changed.
             "compressors": [ZstdCodec(level=1, checksum=True)],
-            # A chunk that is not there would read as its fill value, whether it was lost or left out.
+            # Zarr reads a missing chunk as fill values. If every chunk is written, a missing one is known to be lost.
             "config": {"write_empty_chunks": True},
         }
 
 
 def coordinate(dim: str, values: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """What Zarr is asked for along a dim, and the values as it takes them."""
+    """Keyword arguments of ``create_array`` for the labels of a dim, and the labels in the type that Zarr accepts."""
     text = values.dtype.kind in "UOT"
     options: dict[str, Any] = {"shape": values.shape, "dtype": "str" if text else values.dtype}
     options |= {"chunks": (max(1, values.size),), "dimension_names": (dim,), "config": {"write_empty_chunks": True}}
@@ -69,12 +69,15 @@ def coordinate(dim: str, values: np.ndarray) -> tuple[dict[str, Any], np.ndarray
 
 
 def attributes() -> dict[str, Any]:
-    """Of the root and of each group."""
+    """Attributes of the root and of each group."""
     return {"creation_library": "bdlbench", "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def chunks(shape: tuple[int, ...], dtype: np.dtype, has_draws: bool, chunk_draws: int | None) -> tuple[int, ...]:
-    """All chains and ``chunk_draws`` draws to a chunk, later axes split where a chunk would outgrow ``CHUNK_BYTES``."""
+    """Shape of a chunk: all chains, and ``chunk_draws`` draws or as many as fit into ``CHUNK_BYTES`` if it is None.
+
+    The axes after the draws are split where a chunk would exceed ``CHUNK_BYTES``.
+    """
     out = [max(1, size) for size in shape]
     rest = 0
     if has_draws:
@@ -82,7 +85,7 @@ def chunks(shape: tuple[int, ...], dtype: np.dtype, has_draws: bool, chunk_draws
         if chunk_draws is None:
             chunk_draws = CHUNK_BYTES // (math.prod(out) // out[1] * dtype.itemsize)
         out[1] = max(1, min(chunk_draws, out[1]))
-    for axis in reversed(range(rest, len(out))):  # the last axis first: diagnostics read it by columns
+    for axis in reversed(range(rest, len(out))):  # the last axis is split first, because diagnostics read it by columns
         size = math.prod(out) * dtype.itemsize
         if size > CHUNK_BYTES:
             out[axis] = max(1, out[axis] // math.ceil(size / CHUNK_BYTES))
@@ -90,9 +93,10 @@ def chunks(shape: tuple[int, ...], dtype: np.dtype, has_draws: bool, chunk_draws
 
 
 def kept_draws(group: str, written: dict[str, int]) -> tuple[int, list[str]]:
-    """Draws that all of a group's variables have, by name the draws written, and a note where some have more.
+    """The number of draws that every variable of a group has, and a note if some variables have more.
 
-    xarray demands one number of draws a group, so a run that broke off between two variables is cut to the shorter.
+    ``written`` maps the name of a variable to its number of draws. All variables of a group must have the same number
+    in xarray. If a run stopped between the writing of two variables, the longer one is therefore cut.
     """
     kept = min(written.values(), default=0)
     cut = [name for name in sorted(written) if written[name] > kept]
@@ -100,11 +104,12 @@ def kept_draws(group: str, written: dict[str, int]) -> tuple[int, list[str]]:
 
 
 def write_whole(path: Path, variables: Sequence[Variable]) -> list[str]:
-    """Write all that waits as a folder of its own, cut and consolidated; returns what was cut.
+    """Write a posterior whose draws all wait in memory as one folder, and return a note for each group that was cut.
 
-    Zarr makes an array in several turns through its event loop, milliseconds each where every turn begins and ends in
-    another thread. Here they are one task over a store in memory, whose files are then put in place, all or none. The
-    next posterior of the same form, as that of a sweep's next run, writes its values into the same arrays.
+    To make an array, Zarr passes several times through its event loop. Each pass takes milliseconds if it begins and
+    ends in another thread. Here all passes are one task that writes to a store in memory. The files of this store are
+    then written to a temporary folder, which is renamed to ``path``, so the folder is complete or absent. The arrays in
+    memory are kept: if the next posterior has the same form, as in a sweep, its values are written into them.
     """
     global _last
     notes: list[str] = []
@@ -118,7 +123,7 @@ def write_whole(path: Path, variables: Sequence[Variable]) -> list[str]:
     form = tuple(_form(variable) for variable in whole)
     with _lock:
         made = _last if _last is not None and _last.form == form else None
-        with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop, as a notebook's has
+        with ThreadPoolExecutor(1) as pool:  # the caller's thread may run an event loop already, as in a notebook
             made = _last = pool.submit(asyncio.run, _write(made, form, whole)).result()
         files = {key: buffer.to_bytes() for key, buffer in made.held.items()}
     stamps = (made.created_at.encode(), attributes()["created_at"].encode())
@@ -145,7 +150,7 @@ def _cut(variable: Variable, kept: int) -> Variable:
 
 @dataclass
 class _Made:
-    """A posterior's files in memory: their contents by name, and the arrays through which all but labels are written."""
+    """The files of a posterior in memory, by name, and its Zarr arrays, through which new values are written."""
 
     form: tuple[Any, ...]
     created_at: str
@@ -154,19 +159,19 @@ class _Made:
 
 
 _last: _Made | None = None
-"""Of the posterior written last: 4 MiB at most, see ``BUFFER_BYTES``."""
+"""The files of the posterior written last. Its draws are at most ``BUFFER_BYTES`` (4 MiB)."""
 _lock = threading.Lock()
 
 
 def _form(variable: Variable) -> tuple[Any, ...]:
-    """All of a variable but its values."""
+    """All that the files of a variable depend on except its values: names, shape, type, chunks and labels."""
     labels = tuple((dim, values.dtype.str, tuple(values.tolist())) for dim, values in variable.coords.items())
     v = variable
     return v.group, v.name, v.shape, v.dtype.str, v.dims, v.chunks, labels
 
 
 async def _write(made: _Made | None, form: tuple[Any, ...], variables: Sequence[Variable]) -> _Made:
-    """The files of ``variables``, in the arrays of ``made`` where it has their form."""
+    """Write the values of ``variables`` into the arrays of ``made``, or into new arrays if ``made`` is None."""
     if made is None:
         made = await _make(form, variables)
     for array, variable in zip(made.arrays, variables, strict=True):
@@ -175,7 +180,7 @@ async def _write(made: _Made | None, form: tuple[Any, ...], variables: Sequence[
 
 
 async def _make(form: tuple[Any, ...], variables: Sequence[Variable]) -> _Made:
-    """Groups, arrays without values, labels and consolidated metadata."""
+    """Make the groups, the arrays without their values, the labels and the consolidated metadata."""
     import zarr.api.asynchronous as zarr
     from zarr.storage import MemoryStore
 
@@ -197,7 +202,7 @@ async def _make(form: tuple[Any, ...], variables: Sequence[Variable]) -> _Made:
                     await index.setitem(..., plain)
                     labelled.add(dim)
     with warnings.catch_warnings():
-        # Every reader that does not know consolidated metadata reads the array's own.
+        # A reader that does not know consolidated metadata reads the metadata of each array instead.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         await zarr.consolidate_metadata(store)
     return made

@@ -1,4 +1,4 @@
-"""The record of a run: strict JSON on disk, plain Python in memory, one flat row in the table of runs."""
+"""The record of a run. It is strict JSON on disk, plain Python in memory, and one row of the table of runs."""
 
 import hashlib
 import json
@@ -25,16 +25,16 @@ _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """A record as strict JSON (RFC 8259), ending in a checksum of itself.
+    """Encode a record as strict JSON (RFC 8259), with its own checksum at the end.
 
-    JSON has no NaN or infinity: such a float becomes null and is listed in ``nonfinite``, a map from JSON pointer
-    (RFC 6901) to ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. A null that is not listed there was a None.
-    ``record_sha256`` is the SHA-256 of the rest with sorted keys, no white space and UTF-8 text.
+    JSON has no NaN and no infinity. Such a float becomes null, and ``nonfinite`` maps its JSON pointer (RFC 6901) to
+    ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. A null that is not listed there was a None. ``record_sha256`` is the
+    SHA-256 of all other fields, written as JSON in UTF-8 with sorted keys and without white space.
 
     Raises
     ------
     TypeError
-        If a value is not a number, text, bool, None, path, array, list or mapping with text keys.
+        If a value is not a number, text, bool, None, path, array, list, tuple or mapping with text keys.
     """
     nonfinite: dict[str, str] = {}
     plain = {key: _plain(value, f"/{_escape(key)}", nonfinite) for key, value in record.items()}
@@ -44,7 +44,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 
 def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
-    """A record from its JSON, non-finite floats in their places again.
+    """Decode a record from its JSON and put its non-finite floats back in their places.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
         later = record["schema"] > SCHEMA
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"The record '{path}' is damaged ({error}); delete its run and run it again.") from error
-    if check and record.get("record_sha256") != own_checksum(record):  # before the schema, which may be what broke
+    if check and record.get("record_sha256") != own_checksum(record):  # first, as the schema may be what broke
         raise StoreError(f"The record '{path}' does not fit its checksum; delete its run and run it again.")
     if later:
         raise LaterSchema(
@@ -74,7 +74,10 @@ def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
 
 
 def encode_line(values: Mapping[str, Any]) -> bytes:
-    """One line of ``curve.jsonl``: as :func:`encode`, without a checksum, ``nonfinite`` only where there is one."""
+    """One line of ``curve.jsonl``, encoded as in :func:`encode` but without a checksum.
+
+    The values are numbers and text by name, not nested. ``nonfinite`` is there only if a float is not finite.
+    """
     nonfinite: dict[str, str] = {}
     plain = {key: _plain(value, f"/{_escape(key)}", nonfinite) for key, value in values.items()}
     if nonfinite:
@@ -123,13 +126,13 @@ def _plain(value: Any, pointer: str, nonfinite: dict[str, str]) -> Any:
 
 
 def validated(record: Mapping[str, Any], run_id: str, config: Mapping[str, Any]) -> Record:
-    """The record with ``id``, ``schema``, ``config`` and (unless it is given) ``created`` in place.
+    """Check a record, and add ``config`` and those of ``id``, ``schema`` and ``created`` that it does not have.
 
     Raises
     ------
     ValueError
-        If a required field is missing, the status is unknown, a record that is not complete has no reason, or a
-        metric has the name of another column of the table of runs.
+        If a required field is missing, the status is unknown, a record that is not complete has no reason, the schema
+        or the id is another one, or a metric has the name of another column of the table of runs.
     """
     missing = [name for name in REQUIRED if name not in record]
     if missing:
@@ -151,7 +154,7 @@ def validated(record: Mapping[str, Any], run_id: str, config: Mapping[str, Any])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested mapping with their paths joined by ``separator``; lists are leaves."""
+    """The leaves of a nested mapping, each with the keys that lead to it joined by ``separator``. A list is a leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}{separator}", separator)

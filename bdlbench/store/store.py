@@ -1,7 +1,8 @@
-"""The reader of results, and where their only writer comes from.
+"""The store reads results and makes the writer of each run.
 
-A store is a folder of run folders. A run counts from the instant its ``run.json`` is there; the table of runs is a
-query over these records, never a second truth. The format is written down in ``docs/store.md``.
+A store is a folder that holds one folder for each run. A run counts as finished as soon as its record ``run.json``
+exists. The table of runs is computed from these records and is stored nowhere else. The format is described in
+``docs/store.md``.
 """
 
 import fcntl
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 VERIFIED_BYTES = 4 * 2**30
-"""What one command reads to verify the runs that it finds finished: a few seconds' worth."""
+"""Most bytes that one store object reads to verify finished runs by checksum. It reads them in a few seconds."""
 FILE_COST = 2**16
-"""Opening a file, in bytes that could be read meanwhile."""
+"""The cost of opening a file, as the number of bytes that can be read in the same time."""
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{0,199}")
 
 
@@ -39,7 +40,7 @@ class Store:
     Parameters
     ----------
     path : path-like
-        The folder. Reading one that does not exist finds no runs; it is made when the first run is written.
+        The folder. If it does not exist, it has no runs; it is made when the first run is written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -47,12 +48,13 @@ class Store:
         self._read = 0
 
     def check_writable(self) -> None:
-        """Make the folder and prove that a run can be written to it: a file is made, locked and removed.
+        """Make the folder and check that a run can be written to it, by making, locking and removing a file there.
 
         Raises
         ------
         ConfigError
-            If it cannot. Permission bits are not asked, since they mean nothing to root or on a read-only mount.
+            If a file cannot be written and locked there. Permission bits are not read, because they say nothing for
+            the user root or on a read-only mount.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ class Store:
     ) -> RunWriter:
         """The context manager that writes run ``id``; see :class:`~bdlbench.store.writer.RunWriter`.
 
-        A folder whose record is damaged is set aside first, so that its run is simply run again.
+        A folder whose record is damaged is set aside first, so that the run starts again in a new folder.
         """
         folder = self._folder(id)
         if self._damaged(id):
@@ -85,12 +87,12 @@ class Store:
         return RunWriter(folder, config, resume=resume, overwrite=overwrite, on_busy=on_busy)
 
     def runs(self, *, config: bool = False) -> "pd.DataFrame":
-        """One row a finished run, whatever its status, in order of creation.
+        """The table of runs: one row for each finished run, of any status, in order of creation.
 
         Parameters
         ----------
         config : bool
-            Add every leaf of the configuration as a column ``config.<dotted key>``.
+            Whether to add every leaf of the configuration as a column ``config.<dotted key>``.
 
         Returns
         -------
@@ -98,17 +100,17 @@ class Store:
             ``id``, ``status``, ``reason``, the labels (``data``, ``model``, ``network``, ``prior``, ``likelihood``,
             ``inference``), ``seed``, ``split``, each metric by its name (nested ones joined by ``_``),
             ``seconds_<phase>``, ``num_grads_<phase>``, ``lanes``, ``peak_memory_bytes``, ``device``, ``warnings``
-            (their number), ``created``. What a record lacks is missing (NaN or None).
+            (their number), ``created``. A value that a record does not have is missing (NaN or None).
 
         Warns
         -----
         UserWarning
-            With the ids of runs whose record cannot be read; they are left out.
+            If records cannot be read. It names up to ten of these runs; all of them are left out.
         """
         return table.frame(self.rows(config=config))
 
     def rows(self, *, config: bool = False) -> list[dict[str, Any]]:
-        """The rows of :meth:`runs` as dicts, in which what is missing is None and a NaN is a NaN."""
+        """The rows of :meth:`runs` as dicts. A missing value is absent or None, and a NaN that was stored is a NaN."""
         rows: list[dict[str, Any]] = []
         damaged: list[str] = []
         for entry in self._folders():
@@ -130,8 +132,8 @@ class Store:
     def sql(self, query: str) -> "pd.DataFrame":
         """Answer a DuckDB query over the table ``runs``: the frame of :meth:`runs`, missing values as NULL.
 
-        Columns of the configuration are there as ``"config.<dotted key>"``, in double quotes. Lists, and columns
-        whose entries are of several kinds, are text.
+        A query names a column of the configuration in double quotes, as ``"config.<dotted key>"``. Lists are text, and
+        so are all entries of a column that holds several types. A column of integers and floats holds floats.
 
         Raises
         ------
@@ -148,7 +150,7 @@ class Store:
         ConfigError
             If there is no finished run ``id``.
         StoreError
-            If the record is damaged.
+            If the record is damaged or cannot be read, or a later bdlbench wrote it.
         """
         try:
             return self._read_record(id)
@@ -158,7 +160,7 @@ class Store:
             raise StoreError(f"The record of run '{id}' cannot be read ({error.strerror}).") from error
 
     def _read_record(self, id: str) -> records.Record:
-        """The record in a run's folder, whole and of this run."""
+        """Read the record in a run's folder, and check that it is undamaged and belongs to this run."""
         folder = self._folder(id)
         refuse_link(folder)
         path = folder / "run.json"
@@ -168,12 +170,12 @@ class Store:
         return record
 
     def has(self, id: str) -> bool:
-        """Whether run ``id`` has a finished record that is sound, whatever its status.
+        """Whether run ``id`` has a finished record, of any status, that is not damaged.
 
         Raises
         ------
         LaterSchema
-            If a later bdlbench wrote it: running it again would write over it.
+            If a later bdlbench wrote the record. The run must not be run again, since that would overwrite it.
         """
         try:
             return bool(self.record(id))
@@ -183,22 +185,26 @@ class Store:
             return False
 
     def sound_record(self, id: str, note: Callable[[str], object] | None = None) -> records.Record | None:
-        """The record of run ``id`` if it and the files beside it are whole; None if there is none.
+        """The record of run ``id`` if neither it nor the files beside it are damaged; None otherwise.
 
-        A damaged run is set aside, which ``note`` is told of. Sizes are compared always, contents by checksum until
-        this object has read ``VERIFIED_BYTES``, so that looking up a large sweep costs seconds; :meth:`verify` reads all.
+        A damaged run is set aside, and ``note`` is called with a sentence about it. The sizes of the files are always
+        compared. Their checksums are compared until this object has read ``VERIFIED_BYTES``, so that looking up a large
+        sweep takes seconds. :meth:`verify` compares all checksums.
         """
         record, fault = self._look(id)
         if record is None or fault is None:
             return record
         if note is not None:
             note(f"{id}: set aside, to be run again: {fault}")
-        with suppress(ConfigError):  # another process was faster
+        with suppress(ConfigError):  # another process has moved it already
             self._move(id, ".set_aside", note or (lambda message: None), lambda: self._look(id)[1] is not None)
         return None
 
     def _look(self, id: str) -> tuple[records.Record | None, str | None]:
-        """The record of a finished run, if there is one, and what is wrong with it, as cheaply as can be."""
+        """The record of a run and a sentence on what is wrong with it; each is None where there is none.
+
+        A record that cannot be read is an empty dict. Checksums are compared as :meth:`sound_record` says.
+        """
         try:
             record = self.record(id)
         except LaterSchema:
@@ -218,28 +224,30 @@ class Store:
         return record, None
 
     def has_checkpoint(self, id: str) -> bool:
-        """Whether run ``id`` is unfinished and can go on from a checkpoint."""
+        """Whether run ``id`` is unfinished and has a checkpoint from which it can be resumed."""
         return [(self._folder(id) / name).exists() for name in ("checkpoint/state.npz", "run.json")] == [True, False]
 
     def finished(self) -> list[str]:
-        """Ids of folders with a record, sound or not, sorted."""
+        """Sorted ids of the runs with a record, which may be damaged."""
         return sorted(entry.name for entry in self._folders() if os.path.exists(f"{entry.path}/run.json"))
 
     def unfinished(self) -> list[str]:
-        """Ids of folders without a record: runs in progress, or broken off."""
+        """Sorted ids of the runs without a record: they are in progress or were stopped."""
         return sorted(entry.name for entry in self._folders() if not os.path.exists(f"{entry.path}/run.json"))
 
     def holder(self, id: str) -> str | None:
-        """The process that writes a run at this moment, ``process 123 on host``; None where none does."""
+        """The process that is writing a run now, as ``process 123 on host``; None if no process is."""
         return holder(self._folder(id))
 
     def find(self, prefix: str, *, unfinished: bool = False) -> str:
-        """The id of the one finished run (or also ``unfinished`` one) that begins with ``prefix`` or is exactly it.
+        """The id of the only run whose id begins with ``prefix``, or is ``prefix`` exactly.
+
+        Finished runs are searched, and with ``unfinished`` also the unfinished ones.
 
         Raises
         ------
         ConfigError
-            If none or several do; up to ten candidates are named.
+            If no id or several ids begin with ``prefix``. Up to ten candidates are named.
         """
         known = self.finished() + (self.unfinished() if unfinished else [])
         fits = [prefix] if prefix in known else [name for name in known if name.startswith(prefix)]
@@ -252,12 +260,14 @@ class Store:
         raise ConfigError(f"id: '{prefix}' is the beginning of {len(fits)} runs; give more of one of {named}.")
 
     def posterior(self, id: str) -> "xr.DataTree":
-        """The run's draws as an ArviZ-schema DataTree, read from disk where they are used.
+        """The run's draws as a DataTree of the ArviZ schema. Values are read from disk when they are used.
 
         Raises
         ------
         ConfigError
             If the run stored no draws.
+        StoreError
+            If the folder of the draws holds something that bdlbench does not write.
         """
         import xarray as xr
 
@@ -269,9 +279,17 @@ class Store:
         return xr.open_datatree(path, engine="zarr")
 
     def curve(self, id: str) -> "pd.DataFrame":
-        """Scores of the running posterior against gradients, seconds and draws: one row a line of ``curve.jsonl``.
+        """Scores of the posterior so far, with the gradients, seconds and draws spent on it; a row for each mark.
 
-        A run in progress can be read too; a last line that is still being written is left out.
+        These are the lines of ``curve.jsonl``. The curve of a run in progress can be read too. A last line that is
+        still being written is left out.
+
+        Raises
+        ------
+        ConfigError
+            If there is no run ``id`` with a curve.
+        StoreError
+            If the curve is damaged.
         """
         import pandas as pd
 
@@ -286,9 +304,14 @@ class Store:
             raise StoreError(f"The curve '{path}' is damaged ({error}); delete its run and run it again.") from error
 
     def verify(self, id: str) -> list[str]:
-        """What is wrong with a finished run, in sentences: its record, then each file against its checksum.
+        """Check the record of a finished run and the checksum of each of its files; return a sentence for each fault.
 
-        Zarr reads a lost chunk as empty without complaint; this does not.
+        A lost chunk is found here, whereas Zarr reads it as fill values without an error.
+
+        Raises
+        ------
+        ConfigError
+            If there is no finished run ``id``.
         """
         try:
             record = self.record(id)
@@ -304,13 +327,13 @@ class Store:
         return faults
 
     def amend(self, id: str, change: Callable[[records.Record], records.Record]) -> records.Record:
-        """Put a changed record in the place of a finished run's, in one rename; returns it.
+        """Replace the record of a finished run by a changed one, in one rename, and return the new record.
 
         Parameters
         ----------
         id : str
         change : callable (record) -> record
-            Handed the record as it is once no other process writes the run.
+            Receives the stored record while this process holds the run's lock, and returns the changed one.
 
         Raises
         ------
@@ -320,7 +343,7 @@ class Store:
             If there is no finished run ``id``.
         """
         lock = FolderLock(self._folder(id))
-        self.record(id)  # a folder without a record must not get a lock file
+        self.record(id)  # raises if there is no record: such a folder must not get a lock file
         lock.acquire(None)
         try:
             old = {k: v for k, v in self.record(id).items() if k not in ("nonfinite", "record_sha256")}
@@ -333,7 +356,9 @@ class Store:
         return records.decode(text, path)
 
     def delete(self, id: str, *, unless_complete: bool = False) -> None:
-        """Delete a run, finished or not (``unless_complete``). It stops counting at once, before its files go.
+        """Delete a run, finished or unfinished. With ``unless_complete`` a run whose status is complete is kept.
+
+        The folder is first renamed, so the run is out of the store at once, before its files are deleted.
 
         Raises
         ------
@@ -346,7 +371,7 @@ class Store:
         self._move(id, ".deleted", still_wanted=lambda: not (unless_complete and complete()))
 
     def set_aside(self, id: str) -> None:
-        """Move a damaged run out of the way, to ``.set_aside/`` in the store; raises as :meth:`delete` does."""
+        """Move the folder of a run to ``.set_aside/`` in the store. Raises the errors of :meth:`delete`."""
         self._move(id, ".set_aside")
 
     def _move(
@@ -363,11 +388,11 @@ class Store:
         lock = FolderLock(folder)
         lock.acquire(on_busy)
         try:
-            if not still_wanted():  # the process that was waited for put it right
+            if not still_wanted():  # the process that this one waited for has repaired the run
                 return
             (self.path / where).mkdir(exist_ok=True)
             place = tempfile.mkdtemp(prefix=f"{id}.", dir=self.path / where)
-            os.replace(folder, place)  # a folder may be renamed onto an empty one
+            os.replace(folder, place)  # a folder may be renamed to the name of an empty folder
         finally:
             lock.release()
         if where == ".deleted":

@@ -1,4 +1,4 @@
-"""The table of runs: rows of records as a pandas frame, and DuckDB's answers over it."""
+"""The table of runs as a pandas data frame, and the answers of DuckDB to queries about it."""
 
 import json
 import math
@@ -14,14 +14,14 @@ Row = dict[str, Any]
 
 
 def frame(rows: list[Row]) -> "pd.DataFrame":
-    """Rows as a frame; what a row lacks is missing (None, or NaN among numbers)."""
+    """Rows as a data frame. A value that a row does not have is missing: None, or NaN in a column of numbers."""
     import pandas as pd
 
     return pd.DataFrame({name: [row.get(name) for row in rows] for name in _columns(rows)})
 
 
 def answer(rows: list[Row], query: str) -> "pd.DataFrame":
-    """The answer of a DuckDB query over the table ``runs``; see :meth:`bdlbench.store.Store.sql`."""
+    """DuckDB's answer to a query of the table ``runs``; see :meth:`bdlbench.store.Store.sql`."""
     import duckdb
     import pandas as pd
 
@@ -31,11 +31,11 @@ def answer(rows: list[Row], query: str) -> "pd.DataFrame":
         quoted = '"' + name.replace('"', '""') + '"'
         columns[name] = _sql_column(values)
         if any(isinstance(value, float) and math.isnan(value) for value in values):
-            # DuckDB reads a frame's NaN as NULL, which is right for what is missing; a flag brings the NaN back.
+            # DuckDB reads NaN in a frame as NULL, as is right for a missing value. A flag marks NaNs that were stored.
             columns[f"nan {place}"] = [isinstance(value, float) and math.isnan(value) for value in values]
             quoted = f"CASE WHEN \"nan {place}\" THEN 'NaN'::DOUBLE ELSE {quoted} END AS {quoted}"
         select.append(quoted)
-    # A query is text that may have been copied from anywhere: it sees the table and nothing else of this machine.
+    # The text of a query may come from anyone, so the query can read the table and nothing else on this machine.
     guarded: dict[str, Any] = {"enable_external_access": "false", "python_enable_replacements": "false"}
     with duckdb.connect(config=guarded) as connection:
         connection.register("records", pd.DataFrame(columns))
@@ -49,7 +49,7 @@ def answer(rows: list[Row], query: str) -> "pd.DataFrame":
 
 
 def _columns(rows: list[Row]) -> list[str]:
-    """The columns of all rows, each section in its place though some rows have more of it than others."""
+    """The columns of all rows, ordered by section: identity, metrics, seconds, gradients, cost, configuration."""
 
     def section(name: str) -> int:
         if name in IDENTITY or name in COST:
@@ -67,7 +67,7 @@ def _prefix(name: str) -> str:
 
 
 def _sql_column(values: list[Any]) -> Any:
-    """One kind of value to a column: bools, integers, floats, or else text (JSON of what is not text)."""
+    """A column of one type: bools, integers or floats, else text, in which values that are not text are JSON."""
     import numpy as np
     import pandas as pd
 

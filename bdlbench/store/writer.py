@@ -1,4 +1,4 @@
-"""One run being written: its folder is held, filled, and made to count by the rename of its record."""
+"""Write one run: lock its folder, fill it, and put its record in place last."""
 
 import errno
 import json
@@ -31,37 +31,39 @@ from bdlbench.store.files import (
 )
 
 STORED = ("config.yaml", "curve.jsonl", "posterior.zarr")
-"""What lies beside the record and is covered by its checksums."""
+"""The files and the folder beside the record whose checksums the record holds."""
 
 
 class RunWriter:
     """Context manager that writes one run; made by :meth:`bdlbench.store.Store.writer`.
 
-    Inside it the run's folder is locked. Until :meth:`finish` the run does not count: whatever ends the context
-    earlier leaves a folder without a record, which the next attempt wipes or, with ``resume``, continues.
+    The run's folder is locked inside the context. The run counts as finished only after :meth:`finish`. If the context
+    ends earlier, the folder has no record, and the next attempt empties it or, with ``resume``, continues from its
+    checkpoint.
 
     Parameters
     ----------
     folder : Path
         The run's own folder; its name is the run's id.
     config : mapping
-        Resolved configuration of plain values: the whole record of what was asked.
+        The whole resolved configuration of the run, as plain values.
     resume : bool
-        Keep what an unfinished attempt left, if it left a checkpoint.
+        Keep the files of an unfinished attempt if it left a checkpoint.
     overwrite : bool, or callable () -> bool
-        Write the run again although a record exists. A callable is asked once the folder is held, when no other
+        Write the run again although it has a record. A callable is called after the folder is locked, when no other
         process can change the answer.
     on_busy : callable (message), optional
-        Called once if another process writes the run, which is then waited for.
+        Called once if another process is writing the run. This process then waits for it.
 
     Raises
     ------
     RunBusy
-        On entering, if another process writes the run and ``on_busy`` is None.
+        On entering, if another process is writing the run and ``on_busy`` is None.
     RunExists
-        On entering, if the run is finished (perhaps by the process waited for) and ``overwrite`` is False.
+        On entering, if the run is finished and ``overwrite`` is False. The process that this one waited for may have
+        finished it.
     StoreError
-        From any method, if the disk is full.
+        On entering, if the folder is a symbolic link; from any method that writes, if the disk is full.
     """
 
     def __init__(
@@ -95,10 +97,10 @@ class RunWriter:
             try:
                 overwrite = self.overwrite() if callable(self.overwrite) else self.overwrite
                 if (self.folder / "run.json").exists() and not overwrite:
-                    shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # left by a kill just after finish
+                    shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # left by a kill after finish
                     raise RunExists(f"Run {self.folder.name} is finished already.")
                 if not (self.resume and self._checkpoint_path.exists()) or overwrite:
-                    # The record goes first, so that a kill in between leaves no record of half the files.
+                    # The record is deleted first, so that a kill in between leaves no record of deleted files.
                     (self.folder / "run.json").unlink(missing_ok=True)
                     wipe_folder(self.folder)
                 wipe_leftovers(self.folder)
@@ -137,7 +139,7 @@ class RunWriter:
         coords: Mapping[str, Any] | None = None,
         chunk_draws: int | None = None,
     ) -> None:
-        """Make room for one variable of the posterior's DataTree.
+        """Declare one variable of the posterior's DataTree: its shape, type, dims and labels.
 
         Parameters
         ----------
@@ -146,68 +148,85 @@ class RunWriter:
         name : str
             The site's name.
         shape : sequence of int
-            The whole variable: ``(chains, draws, ...)`` with the planned number of draws, or any shape without draws.
+            Shape of the whole variable: ``(chains, draws, ...)`` with the planned number of draws, or any shape for a
+            variable without draws.
         dtype : dtype
-            Float, integer or bool; blocks must have the same.
+            Float, integer or bool. Blocks must have the same dtype.
         dims : sequence of str
-            A name for each axis; draws come first as ``("chain", "draw", ...)``.
+            A name for each axis. The dims of draws begin with ``("chain", "draw")``.
         coords : mapping from dim to values, optional
-            Labels along a dim, numbers or text. Chains and draws are numbered from 0 where they are not given.
+            Labels along a dim, as numbers or text. Chains and draws without labels are numbered from 0.
         chunk_draws : int, optional
-            Draws to a Zarr chunk: best the block that :meth:`write` will be handed. All draws where None.
+            Number of draws in a Zarr chunk; the number in a block that :meth:`write` receives is best. If it is None, a
+            chunk holds as many draws as fit into 16 MiB (:data:`bdlbench.store.layout.CHUNK_BYTES`).
 
         Raises
         ------
         ValueError
-            If dims and shape disagree with each other or with another variable of the group.
+            If dims and shape do not agree with each other or with another variable of the group, or the variable was
+            declared already.
+        TypeError
+            If the dtype is not float, integer or bool.
+        ConfigError
+            If the name is empty or contains '/'.
         """
         self._open_curve()
         with clear_disk_errors(self.folder):
             self._arrays.allocate(group, name, shape, dtype, dims, coords, chunk_draws)
 
     def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
-        """Write ``array`` (chains, k, ...) as draws ``start_draw`` to ``start_draw + k``, or a whole array at 0.
+        """Write ``array`` (chains, k, ...) as draws ``start_draw`` to ``start_draw + k - 1``.
 
-        A few MB wait in memory until the next checkpoint or the end.
+        A variable without draws is written whole, at ``start_draw`` 0. Blocks wait in memory until they are larger than
+        :data:`bdlbench.store.arrays.BUFFER_BYTES` (4 MiB) together, or until the next checkpoint or the end of the run.
 
         Raises
         ------
         ValueError
-            If the shape does not fit or draws would be left out between the last one written and ``start_draw``.
+            If the shape does not fit, or there would be a gap between the last draw written and ``start_draw``.
         TypeError
-            If the dtype is not the allocated one: nothing is cast silently.
+            If the dtype is not the declared one. Values are never cast.
         """
         self._open_curve()
         with clear_disk_errors(self.folder):
             self._arrays.write(group, name, start_draw, array)
 
     def read_columns(self, group: str, name: str, start: int, stop: int) -> np.ndarray:
-        """Columns ``start`` to ``stop`` of the last axis, (chain, draw, ..., k): the draws written so far.
+        """Columns ``start`` to ``stop - 1`` of the last axis, for all draws written so far: (chains, draws, ..., k).
 
-        Diagnostics run over columns in chunks with this, so that their memory is bounded too.
+        Diagnostics read a few columns at a time with it, so that they need little memory. A variable of shape (chains,
+        draws) has one column.
+
+        Raises
+        ------
+        ValueError
+            If the variable was not declared or has no draws.
         """
         self._open_curve()
         return self._arrays.read_columns(group, name, start, stop)
 
     def append_curve(self, point: Mapping[str, Any]) -> None:
-        """Append a line to ``curve.jsonl``: scores of the running posterior at a price. Written when this returns."""
+        """Append one line to ``curve.jsonl``: scores of the posterior so far, and the gradients and seconds it took.
+
+        The line is in the file when this method returns.
+        """
         curve = self._open_curve()
         with clear_disk_errors(self.folder):
             line, end = records.encode_line(point), curve.tell()
             try:
-                if curve.write(line) != len(line):  # a full disk takes a part without complaint
+                if curve.write(line) != len(line):  # a full disk may accept a part without an error
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 curve.truncate(end)
                 raise
 
     def checkpoint(self, arrays: Mapping[str, Any]) -> None:
-        """Store the loop's state, replacing the last one in one step: a crash leaves the old state or the new.
+        """Store the state of the loop. It replaces the last one in one step: a crash leaves the old or the new state.
 
         Parameters
         ----------
         arrays : mapping from name to array
-            Numpy arrays of native dtypes (JAX keys by ``key_data``, bfloat16 by a view).
+            NumPy arrays of native dtypes. JAX keys are given as their ``key_data``, bfloat16 as a view.
         """
         curve = self._open_curve()
         with clear_disk_errors(self.folder):
@@ -216,7 +235,7 @@ class RunWriter:
         for name, value in state.items():
             if value.dtype.kind not in "fiubcUS":
                 raise TypeError(f"The checkpoint's {name} has dtype {value.dtype}, which npz does not keep.")
-        # What was written after the checkpoint is written again by the run that resumes from it.
+        # A run that resumes from this checkpoint writes all later draws and lines again.
         progress = {
             "written": self._arrays.written,
             "curve_bytes": curve.tell(),
@@ -224,18 +243,19 @@ class RunWriter:
         }
         state["progress"] = np.array(json.dumps(progress))
         with clear_disk_errors(self.folder):
-            # A state that survives a power cut is worth nothing without the draws that came before it.
+            # The draws before the checkpoint must survive a power cut too, so they are synced before the state.
             self._synced.sync(self.folder / "posterior.zarr")
             sync_folder(self.folder / "curve.jsonl")
             self._checkpoint_path.parent.mkdir(exist_ok=True)
             replace_file(self._checkpoint_path, lambda file: np.savez(file, allow_pickle=False, **state))
 
     def load_checkpoint(self, note: Callable[[str], object] | None = None) -> dict[str, np.ndarray] | None:
-        """The arrays of the last checkpoint, with draws and curve set back to it; None where there is none.
+        """Load the arrays of the last checkpoint and set draws and curve back to it; None if there is no checkpoint.
 
-        A checkpoint that is damaged (npz keeps a CRC of each array), or that does not fit the draws and the curve
-        beside it, is set aside as ``checkpoint/state.damaged``, which ``note`` is told of (a warning without it), the
-        rest of the attempt is wiped, and None is returned: the run starts over.
+        A checkpoint is damaged if the CRC of one of its arrays is wrong, or if it does not agree with the draws and the
+        curve beside it. Then it is renamed to ``checkpoint/state.damaged``, ``note`` is called with a sentence about it
+        (without ``note`` it is a warning), the other files of the attempt are deleted, and None is returned. The run
+        then starts from its beginning.
         """
         curve = self._open_curve()
         if not self._checkpoint_path.exists():
@@ -259,7 +279,7 @@ class RunWriter:
         return arrays
 
     def start_over(self) -> None:
-        """Set the checkpoint aside, as ``checkpoint/state.damaged``, and wipe the draws and the curve before it."""
+        """Rename the checkpoint to ``checkpoint/state.damaged``, and delete all draws and all lines of the curve."""
         curve = self._open_curve()
         if self._checkpoint_path.exists():
             self._checkpoint_path.replace(self._checkpoint_path.with_suffix(".damaged"))
@@ -269,18 +289,25 @@ class RunWriter:
         self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
 
     def drop_draws(self) -> None:
-        """Forget all draws, written or waiting: the record of a run whose draws cannot be stored is worth having."""
+        """Delete all draws, written or waiting, so that a run whose draws cannot be stored still gets a record."""
         shutil.rmtree(self.folder / "posterior.zarr", ignore_errors=True)
         self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
 
     def finish(self, record: Mapping[str, Any]) -> records.Record:
-        """Make the run count: cut the arrays to the draws written, take checksums, put the record in place last.
+        """Finish the run: cut the arrays to the draws written, compute checksums, and put the record in place last.
 
         The record needs ``status`` (complete, diverged or failed), ``labels``, ``metrics``, ``seconds``,
-        ``num_grads``, ``device``, ``versions`` and ``warnings``, and a ``reason`` unless it is complete; ``id``,
-        ``schema``, ``config`` and ``files`` are added here. Non-finite floats are kept, see
-        :func:`bdlbench.store.records.encode`. The checkpoint is deleted once the record is in place, so that a kill
-        at any instant leaves the one or the other.
+        ``num_grads``, ``device``, ``versions`` and ``warnings``, and a ``reason`` unless the run is complete. This
+        method adds ``id``, ``schema``, ``config``, ``files`` and, if it is not given, ``created``. Non-finite floats
+        are kept, see :func:`bdlbench.store.records.encode`. The checkpoint is deleted after the record is in place, so
+        a process that is killed at any instant leaves at least one of them.
+
+        Raises
+        ------
+        ValueError
+            If the record lacks a field or has a wrong one, see :func:`bdlbench.store.records.validated`.
+        TypeError
+            If a value of the record cannot be stored.
 
         Returns
         -------
@@ -290,7 +317,7 @@ class RunWriter:
         curve = self._open_curve()
         folder = self.folder
         whole = records.validated(record, folder.name, self.config)
-        records.encode(whole)  # a value that cannot be stored is found before anything is touched
+        records.encode(whole)  # this raises for a value that cannot be stored, before any file is changed
         with clear_disk_errors(folder):
             curve.close()
             notes = self._arrays.close()
