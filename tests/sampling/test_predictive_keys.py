@@ -26,7 +26,7 @@ def test_every_draw_of_y_has_noise_of_its_own(preset):
     where it agrees to 1e-4 in all four.
     """
     setup_jax()
-    job = make_job(*configuration.compose([*DATA, *shortened(preset, 8, 72, 8)]))
+    job = make_job(*configuration.compose([*DATA, *shortened(preset, 16, 72, 8)]))
     shared, lane, test, _ = arrange([job])
     predictor = Predictor(job.program, "regression", shared, lane, test, Clock())
     found = []
