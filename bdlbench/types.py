@@ -66,7 +66,8 @@ class Data(NamedTuple):
 class Terms(NamedTuple):
     """The parts of a log density at one theta, untempered.
 
-    ``log_prior`` (scalar): all latent sites at their constrained values: the density of the draws of ``start``.
+    ``log_prior`` (scalar): the log density of all latent sites at their constrained values, under the distribution that
+    ``Target.sample_prior`` draws from.
     ``log_jacobian`` (scalar): log absolute determinant of the map from theta to the constrained sites.
     ``log_lik`` (B,): one number a row.
     ``log_factor`` (scalar, or None where there is none): what is not drawn from and does not belong to rows, which are
