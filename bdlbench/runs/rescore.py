@@ -75,17 +75,22 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     Raises
     ------
     ConfigError
-        Where the run failed or has no finite draw, where it has no test rows, where its data have changed, or where it
+        Where the run failed or has no finite draw, where it has no test rows, where its data have changed, where a
+        file of it does not fit its checksum or was written again meanwhile, or where it
         predicts by a linearised network, which each chain has at a point of its own.
     """
     record = store.record(run_id)
     if record["status"] == "failed":
         raise ConfigError(f"id: run '{run_id}' failed and has no draws to score: run it again.")
+    if faults := store.verify(run_id):  # draws that have changed give other values under the same names
+        raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
     job = load_job(store, run_id, trust=trust) if job is None else job
     metrics = make_metrics(wanted)
     found = all_scores(metrics, _mixtures(store, run_id, job), job.dataset)
 
     def amended(now: Record) -> Record:
+        if now["files"] != record["files"]:
+            raise ConfigError(f"id: run '{run_id}' was made again while it was scored: score it again.")
         options = {**recorded_options(now), **wanted}
         return {**now, "metrics": _merged(now["metrics"], found), "metric_options": options}
 

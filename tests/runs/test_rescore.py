@@ -71,6 +71,34 @@ def test_what_cannot_be_rescored_is_refused_by_name_and_kept(store_path):
     assert run(options("laplace", store_path, "metrics=[lppd,rmse]")) == store.record(record["id"])
 
 
+def test_damaged_draws_are_not_scored(store_path, capsys):
+    """Bytes that do not fit their checksum are refused by name, and the record stays as it is."""
+    record = run(options("nuts", store_path, "metrics=[lppd]"))
+    folder = Store(store_path).path / record["id"]
+    before = (folder / "run.json").read_bytes()
+    chunk = next(p for p in sorted((folder / "posterior.zarr" / "posterior").rglob("*")) if p.is_file())
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    assert main(["rescore", record["id"], "--store", str(store_path), "--metric", "rmse"]) == 1
+    assert f"run '{record['id']}' is damaged" in capsys.readouterr().out
+    assert (folder / "run.json").read_bytes() == before
+
+
+def test_a_run_that_is_made_again_meanwhile_gets_no_values_of_its_old_draws(store_path, monkeypatch):
+    """The files named in the record that is changed are those that were scored."""
+    record = run(options("nuts", store_path, "metrics=[lppd]"))
+    store, scores = Store(store_path), rescore.all_scores
+
+    def made_again(*arguments):
+        files = {name: {**file, "sha256": "0" * 64} for name, file in record["files"].items()}
+        store.amend(record["id"], lambda now: {**now, "files": files})
+        return scores(*arguments)
+
+    monkeypatch.setattr(rescore, "all_scores", made_again)
+    with pytest.raises(ConfigError, match="made again"):
+        rescore.rescore(store, record["id"], rescore.metric_options(["rmse"]))
+    assert "rmse" not in store.record(record["id"])["metrics"]
+
+
 def test_the_command_adds_metrics(store_path, capsys):
     """By the names of conf/metrics; what a record has already is said."""
     record = run(options("nuts", store_path, "metrics=[lppd]"))
@@ -97,9 +125,9 @@ def test_a_record_is_changed_whole_and_by_one_process(store_path):
 
     with pytest.raises(ZeroDivisionError):
         store.amend(record["id"], broken)
+    assert path.read_bytes() == before
     with store.writer(record["id"], record["config"], overwrite=True), pytest.raises((RunBusy, ConfigError)):
         store.amend(record["id"], lambda old: old)
-    assert before.startswith(b"{")
     with pytest.raises(ConfigError, match="no finished run"):
         store.amend("absent", lambda old: old)
 
