@@ -60,7 +60,7 @@ def predictive(
     ------
     ConfigError
         If the inputs do not fit the data set, the run has no draws, its data have changed, its factories are not
-        trusted, or its predictions need more than theta (a linearised network, whose anchor is not stored).
+        trusted, or its predictions need more than theta (a linearised network, whose predictions :func:`bdlbench.load` makes).
 
     Examples
     --------
@@ -76,7 +76,9 @@ def predictive(
     shared, lane, _, _ = arrange([job])
     method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, lanes.first_of(lane)).method
     if method is not None and method.anchor is not None:
-        raise ConfigError(f"id: run '{run_id}' predicts by a linearised network, whose anchor is not stored.")
+        raise ConfigError(
+            f"id: run '{run_id}' predicts by a linearised network: use bdlbench.load('{run_id}', store=...).predict(x)."
+        )
     # The predictor also scores targets. New inputs have none, so it receives zeros, and their scores are not used.
     at = Shared(rows[None], np.zeros((1, len(rows)), dataset.train.y.dtype))
     predictor = Predictor(job.program, task, shared, lanes.first_of(lane), at, Clock())
