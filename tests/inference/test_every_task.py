@@ -36,8 +36,9 @@ USERS = ("eight schools", "robust regression")
 FAST = ("hmc", "ivon", "laplace_lastlayer", "psgld", "svi")
 MINIBATCHES = [p for p in PRESETS if "batch_size: 32" in (conf_dir() / "inference" / f"{p}.yaml").read_text()]
 REFUSED = {
-    **{(name, "eight schools"): "batch_size=4 does not fit this model" for name in MINIBATCHES},
     **declared("refuses"),
+    # Batches are looked at before the method is made, so that their sentence comes first.
+    **{(name, "eight schools"): "batch_size=4 does not fit this model" for name in MINIBATCHES},
 }
 """Pairs that make no sense, and a piece of the sentence that says why: of minibatches, and of what a family's file declares."""
 TINY = {
