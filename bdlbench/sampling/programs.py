@@ -275,7 +275,7 @@ class StagePrograms:
             diverging = info.get("num_diverging", info.get("diverging", jnp.bool_(False)))
             alive = totals.bad_step == NEVER  # what a lane does after its first bad step is charged to nobody
             totals = _Totals(
-                totals.num_grads + jnp.where(alive, info["num_grads"], 0),
+                totals.num_grads + jnp.where(alive, jnp.asarray(info["num_grads"], jnp.float32), 0),
                 totals.num_diverging + jnp.where(alive, diverging, 0).astype(jnp.int32),
                 jnp.minimum(totals.bad_step, bad),
             )
