@@ -1,7 +1,8 @@
-"""What a factory may be given: its parameters, values made to fit their annotations, and the ranges of its numbers.
+"""Checks of the options of factories: their names, their types and the ranges of their numbers.
 
-Factories call the range checks on whatever they are handed. Before anything is compiled they are handed the numbers
-themselves. While a program is traced they are handed tracers, whose numbers have been checked already, and these pass.
+Each factory calls the range checks on its arguments. Before compilation it is called with the numbers themselves, which
+are checked. While a program is traced it is called with tracers. These pass every check, because their numbers have
+been checked before.
 """
 
 import functools
@@ -17,9 +18,10 @@ from bdlbench.errors import ConfigError
 
 
 def parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Parameters of a function, class or partial by name, without ``self`` and without what a partial has bound.
+    """Return the parameters of a function, class or partial by name, without ``self`` and without bound arguments.
 
-    ``inspect.signature`` sees only ``(*args, **kwargs)`` through the metaclass of a Flax NNX module.
+    For a class the signature of ``__init__`` is read: for a Flax NNX module ``inspect.signature`` of the class gives
+    only ``(*args, **kwargs)``, because of its metaclass.
     """
     if isinstance(factory, functools.partial):
         found = dict(parameters(factory.func))
@@ -35,7 +37,10 @@ def parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def static(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare float parameters that shape the computation: they are compiled in, not passed as arguments."""
+    """Declare float parameters of a factory that are constants of the compiled program.
+
+    Other floats are arguments of the compiled program. A float on which Python code branches must be declared here.
+    """
 
     def mark(factory: Callable[..., Any]) -> Callable[..., Any]:
         setattr(factory, "static", names)  # noqa: B010
@@ -55,7 +60,10 @@ BRANCHING = {
 
 
 def static_names(factory: Callable[..., Any]) -> tuple[str, ...]:
-    """The float parameters of a factory that :func:`static` declares, or on which one of optax's schedules branches."""
+    """Return the float parameters of a factory that are constants of the compiled program.
+
+    These are the names given to :func:`static`, and for a schedule of optax those in ``BRANCHING``.
+    """
     if getattr(factory, "__module__", "").startswith("optax."):
         return BRANCHING.get(getattr(factory, "__name__", ""), ())
     return getattr(factory, "static", ())
@@ -69,21 +77,23 @@ def coerced(
     reserved: Collection[str] = (),
     provided: Collection[str] = (),
 ) -> dict[str, Any]:
-    """``node`` with its values coerced to the annotations of ``factory``.
+    """Return ``node`` with its values converted to the types that ``factory`` declares for its parameters.
 
     Parameters
     ----------
     node : dict
-        Options by name; names that begin with an underscore, and ``reserved`` ones, are none.
+        Options by name.
     path : str
-        Where the node stands in the configuration, for error messages.
+        The path of the node in the configuration, for error messages.
+    reserved : names
+        Entries of ``node`` that are not options of the factory. Names that begin with an underscore are not either.
     provided : names
-        Parameters that come from elsewhere.
+        Parameters that the caller supplies later, so that ``node`` need not have them.
 
     Raises
     ------
     ConfigError
-        For an option that the factory does not take, one it needs, or a value of the wrong type.
+        If an option is unknown to the factory, a required option is missing, or a value has the wrong type.
     """
     known = parameters(factory)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
@@ -104,7 +114,7 @@ def coerced(
 
 
 def _is_built(annotation: Any) -> bool:
-    """Whether an annotation is a class of objects that only a factory can make, as an optimiser or a distribution."""
+    """Whether an annotation is a class whose objects a factory must make, such as an optimiser or a distribution."""
     if not inspect.isclass(annotation) or annotation in (Any, inspect.Parameter.empty):
         return False
     is_array = hasattr(annotation, "dtype") or hasattr(annotation, "dtypes")  # NumPy's and JAX's, and jaxtyping's
@@ -112,7 +122,14 @@ def _is_built(annotation: Any) -> bool:
 
 
 def coerce(path: str, value: Any, annotation: Any) -> Any:
-    """A number as the annotation's kind of number, anything else unchanged; numbers and choices are checked."""
+    """Convert a number to the type of the annotation (int or float) and return any other value unchanged.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not a number where one is required, is not one of the choices of a ``Literal``, or is a plain
+        value where an object is required that a factory must make. The message names ``path``.
+    """
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     kinds = set(typing.get_args(annotation)) if union else {annotation}
     if typing.get_origin(annotation) is typing.Literal and value not in typing.get_args(annotation):
@@ -136,7 +153,7 @@ def coerce(path: str, value: Any, annotation: Any) -> Any:
 # ---- range checks
 
 MOST_BYTES = 2**31
-"""Bytes of one chain's state above which it is refused."""
+"""The largest state of one chain in bytes. A larger one is refused."""
 
 
 def _each(values: dict[str, Any]) -> list[tuple[str, float]]:
@@ -144,7 +161,7 @@ def _each(values: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def positive(section: str, **values: Any) -> None:
-    """Raise ConfigError unless every value is finite and > 0. ``a__b`` is shown as ``a.b``."""
+    """Raise ConfigError unless every value is finite and > 0. The message shows the name ``a__b`` as ``a.b``."""
     for name, value in _each(values):
         if not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{section}.{name}={value} must be a positive finite number.")
@@ -179,15 +196,22 @@ def at_most(section: str, largest: int, **values: Any) -> None:
 
 
 def fits(section: str, num_bytes: float, what: str, remedy: str, *, limit: float = MOST_BYTES, **values: Any) -> None:
-    """Raise ConfigError where a state would take more than ``limit`` bytes a chain, before it is allocated.
+    """Raise ConfigError if a state needs more than ``limit`` bytes for each chain. Call it before the allocation.
 
     Parameters
     ----------
-    values : the option that makes it so large, by name.
+    section : str
+        The section of the configuration, for the message.
+    num_bytes : float
+        Bytes that one chain needs.
     what : str
-        What is so large: "a 3 x 3 matrix".
+        The object that needs them, such as "a 3 x 3 matrix".
     remedy : str
-        What to do instead.
+        What the user can do instead.
+    limit : float
+        The largest number of bytes that is allowed.
+    values
+        The options that make the state so large, by name.
     """
     if num_bytes > limit:
         given = " and ".join(f"{section}.{name}={value}" for name, value in values.items())
@@ -197,7 +221,7 @@ def fits(section: str, num_bytes: float, what: str, remedy: str, *, limit: float
 
 
 def full_data(section: str, method: str, batch_size: int | None) -> None:
-    """Raise ConfigError where a method that compares log densities between steps is given batches."""
+    """Raise ConfigError if batches are configured for a method that compares the log densities of different steps."""
     if batch_size is not None:
         raise ConfigError(
             f"{section}.schedule.batch_size={batch_size} does not fit {method}, whose steps compare log densities of all "

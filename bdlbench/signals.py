@@ -1,12 +1,13 @@
-"""Signals end a command in good order: SIGTERM, SIGINT and SIGHUP.
+"""How a command stops when it receives SIGTERM, SIGINT or SIGHUP.
 
-SIGTERM comes from a scheduler that wants the machine, SIGINT from Ctrl-C, SIGHUP from a terminal that is lost.
+A scheduler that needs the machine sends SIGTERM, Ctrl-C sends SIGINT, and a closed terminal sends SIGHUP.
 
-A signal always leaves word first. While runs are in the loop nothing else happens at once: the loop writes checkpoints
-at the end of the block, which lasts about a second, and raises :class:`Stopped`. Anywhere else there is nothing to save,
-and the handler raises it. What is raised inside a callback of a library, or while a module is imported, may be lost
-there; the word is not, and the next :func:`check` raises it again. A second signal meets the system's own handler and
-ends the process there and then.
+The handler first stores the number of the signal. While the sampling loop runs (:func:`deferred`), the handler does
+nothing else: at the end of the current block, which lasts about a second, the loop writes the checkpoints and raises
+:class:`Stopped`. Outside of the loop there is nothing to save, and the handler itself raises :class:`Stopped`. A
+library may suppress that exception in one of its callbacks or during an import. The number is still stored then, and
+the next :func:`check` raises the exception again. A second signal meets the default handler of the system, which ends
+the process at once.
 """
 
 import signal
@@ -20,7 +21,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """The command was told to stop. No failure of a run's, so it is no ``Exception``."""
+    """Raised when a signal has told the command to stop.
+
+    It is not an ``Exception``, because it is not a failure of a run. ``exit_code`` is 128 plus the signal's number.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__("stopped; the same command continues")
@@ -28,43 +32,43 @@ class Stopped(BaseException):
 
 
 class _Word:
-    """What signals have said so far, in this process."""
+    """The number of the signal that this process has received, and how many :func:`deferred` blocks are open."""
 
     requested: int | None = None
     deferring = 0
 
 
 def requested() -> int | None:
-    """The number of the signal that has asked this process to stop; None while none has."""
+    """Return the number of the signal that has told this process to stop, or None if there was no signal."""
     return _Word.requested
 
 
 def check() -> None:
-    """Raise :class:`Stopped` if a signal has asked to stop and nothing defers it."""
+    """Raise :class:`Stopped` if a signal has told this process to stop and no :func:`deferred` block is open."""
     if _Word.requested is not None and not _Word.deferring:
         raise Stopped(_Word.requested)
 
 
 class Deferred:
-    """Inside :func:`deferred`."""
+    """What :func:`deferred` yields: it tells whether a signal has arrived."""
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has asked to stop."""
+        """Whether a signal has told this process to stop."""
         return _Word.requested is not None
 
     def check(self) -> None:
-        """Raise :class:`Stopped` if one has."""
+        """Raise :class:`Stopped` if a signal has told this process to stop."""
         if _Word.requested is not None:
             raise Stopped(_Word.requested)
 
 
 @contextmanager
 def on_signals() -> Iterator[None]:
-    """Heed ``SIGNALS`` inside, as a command does; earlier handlers are put back afterwards.
+    """Handle ``SIGNALS`` inside this context as a command does, and restore the earlier handlers afterwards.
 
-    A SIGHUP that is ignored stays so, which is what ``nohup`` asks for. Only the main thread can set handlers: in any
-    other nothing changes.
+    SIGHUP stays ignored where it was ignored before, as ``nohup`` requires. Python can set handlers only in the main
+    thread. In any other thread this context changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -85,7 +89,11 @@ def on_signals() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[Deferred]:
-    """Signals only leave word inside; whoever holds this asks for it and stops where it is good to."""
+    """Postpone the effect of signals: inside this context a signal is only stored.
+
+    The code inside calls :meth:`Deferred.check` at places where it can stop safely. At the end of the outermost context
+    :class:`Stopped` is raised if a signal has arrived.
+    """
     _Word.deferring += 1
     try:
         yield Deferred()
@@ -95,7 +103,7 @@ def deferred() -> Iterator[Deferred]:
 
 
 def _heed(number: int, frame: FrameType | None) -> None:
-    for each in SIGNALS:  # the next one is the system's affair
+    for each in SIGNALS:  # a second signal meets the system's default handler and ends the process
         if signal.getsignal(each) != signal.SIG_IGN:
             signal.signal(each, signal.SIG_DFL)
     _Word.requested = number

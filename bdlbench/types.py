@@ -1,7 +1,7 @@
-"""The vocabulary: what a log density, a method, a schedule and a stage are.
+"""The shared types of the package: log densities, methods, schedules and stages.
 
-Nothing here computes. Every inference method of the project is a handful of pure functions of the type :class:`Method`,
-so that one scan can drive them all, hold the only clock and charge them in one currency, the gradient evaluation.
+Every inference method of the project is a small set of pure functions of the type :class:`Method`. Therefore one loop
+runs them all, measures their time, and counts their cost in one unit, the gradient evaluation.
 
 Shapes are written with these letters: D weights (unconstrained, flat), N training rows, B rows of a batch,
 S draws, C chains, P particles of a population that lives in one chain.
@@ -18,15 +18,18 @@ from bdlbench.errors import ConfigError as ConfigError
 Array = jax.Array
 Task = Literal["regression", "classification"]
 Info = Mapping[str, Array]
-"""What a step reports: scalars by name. ``num_grads`` is required: gradient evaluations on the data it was handed.
-``log_density`` (of the tempered target, at the data it was handed), or ``loss`` where a method moves on one, lets the
-loop find the first non-finite step; ``diverging`` (bool) is counted, or in its place ``num_diverging`` (int), of how many
-of a population's particles the step diverged; after ``stopped`` (bool) no later step of the phase changes anything, so
-that the loop may leave it; the rest become ``sample_stats``."""
+"""What a step reports: scalars by name.
+
+``num_grads`` is required: the number of gradient evaluations on the data that the step was given. The loop finds the
+first non-finite step by ``log_density`` (of the tempered target on the data that the step was given), or by ``loss``
+for a method that minimises a loss. It counts ``diverging`` (bool); a method with a population reports ``num_diverging``
+(int) instead, the number of particles that diverged in the step. ``stopped`` (bool) means that no later step of this
+phase changes the state, so that the loop may end the phase early. All entries but ``num_grads`` and ``stopped`` are
+stored as ``sample_stats``."""
 
 
 class Data(NamedTuple):
-    """Rows a log density is evaluated on: the whole training set or a batch of it.
+    """The rows on which a log density is evaluated: the whole training set or a batch of it.
 
     Attributes
     ----------
@@ -35,15 +38,16 @@ class Data(NamedTuple):
     y : array (B,) or (B, K)
         Targets: standardised floats (regression) or integer labels (classification).
     size : int or scalar
-        N, the number of training rows, however many rows ``x`` and ``y`` hold. With weights it is their sum over the
-        whole training set, a traced scalar.
+        N, the number of training rows, also where ``x`` and ``y`` hold only a batch of them. With weights it is the sum
+        of the weights of the whole training set, a traced scalar.
     validation : tuple (x, y) or None
-        Rows cut from the training rows for early stopping. They enter no log density.
+        Rows that were removed from the training rows for early stopping. No log density uses them.
     weights : array (B,) or None
-        How many training rows each row counts for in a sum over the training set; 0 where a row is not there. None
-        means N/B for every row. A method that reads rows itself must weight them, as :meth:`total` does.
+        The weight of each row in a sum over the training set, that is, the number of training rows that it stands for.
+        A row of weight 0 is ignored. None means N/B for every row. A method that reads rows itself must apply the
+        weights, as :meth:`total` does.
     key : key or None
-        For a target whose log likelihood is a random estimate (``needs_key``): the key of this estimate.
+        The key of the random estimate, for a target whose log likelihood is a random estimate (``needs_key``).
     """
 
     x: Any
@@ -54,9 +58,10 @@ class Data(NamedTuple):
     key: Any = None
 
     def total(self, per_row: Array) -> Array:
-        """The sum over the training set of a number a row, given those of the rows held here (B,).
+        """Estimate the sum of a per-row quantity over the training set from its values at these rows, ``per_row`` (B,).
 
-        It is exact on all rows and unbiased on a random batch.
+        The result is ``N/B sum_b per_row_b``, or ``sum_b weights_b per_row_b`` with weights. It is exact if the data
+        are all rows, and unbiased if they are a random batch.
         """
         if self.weights is None:
             return self.size / per_row.shape[0] * per_row.sum()
@@ -66,12 +71,19 @@ class Data(NamedTuple):
 class Terms(NamedTuple):
     """The parts of a log density at one theta, untempered.
 
-    ``log_prior`` (scalar): the log density of all latent sites at their constrained values, under the distribution that
-    ``Target.sample_prior`` draws from.
-    ``log_jacobian`` (scalar): log absolute determinant of the map from theta to the constrained sites.
-    ``log_lik`` (B,): one number a row.
-    ``log_factor`` (scalar, or None where there is none): what is not drawn from and does not belong to rows, which are
-    ``numpyro.factor`` terms and what masks and scales change of the latent sites' log prior.
+    Attributes
+    ----------
+    log_prior : scalar
+        The log density of all latent sites at their constrained values, under the distribution from which
+        ``Target.sample_prior`` draws.
+    log_jacobian : scalar
+        The log absolute determinant of the Jacobian of the map from theta to the constrained sites.
+    log_lik : array (B,)
+        The log likelihood of each row.
+    log_factor : scalar or None
+        The terms that belong neither to the distribution from which the prior draws nor to single rows: those of
+        ``numpyro.factor``, and the changes that masks and scales make to the log prior of the latent sites. None if the
+        model has no such term.
     """
 
     log_prior: Array
@@ -81,18 +93,18 @@ class Terms(NamedTuple):
 
     @property
     def log_prior_with_factor(self) -> Array:
-        """``log_prior + log_factor``: all of the tempered log density but the likelihood."""
+        """``log_prior + log_factor``: the part of the log density that is tempered beside the likelihood."""
         return self.log_prior if self.log_factor is None else self.log_prior + self.log_factor
 
 
 class Target(NamedTuple):
-    """A log density over flat unconstrained theta, tempered and scaled, with what a prediction needs.
+    """A tempered log density over flat unconstrained theta, with the functions that predictions need.
 
     ``log_density(theta, data)
     = (log_prior(theta) + log_factor(theta) + N/B sum_b log p(y_b | x_b, theta)) / T + log |d sites / d theta|``,
     with the rows' weights in place of N/B where ``data`` has them.
 
-    The temperature T is applied here and nowhere else; the Jacobian of a constrained site is left untouched by it.
+    The temperature T is applied only here. It does not divide the Jacobian of the constrained sites.
 
     Attributes
     ----------
@@ -101,31 +113,34 @@ class Target(NamedTuple):
     sample_prior : (key) -> theta
         A draw from the prior.
     init_params : (key) -> theta
-        The network's own random initialisation; the prior for sites that are no network's weights.
+        The network's own random initialisation. Sites that are not weights of a network are drawn from the prior.
     terms : (theta, data) -> Terms
-        Log prior, log Jacobian and the rows' log likelihood, in one trace of the model. The log likelihood is that of
-        each row alone, without the row's weight.
+        Log prior, log Jacobian and the log likelihood of each row, from one trace of the model. The weights of the rows
+        are not applied.
     forward : (theta, x) -> (B, K)
-        The network's output, or the model's deterministic site ``f``; what Laplace linearises and diagnostics look at.
+        The network's output, or the model's deterministic site ``f``. The Laplace approximation linearises it, and
+        diagnostics use it.
     likelihood : (theta, x, f) -> Distribution
         p(y | f, theta) with batch shape (B,).
     predictive : (theta, x) -> Distribution
         p(y | x, theta) with batch shape (B,).
     constrain : (theta) -> dict
-        The named sites a user knows, deterministic ones included.
+        The model's named sites in constrained space, including the deterministic ones.
     unconstrain : (dict) -> theta
-        The inverse: theta (D,) of the latent sites by their names; deterministic sites may stand beside them.
+        The inverse of ``constrain``: theta (D,) from the values of the latent sites by name. Deterministic sites in the
+        dict are ignored.
     temperature : scalar
     rows : int
-        N: models with one latent a row cannot be evaluated on other rows.
+        N. A model with one latent variable for each row cannot be evaluated on another number of rows.
     units : () -> integer array (D,)
-        The hidden unit that a weight reads from, -1 where there is none: dropout masks by it. Raises ConfigError for a
-        network for which it cannot be derived.
+        For each weight the index of the hidden unit whose output it multiplies, or -1 if there is none. Dropout masks
+        weights by this index. Raises ConfigError for a network for which the indices cannot be derived.
     last_layer : () -> bool array (D,)
-        False for the weights of the network before its last dense layer. Raises ConfigError likewise.
+        False for the weights of the network before its last dense layer, True for all others. Raises ConfigError for a
+        network for which this cannot be derived.
     needs_key : bool
-        Whether the log likelihood is a random estimate that ``data.key`` determines. Only methods without a
-        ``fixed_target`` take such a target.
+        Whether the log likelihood is a random estimate that ``data.key`` determines. Only methods with
+        ``fixed_target=False`` accept such a target.
     """
 
     dim: int
@@ -144,24 +159,30 @@ class Target(NamedTuple):
     needs_key: bool = False
 
     def log_density(self, theta: Array, data: Data) -> Array:
-        """Tempered unnormalised log posterior at ``theta`` (D,), exact on all rows and unbiased on a random batch."""
-        # XLA's CPU backend would otherwise compute again whatever produced theta in each of its consumers.
+        """Return the tempered unnormalised log posterior at ``theta`` (D,).
+
+        It is exact if ``data`` are all rows, and unbiased if they are a random batch.
+        """
+        # Without the barrier, XLA's CPU backend computes theta again in each operation that uses it.
         theta = jax.lax.optimization_barrier(theta)
         terms = self.terms(theta, data)
         return (terms.log_prior_with_factor + data.total(terms.log_lik)) / self.temperature + terms.log_jacobian
 
     def value_and_grad(self, theta: Array, data: Data) -> tuple[Array, Array]:
-        """Log density and its gradient (D,): one gradient evaluation on the rows of ``data``."""
+        """Return the log density and its gradient (D,). This costs one gradient evaluation on the rows of ``data``."""
         return jax.value_and_grad(self.log_density)(theta, data)
 
 
 class Schedule(NamedTuple):
-    """How long a stage runs and what it keeps.
+    """How many steps a stage takes, and which draws it keeps.
 
-    ``num_warmup`` steps, then ``num_samples`` times ``thinning`` steps and a draw. NUTS is (1000, 1000, 1),
-    SGLD (20000, 1000, 10), SVI (20000, 1000, 0): optimise, then read the guide.
-    ``batch_size`` None is the full data. ``batching`` is ``epoch`` (every row once an epoch, in a new order each time)
-    or ``iid`` (rows drawn with replacement).
+    A chain takes ``num_warmup`` steps. Then it repeats ``num_samples`` times: ``thinning`` steps, and one draw of the
+    state. For example, NUTS has (num_warmup, num_samples, thinning) = (1000, 1000, 1) and SGLD has (20000, 1000, 10).
+    With ``thinning`` 0 no step is taken between draws: SVI with (20000, 1000, 0) optimises for 20000 steps and then
+    draws 1000 times from the guide.
+
+    ``batch_size`` is the number of rows of a minibatch; None means the full data. ``batching`` is ``epoch`` (each row
+    is used once in an epoch, in a new random order) or ``iid`` (rows are drawn with replacement).
     """
 
     num_chains: int
@@ -173,46 +194,49 @@ class Schedule(NamedTuple):
 
 
 def no_finalize(key: Array, state: Any, data: Data) -> tuple[Any, Info]:
-    """The default: nothing to do between warm-up and sampling."""
+    """The default of ``Method.finalize``: it returns the state unchanged."""
     return state, {}
 
 
 class Method(NamedTuple):
-    """An inference method: pure functions that the loop drives. Keys and the step index ``t`` belong to the loop.
+    """An inference method as pure functions. The loop calls them and supplies the keys and the step index ``t``.
 
     Attributes
     ----------
     init : (key, theta, data) -> state
-        From a start point (D,). ``data`` is the full training set.
+        The state at a start point theta (D,). ``data`` is the full training set.
     step : (key, t, state, data) -> (state, Info)
-        One step while sampling. ``t`` counts the stage's steps from 0, warm-up included.
+        One step of the sampling phase. ``t`` counts the steps of the stage from 0, including warm-up.
     draw : (key, state) -> theta
-        (D,), or (P, D) for a population that lives in one lane.
+        A draw (D,), or (P, D) for a population of P particles in one lane.
     warm : as ``step``, or None
-        One step of warm-up; ``step`` where None.
+        One step of warm-up. None means that warm-up uses ``step``.
     finalize : (key, state, data) -> (state, Info)
-        Once, after warm-up, on the full data; may change the state's type. Its ``num_grads`` are counted. With
-        ``unfinished`` (bool) true, what it leaves has nothing to do with the posterior: the lane has diverged.
+        Called once between warm-up and sampling, on the full data. It may change the type of the state. Its
+        ``num_grads`` are counted. If its Info has ``unfinished`` (bool) true, the warm-up did not reach the posterior,
+        and the lane counts as diverged.
     anchor : (state) -> theta0, or None
-        Where given, predictions come from the network linearised at theta0.
+        If given, predictions use the network linearised at theta0 (D,).
     log_q : (key, state) -> scalar, or None
-        Where the state is a distribution q with a density (``thinning`` 0): log q of the theta that ``draw`` gives for
-        this key, so that importance ratios say how far q is from the posterior.
+        For a state that is a distribution q with a density (``thinning`` 0): log q of the theta that ``draw`` returns
+        for the same key. The importance ratios of the posterior to q tell how far q is from the posterior.
     markov : bool
-        Whether the draws of one chain are a Markov chain, so that ESS and R-hat mean something.
+        Whether the draws of one chain are a Markov chain. ESS and R-hat are computed only then.
     validation_fraction : float
-        Share of the training rows, chosen by each lane for itself, that the loop keeps from the method and hands over
-        as ``data.validation``; ``data.size`` is then the number of the others. 0: the data set's own validation rows.
+        The fraction of the training rows that the loop holds out for each lane and passes as ``data.validation``.
+        ``data.size`` is then the number of the remaining rows. With 0, ``data.validation`` holds the validation rows of
+        the data set, if it has any.
     num_cycles : int
-        Warm-up and sampling alternate so many times, an equal share of the schedule's steps and draws each, and all
-        draws count. 1 for a method that warms up once; only a method whose ``finalize`` does nothing may have more.
+        The number of cycles of warm-up and sampling. Each cycle has an equal share of the steps and draws of the
+        schedule, and the draws of all cycles are kept. More than 1 is allowed only with the default ``finalize``.
     start : "any", "mode" or "own"
-        What ``init`` makes of theta: a state from wherever it is; an approximation around it, which must therefore be a
-        mode that something else has found; nothing, as the method has starts of its own.
+        How ``init`` uses theta. "any": theta may be any point. "mode": theta must be a mode of the posterior that an
+        earlier stage or run has found, because the method approximates the posterior around it. "own": theta is
+        ignored, because the method draws its own start points.
     fixed_target : bool
-        Whether the method is right only where the log density at one theta and one data is always the same number. A
-        target whose log likelihood is a random estimate is then refused. False for methods whose law or optimum asks
-        no more of a gradient than that it is unbiased and fresh in each step.
+        Whether the method requires that the log density is the same number each time it is evaluated at the same theta
+        and data. A target whose log likelihood is a random estimate is then refused. False for methods that need only
+        an unbiased gradient, with independent noise in each step.
     """
 
     init: Callable[[Array, Array, Data], Any]
@@ -230,10 +254,10 @@ class Method(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One method for one schedule. A run is a tuple of stages; each starts where the last one ended.
+    """One method with one schedule. A run is a tuple of stages, and each stage starts where the one before it ended.
 
-    ``factory(target, schedule, numbers)`` makes the method while the program is traced; ``numbers`` maps the floats of
-    the configuration to tracers.
+    ``factory(target, schedule, numbers)`` makes the method while the program is traced. ``numbers`` maps the path of
+    each float of the configuration to its tracer.
     """
 
     name: str
