@@ -1,4 +1,4 @@
-"""Hydra accepts launchers and sweepers from this namespace only; what they do stands in :mod:`bdlbench`."""
+"""Hydra finds launchers and sweepers only in this namespace package. Their code is in :mod:`bdlbench.cli`."""
 
 from bdlbench.cli import launcher, trials
 

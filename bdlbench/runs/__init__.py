@@ -1,1 +1,1 @@
-"""From a configuration to a record in the store: jobs, groups of jobs, sweeps, and where they are executed."""
+"""Turn configurations into records in the store: jobs, groups of jobs, sweeps and their executors."""

@@ -1,4 +1,4 @@
-"""Jobs side by side: their data sets stacked, jobs x chains laid out as lanes."""
+"""Arrange the jobs of a group as the lanes of one program: jobs x chains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,19 @@ from bdlbench.sampling.programs import Lane, Shared
 
 
 def arrange(jobs: Sequence[Job]) -> tuple[Shared, Lane, Shared | None, dict[str, Shared]]:
-    """Stack the jobs' different data sets, and lay jobs x chains out as lanes."""
+    """Stack the different data sets of the jobs, and make one lane for each chain of each job.
+
+    Returns
+    -------
+    shared : Shared
+        Training and validation rows of the U different data sets, x (U, N, ...) and y (U, N, ...).
+    lane : Lane
+        Keys, data-set indices and numbers of the L = jobs x chains lanes. Lanes of one job follow each other.
+    test : Shared or None
+        The test rows.
+    apart : dict
+        Shifted rows by name, and out-of-distribution rows by name with the prefix ``OOD``.
+    """
     datasets = {job.dataset.checksum: job.dataset for job in jobs}
     unique = list(datasets.values())
     index = {checksum: i for i, checksum in enumerate(datasets)}
@@ -26,7 +38,7 @@ def arrange(jobs: Sequence[Job]) -> tuple[Shared, Lane, Shared | None, dict[str,
         shared = shared._replace(validation=(held.x, held.y))
     test = None if unique[0].test is None else stack([d.test for d in unique])
     apart = {name: stack([d.shifted[name] for d in unique]) for name in unique[0].shifted}
-    for name in unique[0].ood:  # their labels mean nothing to the model
+    for name in unique[0].ood:  # the model cannot use their labels, which may be classes that it does not have
         rows = stack([d.ood[name] for d in unique])
         apart[OOD + name] = rows._replace(y=np.zeros_like(rows.y))
     chains = jobs[0].num_chains

@@ -1,7 +1,8 @@
-"""What a run's checkpoint holds, when it is written, and how runs go on from theirs.
+"""Checkpoints: their contents, when they are written, and how runs continue from them.
 
-The runs of a group share the loop, but each has a checkpoint of its own, of its own lanes: a kill may fall between two
-of them. Runs that were left at the same place go on together.
+The runs of a group share one loop, but each run has its own checkpoint with the state of its own lanes. A group may be
+killed between the writes of two checkpoints, so that its runs can be at different positions. Runs at the same position
+continue together as lanes of one program.
 """
 
 import json
@@ -24,23 +25,25 @@ from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.store import RunWriter
 
 SCHEMA = 2
-"""Version of what a checkpoint holds; one of another version is not used."""
+"""The version of the format. A checkpoint of another version is not used."""
 SHARE = 0.02
-"""Checkpoints take at most this share of a run: those of large states come less often than was asked for."""
+"""The largest fraction of the running time that is spent on checkpoints. Large states are therefore written less often
+than ``every`` says."""
 UNFIT = (ValueError, KeyError, IndexError, TypeError)
-"""What a checkpoint raises that does not fit its run."""
+"""The errors that mean that a checkpoint does not fit its run."""
 
 
 class Saved(NamedTuple):
-    """One run's checkpoint: all arrays have a row for each of its chains.
+    """The checkpoint of one run. The first axis of its arrays is the chain.
 
     Attributes
     ----------
     position : Position
+        Where the loop continues.
     earlier : Earlier
-        What has been gathered and stored, and the seconds of all attempts so far.
+        The results so far, and the seconds of all attempts so far.
     pending : Block or None
-        Draws since the last look, not yet stored.
+        Draws that have not been stored yet, because the next look at the run was not reached.
     """
 
     position: Position
@@ -48,7 +51,7 @@ class Saved(NamedTuple):
     pending: Block | None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As arrays by name, with what :func:`read` needs to know whether they fit."""
+        """Return the checkpoint as arrays by name, with the header by which :func:`read` decides whether it fits."""
         tally, allocated, seconds, curve_seconds = self.earlier
         header = {**_made_by(), "seconds": dict(seconds), "curve_seconds": curve_seconds, "pending": None}
         header["allocated"] = [[*variable, *found] for variable, found in allocated.items()]
@@ -63,7 +66,7 @@ class Saved(NamedTuple):
 
     @property
     def place(self) -> Any:
-        """Equal for runs of one program that can go on as lanes of it."""
+        """A value that is equal for two runs of one program if they can continue together as its lanes."""
         pending = None if self.pending is None else (self.pending.first_draw, self.pending.steps_done)
         return self.position.place, pending, str([(a.shape, a.dtype) for a in self.position.leaves])
 
@@ -74,12 +77,12 @@ def _made_by() -> dict[str, Any]:
 
 
 def read(arrays: Mapping[str, np.ndarray]) -> Saved:
-    """The checkpoint whose arrays these are.
+    """Return the checkpoint that :meth:`Saved.arrays` wrote.
 
     Raises
     ------
     ValueError
-        If other versions of the packages, or another kind of device or precision, made it.
+        If it was written with other versions of the packages, on another kind of device, or with another precision.
     """
     header = json.loads(str(arrays["header"]))
     for name, here in _made_by().items():
@@ -103,7 +106,7 @@ def read(arrays: Mapping[str, np.ndarray]) -> Saved:
 
 
 def _block(where: Position, first: int, steps: int, draws: np.ndarray, stats: dict[str, np.ndarray]) -> Block:
-    """Draws of an earlier attempt as the block they were; what they cost is in the record already."""
+    """Return draws of an earlier attempt as a block. Its cost is zero, because the tally has counted it already."""
     none = np.zeros(len(draws), np.int64)
     return Block(
         where.stage, where.phase, steps, first, draws, stats, none * 0.0, none, where.bad_step, 0.0, None, where.anchor
@@ -111,7 +114,7 @@ def _block(where: Position, first: int, steps: int, draws: np.ndarray, stats: di
 
 
 class Part(NamedTuple):
-    """Jobs that go as lanes of one program, from the beginning or from the same place."""
+    """Jobs that run together as lanes of one program, all from the start or all from the same position."""
 
     jobs: list[Job]
     writers: list[RunWriter]
@@ -119,7 +122,10 @@ class Part(NamedTuple):
 
 
 def parts(jobs: Sequence[Job], writers: Mapping[str, RunWriter], note: Callable[[str], object]) -> list[Part]:
-    """Sort jobs by where their last attempt left them; ``note`` hears of checkpoints that cannot be used."""
+    """Group jobs by the position of their checkpoints.
+
+    A job whose checkpoint cannot be used starts from the beginning, and ``note`` is called with a message that says so.
+    """
     found: dict[Any, Part] = {}
     for job in jobs:
         writer = writers[job.id]
@@ -140,12 +146,12 @@ def parts(jobs: Sequence[Job], writers: Mapping[str, RunWriter], note: Callable[
 
 
 def restore(saved: Sequence[Saved], program: Program, shared: Shared, lane: Lane) -> tuple[Position, list[Block]]:
-    """Where the loop goes on, and the draws that wait for their look.
+    """Return the position from which the loop continues, and the blocks of draws that are not stored yet.
 
     Raises
     ------
     ValueError, KeyError, IndexError, TypeError
-        If what was saved does not fit the program.
+        If a checkpoint does not fit the program.
     """
     where = positions.together([s.position for s in saved])
     loop.check(program, shared, lane, where)
@@ -164,12 +170,13 @@ class Checkpoints:
     Parameters
     ----------
     clock : Clock
-        The group's, of this attempt.
+        The clock of the group in this attempt.
     num_jobs : int
-        Jobs of the group, which share its seconds.
+        The number of jobs in the group. Each is charged an equal share of the group's seconds.
     every : float or None
-        Seconds between two checkpoints, by a clock that no change of the date moves; None: never.
+        Seconds between two checkpoints; None means that none is written.
     now : () -> seconds
+        A clock that a change of the system time does not affect.
     """
 
     def __init__(
@@ -180,11 +187,20 @@ class Checkpoints:
         self.last = now()
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Whether the next checkpoint should be written now."""
         return self.wait is not None and self.now() - self.last >= self.wait
 
     def write(self, members: Sequence[Member], position: Callable[[], Position], pending: Sequence[Block]) -> None:
-        """Write one for each member, each whole or not at all; without ``every`` nothing."""
+        """Write a checkpoint for each member; without ``every`` do nothing. Each file is replaced atomically.
+
+        Parameters
+        ----------
+        members : sequence of Member
+        position : () -> Position
+            Returns the position of all lanes of the group.
+        pending : sequence of Block
+            Draws of all lanes that are not stored yet.
+        """
         if self.every is None:
             return
         began = self.now()

@@ -1,8 +1,8 @@
-"""Reading configurations: composed, checked, split into program and numbers, instantiated. The only place that does.
+"""Read configurations: compose and check them, split them into program and numbers, and instantiate their factories.
 
-A configuration has two halves. What changes the computation's shape (names, ints, bools) is the *program*: it is
-compiled once. What only changes values (floats) are *numbers*: arguments of the compiled program. So a sweep over
-splits, seeds and step sizes compiles once, and nothing in a method's file knows about it.
+A configuration has two parts. Names, whole numbers and booleans change the structure of the computation. They form the
+*program*, which is compiled once. Floats only change values. They are the *numbers*, arguments of the compiled program.
+Therefore a sweep over splits, seeds and step sizes compiles once, and the code of a method needs nothing for it.
 """
 
 import dataclasses
@@ -25,20 +25,20 @@ from bdlbench.options import at_least, non_negative, positive, static_names
 from bdlbench.types import Schedule
 
 TARGET_SECTIONS = ("model", "network", "prior", "likelihood")
-"""Sections of a configuration that, with the temperature and the training rows, make the posterior."""
+"""The sections of a configuration that define the posterior, together with the temperature and the training rows."""
 PROGRAM_SECTIONS = (*TARGET_SECTIONS, "inference")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
 MOVED: dict[str, str] = {}
-"""Where a factory of this package has gone: its old ``_target_`` and its new one, so that stored configurations load.
+"""The new ``_target_`` of each factory that has moved, by its old one, so that stored configurations can be loaded.
 
-No factory that a configuration of this package ever named has moved so far.
+It is empty, because no factory that a configuration of this package names has moved so far.
 """
 STAGE_KEYS = ("schedule", "start", "before")
-"""Keys of an inference configuration that are not its factory's parameters."""
+"""The keys of an inference configuration that are not parameters of its factory."""
 
 
 def conf_dir() -> Path:
-    """The folder of configuration groups: inside an installed package, else beside it in a checkout."""
+    """Return the folder ``conf``: inside the package if it is installed, beside the package in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "conf"
     return inside if inside.exists() else package.parent / "conf"
@@ -46,13 +46,21 @@ def conf_dir() -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """The place of a number in a program: its dotted path in the configuration."""
+    """The placeholder of a float in a program. ``path`` is its dotted path in the configuration."""
 
     path: str
 
 
 def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
-    """Compose a configuration as the command line does; returns it resolved, with the chosen option of each group."""
+    """Compose a configuration as the command line does.
+
+    Returns
+    -------
+    config : dict
+        The resolved configuration.
+    labels : dict
+        The chosen option of each group in ``LABELS``.
+    """
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
@@ -60,19 +68,20 @@ def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[st
 
 
 def preset(group: str, name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """One option of a group as its file has it, without its defaults: it needs no Hydra and changes none.
+    """Read one option of a configuration group from its file, without its defaults list and without Hydra.
 
     Parameters
     ----------
     group, name : str
-        ``conf/<group>/<name>.yaml``.
+        The file is ``conf/<group>/<name>.yaml``.
     options : mapping, optional
-        Values by their dotted path in the group, as ``schedule.num_samples``; a mapping is merged into what is there.
+        Values to set, by their dotted path in the group, such as ``schedule.num_samples``. A mapping is merged with the
+        mapping in the file.
 
     Raises
     ------
     ConfigError
-        For a name that the group does not have, and an option that cannot be written in a configuration.
+        If the group has no option of this name, or a value cannot be stored in a configuration.
     """
     file = conf_dir() / group / f"{name}.yaml"
     if not file.is_file():
@@ -84,7 +93,7 @@ def preset(group: str, name: str, options: Mapping[str, Any] | None = None) -> d
 
 
 def with_options(group: str, node: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A section of a configuration with options put in by their dotted paths, resolved."""
+    """Return a section of a configuration, resolved, with values set by their dotted paths."""
     config = OmegaConf.create({group: node})
     for path, value in options.items():
         try:
@@ -95,49 +104,52 @@ def with_options(group: str, node: Any, options: Mapping[str, Any]) -> dict[str,
 
 
 def default_metric_nodes() -> dict[str, Any]:
-    """The section ``metrics`` of a run whose command names none."""
+    """Return the section ``metrics`` of a run whose command chooses no metrics."""
     listed = typing.cast(DictConfig, OmegaConf.load(conf_dir() / "config.yaml")).defaults
     names = next(entry["metrics"] for entry in listed if "metrics" in entry)
     return {name: preset("metrics", name)[name] for name in names}
 
 
 def default_metrics() -> dict[str, Callable[..., Any]]:
-    """The metrics that a run has where its command names none, as functions of their ingredients."""
+    """Return the metrics of a run whose command chooses none, as functions by name."""
     return {name: call(node, f"metrics.{name}") for name, node in default_metric_nodes().items()}
 
 
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """The same from inside a Hydra application."""
+    """Return resolved configuration and labels as :func:`compose` does, inside a Hydra application."""
     return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """The configuration that is a run's, without Hydra's own."""
+    """Return the configuration without Hydra's own section."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """Plain containers without interpolations."""
+    """Return the configuration as dicts and lists, with all interpolations resolved."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def labels_of(choices: Mapping[str, Any]) -> dict[str, str]:
-    """What a reader calls the parts of a run: the chosen option of each group, without package suffixes."""
+    """Return the chosen option of each group in ``LABELS``, from Hydra's choices with their package suffixes."""
     short = {name.split("@")[0].strip("/"): value for name, value in choices.items()}
     return {name: str(short[name]) for name in LABELS if short.get(name) is not None}
 
 
 def name_of_factory(section: str, target: str) -> str:
-    """The name of a factory in a run's identity, which does not change when a module of this package moves.
+    """Return the name of a factory in the identity of a run. It does not change when a module of this package moves.
 
-    A factory of this package is named by its section of the configuration and its function, as in ``inference.sgld``.
-    Any other factory is named by its full path.
+    For a factory of this package it is the section of the configuration and the name of the function, for example
+    ``inference.sgld``. For any other factory it is the full path.
     """
     return f"{section}.{target.rsplit('.', 1)[-1]}" if target.startswith("bdlbench.") else target
 
 
 def identity_of(node: Any, section: str) -> Any:
-    """The part of a configuration that names a run: factories by :func:`name_of_factory`, numbers by their place."""
+    """Return a configuration with factories named by :func:`name_of_factory`, and numbers replaced by their paths.
+
+    The identity of a run is made from it.
+    """
     if isinstance(node, Number):
         return {"number": node.path}
     if isinstance(node, Mapping):
@@ -149,7 +161,7 @@ def identity_of(node: Any, section: str) -> Any:
 
 
 def coerced(node: Any, path: str) -> Any:
-    """The configuration with every factory's options checked and coerced, see :func:`checked`."""
+    """Return the configuration with the options of every factory checked and converted by :func:`checked`."""
     if isinstance(node, Mapping):
         node = checked(node, path) if "_target_" in node else node
         return {key: coerced(value, f"{path}.{key}" if path else key) for key, value in node.items()}
@@ -157,7 +169,10 @@ def coerced(node: Any, path: str) -> Any:
 
 
 def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Split a configuration into its program, with :class:`Number` where a float stood, and the numbers by path."""
+    """Split a configuration into its program, in which a :class:`Number` replaces each float, and the floats by path.
+
+    Floats that a factory declares with :func:`bdlbench.options.static` stay in the program.
+    """
     numbers: dict[str, float] = {}
 
     def walk(node: Any, path: str, static: bool = False) -> Any:
@@ -177,11 +192,17 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
     return program, numbers
 
 
-# ---- one instantiate site
+# ---- the only place where factories are instantiated
 
 
 def call(node: Mapping[str, Any], path: str, *, partial: bool = True) -> Any:
-    """Instantiate a node: a partial of its factory, or (``partial=False``) what the factory returns."""
+    """Return a partial of a node's factory with its options, or with ``partial=False`` the result of the factory.
+
+    Raises
+    ------
+    ConfigError
+        If the factory raises one, or cannot be called with its options.
+    """
     try:
         return instantiate({**moved(node), "_partial_": partial}, _convert_="all")
     except InstantiationException as error:
@@ -194,7 +215,7 @@ def call(node: Mapping[str, Any], path: str, *, partial: bool = True) -> Any:
 
 
 def fill(node: Any, numbers: Mapping[str, Any]) -> Any:
-    """Put numbers back where :class:`Number` stands."""
+    """Replace each :class:`Number` of a node by its value."""
     if isinstance(node, Number):
         return numbers[node.path]
     if isinstance(node, Mapping):
@@ -203,14 +224,14 @@ def fill(node: Any, numbers: Mapping[str, Any]) -> Any:
 
 
 def moved(node: Any) -> Any:
-    """The configuration with every ``_target_`` where it lies now."""
+    """Return the configuration with each old ``_target_`` replaced by its new one, see ``MOVED``."""
     if isinstance(node, Mapping):
         return {k: MOVED.get(v, v) if k == "_target_" and isinstance(v, str) else moved(v) for k, v in node.items()}
     return [moved(value) for value in node] if isinstance(node, list) else node
 
 
 def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
-    """The factory that ``_target_`` names."""
+    """Import and return the factory that ``_target_`` names. Raises ConfigError if that fails."""
     try:
         return get_object(MOVED.get(node["_target_"], node["_target_"]))
     except (ImportError, ValueError, AttributeError) as error:
@@ -218,15 +239,15 @@ def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
 
 
 def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The node with its values coerced to the factory's annotations, so that ``a=1`` and ``a=1.0`` are one run.
+    """Return a node with its values converted to the annotations of its factory, so that 1 and 1.0 give the same run.
 
     Raises
     ------
     ConfigError
-        For an option that the factory does not take, one it needs, or a value of the wrong type.
+        If an option is unknown to the factory, a required option is missing, or a value has the wrong type.
     """
     reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
-    # The sections of a program are built for the model, and the places of files are known to the run.
+    # The run supplies the network, prior and likelihood to the model, and the file locations to the data.
     provided = PROGRAM_SECTIONS if path == "model" else ("files",) if path.split(".")[0] == "data" else ()
     return options.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
 
@@ -236,17 +257,17 @@ def _first_line(error: BaseException) -> str:
     return " ".join(text.splitlines()[0].split())
 
 
-# ---- checks that no factory makes
+# ---- checks of options that no factory checks
 
 MOST_STEPS = 2**31 - 1
-"""Steps of a stage: the step index is a 32-bit number."""
+"""The largest number of steps of a stage, because the step index is a 32-bit number."""
 POSITIVE = ("learning_rate", "step_size", "init_value", "peak_value")
 SHARES = ("momentum", "decay", "b1", "b2", "b3", "beta")
-"""Optimisers' averages: in [0, 1)."""
+"""Decay rates of the running averages of optimisers, which must be in [0, 1)."""
 
 
 def checked_schedule(node: Any, path: str, last: Schedule | None) -> Schedule:
-    """A schedule, checked. Earlier stages have the last stage's chains."""
+    """Check a schedule and return it. ``last`` is the schedule of the last stage, whose chains an earlier stage has."""
     if not isinstance(node, Mapping):
         raise ConfigError(f"{path}={node!r} must be a schedule with {', '.join(Schedule._fields)}.")
     given = dict(node) if last is None else {"num_chains": last.num_chains, **node}
@@ -272,10 +293,10 @@ def checked_schedule(node: Any, path: str, last: Schedule | None) -> Schedule:
 
 
 def check_optimizers(node: Any, path: str) -> None:
-    """Raise ConfigError for a number that no optimiser or schedule of optax can use: optax does not look.
+    """Raise ConfigError for a number that an optimiser or schedule of optax cannot use. optax itself does not check.
 
-    Rates are positive, averages in [0, 1), a decay of weights is not negative, steps are counted from 1, and anything
-    else is finite.
+    Learning rates must be positive, decay rates of averages in [0, 1), weight decay and eps not negative, numbers of
+    steps at least 1, and all other numbers finite.
     """
     if isinstance(node, list):
         for i, value in enumerate(node):
@@ -301,7 +322,7 @@ def check_optimizers(node: Any, path: str) -> None:
 
 
 def check_options(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a top-level option that no factory would look at."""
+    """Raise ConfigError for a wrong value of a top-level option, which no factory checks."""
     if not isinstance(config["rerun"], bool):
         raise ConfigError(f"rerun={config['rerun']!r} must be true or false.")
     if config["progress"] not in ("auto", "lines", "off"):
@@ -316,7 +337,7 @@ def check_options(config: Mapping[str, Any]) -> None:
 
 
 def refuse_missing(node: Any, path: str = "") -> None:
-    """Raise ConfigError where a value is still ``???``."""
+    """Raise ConfigError if a required value is missing, that is, still ``???``."""
     items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         name = f"{path}.{key}" if path else str(key)

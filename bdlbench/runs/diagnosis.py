@@ -1,4 +1,4 @@
-"""How a run ended, and what a reader of its record must know: pure functions of what has been gathered."""
+"""The status, the warnings and the diagnostics of a run, as pure functions of its tally."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,16 +15,16 @@ NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs mome
 
 
 class Diagnosis(NamedTuple):
-    """What a record says of how a run ended.
+    """The part of a record that says how the run ended.
 
     Attributes
     ----------
     status : "complete" or "diverged"
     reason : str or None
-        One sentence for a run that diverged.
+        Why the run diverged, in one sentence; None for a complete run.
     warnings : list of str
     diagnostics : dict
-        Mixing of the chains, and ``psis_khat`` where the draws are from a distribution with a density.
+        ESS and R-hat of the chains, and ``psis_khat`` for an approximation with a density.
     """
 
     status: str
@@ -41,7 +41,7 @@ def diagnosis(job: Job, tally: Tally, mixing: Mapping[str, Any]) -> Diagnosis:
     job : Job
     tally : Tally
     mixing : mapping
-        ESS and R-hat, as :meth:`~bdlbench.runs.storage.Storage.mixing` gives them.
+        ESS and R-hat from :meth:`~bdlbench.runs.storage.Storage.mixing`.
     """
     diagnostics = dict(mixing)
     if tally.log_ratios:
@@ -50,7 +50,7 @@ def diagnosis(job: Job, tally: Tally, mixing: Mapping[str, Any]) -> Diagnosis:
 
 
 def status(job: Job, tally: Tally) -> tuple[str, str | None]:
-    """``complete``, or ``diverged`` with the reason."""
+    """Return ("complete", None), or ("diverged", reason) if a chain, draw or prediction is not finite."""
     bad = tally.bad
     chains = job.num_chains
     if bad:
@@ -84,18 +84,18 @@ def status(job: Job, tally: Tally) -> tuple[str, str | None]:
 
 
 def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table must know.
+    """Return sentences on what limits the use of the results, such as divergences or chains that have not mixed.
 
     Parameters
     ----------
     job : Job
     tally : Tally
     diagnostics : mapping
-        ``rhat_max``, ``ess_bulk_min`` and ``psis_khat``, where there are any.
+        ``rhat_max``, ``ess_bulk_min`` and ``psis_khat``, as far as the run has them.
     """
     schedule = job.program.stages[-1].schedule
     out = []
-    # Each particle of a population makes a transition of its own.
+    # Each particle of a population makes its own transitions.
     steps = tally.population * schedule.num_chains * schedule.num_samples * max(1, schedule.thinning)
     share = tally.num_diverging / steps
     if share > 0.05:
@@ -123,9 +123,10 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
 
 
 def energy_warnings(energy: np.ndarray) -> list[str]:
-    """What the energies (C, S) of a Hamiltonian sampler warn of; nothing where a chain has too few draws to say.
+    """Return the warnings that follow from the energies (C, S) of a Hamiltonian sampler.
 
-    Only chains whose energy stays finite are looked at; :func:`status` names the others.
+    There are none with fewer than ``MIN_DRAWS`` draws. Only chains with finite energies are used; :func:`status`
+    reports the others.
     """
     finite = energy[np.isfinite(energy).all(1)]
     if energy.shape[1] < MIN_DRAWS or not len(finite):

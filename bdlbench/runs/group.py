@@ -1,4 +1,4 @@
-"""The whole flow on one page: a configuration becomes a record in the store."""
+"""Run a configuration, or a group of jobs with one program, and put the records in the store."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ from bdlbench.sampling.programs import NEVER
 from bdlbench.store import NoRoom, RunBusy, RunExists, Store, StoreError
 
 PROVISIONAL_DRAWS = 100
-"""Draws by which a running variational posterior is scored during optimisation."""
+"""The number of draws with which a variational posterior is scored while it is being optimised."""
 
 
 def run(overrides: Sequence[str] = ()) -> Record:
@@ -39,7 +39,7 @@ def run(overrides: Sequence[str] = ()) -> Record:
 
 
 def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
-    """Run one resolved configuration, or find its record."""
+    """Run one resolved configuration, or find its record in the store. Return the record."""
     started = time.perf_counter()
     setup_jax()
     store = Store(config["store"]["path"])
@@ -56,7 +56,7 @@ def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
 def look_up(
     config: Mapping[str, Any], labels: Mapping[str, str], store: Store, note: Callable[[str], object] | None = None
 ) -> tuple[Job, Record | None]:
-    """The job, and the record of its run unless it must be done."""
+    """Return the job of a configuration, and the record of its run, or None if the run must be computed."""
     signals.check()
     job = make_job(config, labels)
     record = None if config["rerun"] else finished(store, job.id, note)
@@ -64,9 +64,10 @@ def look_up(
 
 
 def with_metrics(record: Record, job: Job, store: Store, note: Callable[[str], object] | None = None) -> Record:
-    """The record of a found run with all the metrics that its job asks for, computed from its draws where it lacks some.
+    """Return the record of a stored run with all metrics that the job asks for.
 
-    Where they cannot be computed, ``note`` is told so and the record stays as it is: nothing is run again unasked.
+    Missing metrics are computed from the stored draws. If that is impossible, ``note`` is called with the reason and
+    the record is returned unchanged. The run is not repeated.
     """
     wanted = rescore.lacking(record, job.config["metrics"])
     if not wanted:
@@ -80,31 +81,54 @@ def with_metrics(record: Record, job: Job, store: Store, note: Callable[[str], o
 
 
 def finished(store: Store, run_id: str, note: Callable[[str], object] | None = None) -> Record | None:
-    """The record of a run that need not be done again: one that failed is tried again.
+    """Return the record of a run that need not be repeated, otherwise None.
 
-    A run whose files do not fit their checksums is set aside, which ``note`` hears of, and is to be done again too.
+    A failed run is repeated. So is a run whose files do not match their checksums: its folder is moved aside, and
+    ``note`` is called with a message that says so.
     """
     record = store.sound_record(run_id, note)
     return None if record is None or record["status"] == "failed" else record
 
 
 def _to_repeat(job: Job, store: Store) -> bool:
-    """Whether a record that is there is to be written again."""
+    """Whether an existing record must be replaced, because ``rerun`` is set or the run failed."""
     return bool(job.config["rerun"]) or (store.has(job.id) and store.record(job.id)["status"] == "failed")
 
 
 def run_group(
     jobs: Sequence[Job], store: Store, progress: Progress, setup_seconds: float = 0.0, *, alone: bool = True
 ) -> list[Record]:
-    """Run jobs of one program and one shape as lanes of one compiled program, jobs x chains.
+    """Run jobs with the same program and the same data shapes together as lanes (jobs x chains).
 
-    A run that another process is writing is waited for. With ``alone`` a failure is a result: it leaves a record that
-    says so. Otherwise it is raised and leaves no record, so that the caller can find out whose failure it is.
+    If another process is writing one of the runs, this function waits for it.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    store : Store
+    progress : Progress
+    setup_seconds : float
+        Seconds that were spent to make each job.
+    alone : bool
+        Whether an error is stored as a failed record. If False the error is raised and no record is written, so that
+        the caller can find out which job caused it.
+
+    Returns
+    -------
+    list of dict
+        The records in the order of the jobs.
+
+    Raises
+    ------
+    Stopped
+        If a signal has told the command to stop.
+    NoRoom
+        If the disk of the store is full.
     """
     records: dict[str, Record] = {}
     with contextlib.ExitStack() as stack:
         writers = {}
-        # In the order of their ids, so that two processes with the same jobs cannot wait for each other.
+        # The locks are taken in the order of the ids, so that two processes with the same jobs cannot deadlock.
         for job in sorted(jobs, key=lambda job: job.id):
             again = functools.partial(_to_repeat, job, store)
             writer = store.writer(job.id, job.config, resume=True, overwrite=again, on_busy=progress.note)
@@ -112,7 +136,7 @@ def run_group(
                 writers[job.id] = stack.enter_context(writer)
             except RunExists:
                 records[job.id] = store.record(job.id)
-            except (OSError, StoreError) as error:  # its folder cannot be used: no reason to stop the others
+            except (OSError, StoreError) as error:  # the folder of this run cannot be used; the others continue
                 if not alone or isinstance(error, NoRoom):
                     raise
                 records[job.id] = failed_record(job, error)
@@ -127,7 +151,7 @@ def run_group(
         except signals.Stopped:
             progress.finish(f"{len(mine)} runs: stopped" if len(mine) > 1 else f"{mine[0].id}: stopped")
             raise
-        except NoRoom:  # no result: with room the run goes on from its last checkpoint
+        except NoRoom:  # not a failure: once there is free space, the run continues from its last checkpoint
             progress.finish(f"{mine[0].id}: no room left")
             raise
         except Exception as error:
@@ -143,9 +167,9 @@ def run_group(
 
 def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[Record]:
     jobs, program, first = part.jobs, part.jobs[0].program, part.jobs[0].dataset
-    assert first.task != "density"  # refused with the configuration
+    assert first.task != "density"  # make_program refuses it
     shared, lane, test, apart = arrange(jobs)
-    shared = lanes.replicate(shared)  # once, for sampling and predictions
+    shared = lanes.replicate(shared)  # one copy serves sampling and predictions
     gaussian = is_gaussian(program, jobs[0].numbers, first.train.x, first.train.y)
     markov = loop.is_markov(program, shared, lane)
     predictor = Predictor(program, first.task, shared, lane, test, clock)
@@ -181,7 +205,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         member.storage.observed()
 
     def use(block: loop.Block) -> None:
-        """Give each job its look at the draws of a block."""
+        """Add the draws of a block to each job, with their sites and predictions."""
         assert block.draws is not None
         sites = predictor.sites(block.draws)
         predictions = {place: p.predict(block.draws, block.first_draw, block.anchor) for place, p in at.items()}
@@ -194,7 +218,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
                 member.append_curve("sample", member.tally, clock)
 
     def peek(block: loop.Block) -> None:
-        """Score an approximation while it is being optimised, by a few draws from it."""
+        """Score an approximation while it is being optimised, with a few draws from it."""
         assert block.provisional is not None
         draws = block.provisional(min(PROVISIONAL_DRAWS, schedule.num_samples))
         predictions = {"": predictor.predict(draws)}
@@ -230,7 +254,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
                     assert latest is not None
                     checkpoints.write(members, latest, pending)
             stop.check()
-        # Signals are still deferred: what is not finished yet goes on from the loop's end.
+        # Signals are still deferred. A run that is not finished now continues later from the end of the loop.
         records: list[Record] = []
         for index, member in enumerate(members):
             if stop.requested and latest is not None:

@@ -1,4 +1,4 @@
-"""A job: one run to do, composed and loaded, named and checked, and nothing compiled."""
+"""Jobs: make a job from a configuration, name its run and its target, and check it before anything is compiled."""
 
 import dataclasses
 import functools
@@ -33,12 +33,31 @@ from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
 RESULT_VERSION = 3
-"""Part of every run's identity: raised when the same configuration would give different results."""
+"""A part of the identity of every run. It is increased when the same configuration gives different results."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run to do: everything composed and loaded, nothing compiled."""
+    """A run to be computed. Its configuration is checked and its data are loaded, but nothing is compiled.
+
+    Attributes
+    ----------
+    id : str
+        The id of the run, ``<data>-<inference>-s<seed>-<hash>``.
+    target_id : str
+        The hash of the posterior, see :func:`name_of_target`.
+    config, labels : mapping
+        The resolved configuration, and the chosen option of each group.
+    program : Program
+    numbers : mapping
+        The floats of the program by their dotted paths.
+    seed : int
+    dataset : Dataset
+    metrics : mapping
+        Metrics by name.
+    parent : Parent or None
+        The stored run from which this run starts.
+    """
 
     id: str
     target_id: str
@@ -53,17 +72,19 @@ class Job:
 
     @property
     def num_chains(self) -> int:
-        """Chains of every stage."""
+        """The number of chains, which is the same in all stages."""
         return self.program.stages[-1].schedule.num_chains
 
 
 def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
-    """Load the data, split program from numbers and name the run; :func:`check_job` looks at what it would compute.
+    """Make a job from a resolved configuration: load the data, split program and numbers, and name the run.
+
+    :func:`check_job` checks the model and the methods.
 
     Raises
     ------
     ConfigError
-        One sentence on what does not fit, before anything is compiled or written.
+        If an option is missing or does not fit. Nothing has been compiled or written then.
     """
     refuse_missing(config)
     check_options(config)
@@ -93,9 +114,9 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
 
 
 def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset) -> str:
-    """Hash of the distribution that a run is asked for, whatever its method, its seed and its precision.
+    """Return a hash of the posterior. It does not depend on the method, the seed or the precision of a run.
 
-    It names the model, network, prior, likelihood and temperature, and the training rows with their scaling.
+    It depends on the model, network, prior, likelihood and temperature, and on the training rows with their scaling.
     """
     parts = {name: identity_of(fill(program[name], numbers), name) for name in TARGET_SECTIONS if name in program}
     rest = {"temperature": numbers["temperature"], "task": dataset.task, "rows": dataset.rows_checksum}
@@ -103,26 +124,26 @@ def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Datase
 
 
 def short_hash(text: str) -> str:
-    """Ten hexadecimal digits of SHA-256: 40 bits tell a million runs apart."""
+    """Return the first ten hexadecimal digits of the SHA-256 hash. 40 bits suffice for a million runs."""
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def make_metrics(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable[..., Any]]:
-    """Metrics by name from their configurations."""
+    """Return the metrics by name, made from their configurations."""
     return {name: _metric(name, json.dumps(node, sort_keys=True)) for name, node in options.items()}
 
 
 @functools.cache
 def _metric(name: str, node: str) -> Callable[..., Any]:
     found = call(json.loads(node), f"metrics.{name}")
-    # Hydra has looked at the target; to look at it again at every call costs more than most metrics.
+    # A partial made by Hydra checks its target again in each call, which takes longer than most metrics.
     return functools.partial(found.func, *found.args, **found.keywords)
 
 
 def load_data(config: Mapping[str, Any]) -> Dataset:
-    """The data set that the configuration names; the last few are kept in memory."""
+    """Return the data set that the configuration chooses. The last few data sets are kept in memory."""
     node = _with_files(config["data"], config["paths"])
-    # A file that has changed, or another precision, is another data set.
+    # A changed file or another precision gives another data set.
     paths = [os.path.expanduser(v) for v in config["data"].values() if isinstance(v, str)]
     stats = [os.stat(path) for path in paths if os.path.isfile(path)]
     state = (str(default_dtype()), *((stat.st_mtime_ns, stat.st_size) for stat in stats))
@@ -130,7 +151,7 @@ def load_data(config: Mapping[str, Any]) -> Dataset:
 
 
 def _with_files(node: Any, paths: Mapping[str, Any]) -> Any:
-    """The node of a data set in which every factory that reads files is given the places of them."""
+    """Return the node of a data set in which every factory that reads files gets the cache folder and the mirror."""
     if not isinstance(node, Mapping):
         return node
     out = {key: _with_files(value, paths) for key, value in node.items()}
@@ -145,7 +166,13 @@ def _load_data(node: str, state: tuple[Any, ...]) -> Dataset:
 
 
 def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset) -> Program:
-    """The program half as functions of numbers, ready to be traced."""
+    """Make the program, whose target and methods are functions of the numbers and can be traced.
+
+    Raises
+    ------
+    ConfigError
+        If the data set has no training rows, or a stage is not configured correctly.
+    """
     if dataset.task == "density":
         raise ConfigError(
             f"data '{dataset.name}' has no rows to learn from: choose a regression or classification set."
@@ -167,7 +194,7 @@ def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset)
 
 
 def make_stages(inference: Mapping[str, Any], numbers: Numbers) -> tuple[Stage, ...]:
-    """The stages of the section ``inference``, checked: those before it, then its own."""
+    """Check the section ``inference`` and return its stages: those in ``before``, then the method itself."""
     start = inference.get("start", "network")
     if start not in ("prior", "network"):
         raise ConfigError(f"inference.start={start!r} is unknown: use prior or network.")
@@ -183,8 +210,8 @@ def make_stages(inference: Mapping[str, Any], numbers: Numbers) -> tuple[Stage, 
 
 
 def build_target(program: Mapping[str, Any], task: Any, num_outputs: int, numbers: Numbers, x: Any, y: Any) -> Target:
-    """Called while tracing: numbers are tracers."""
-    # Flax and NumPyro's modules take a second to import, and only a model needs them.
+    """Make the target of a program for training rows ``x`` and ``y``. During tracing the numbers are tracers."""
+    # Importing Flax and NumPyro takes a second, and only a model needs them.
     from bdlbench.model.target import make_target
 
     node = fill(program["model"], numbers)
@@ -204,7 +231,7 @@ def build_target(program: Mapping[str, Any], task: Any, num_outputs: int, number
 
 
 def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
-    """A stage whose factory is built from the configuration each time it is traced."""
+    """Make a stage. Its factory instantiates the method from the configuration each time the stage is traced."""
     hyper = {key: value for key, value in node.items() if key not in STAGE_KEYS}
 
     def factory(target: Target, schedule: Schedule, numbers: Numbers) -> Method:
@@ -213,11 +240,19 @@ def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
     return Stage(node["_target_"].rsplit(".", 1)[-1], factory, schedule)
 
 
-_CHECKED: set[Any] = set()  # programs, numbers and shapes: the splits of a sweep are checked once
+# The combinations of program, numbers and shapes that have been checked, so that a sweep over splits checks one of
+# them.
+_CHECKED: set[Any] = set()
 
 
 def check_job(job: Job) -> None:
-    """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
+    """Check a job by tracing its model and methods with their actual numbers. Nothing is compiled.
+
+    Raises
+    ------
+    ConfigError
+        If a factory refuses a number, or model, data, methods and schedules do not fit each other.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -240,7 +275,7 @@ def check_job(job: Job) -> None:
         for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
             with stages.named(path):
                 stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)
-        # On other rows than these, so that no shape fits by coincidence.
+        # Another number of rows shows whether a shape of the model is fixed.
         try:
             job.program.make_target(job.numbers, jnp.concatenate([x, x[:1]]), jnp.concatenate([y, y[:1]]))
         except (TypeError, ValueError) as error:

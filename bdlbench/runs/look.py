@@ -1,6 +1,6 @@
-"""The draws of one job between two marks with all that is predicted from them, cut out of those of its group.
+"""A look: the draws of one job between two marks, with their predictions, selected from the draws of its group.
 
-The P particles of a population, which one lane carries, become P chains here: a particle is followed through the draws.
+A population of P particles in one lane becomes P chains here. Each chain holds the successive draws of one particle.
 """
 
 from collections.abc import Mapping
@@ -13,32 +13,34 @@ from bdlbench.sampling.loop import Block
 
 Arrays = Mapping[str, np.ndarray]
 PREDICTED = ("log_lik", "mean", "variance", "cdf", "probs")
-"""What a predictive mixture is made of."""
+"""The quantities that a predictive mixture needs."""
 MOMENTS = ("mean", "variance")
 
 
 class Look(NamedTuple):
-    """Draws of one job between two marks: C chains of n draws, where each particle of a population is a chain.
+    """The draws of one job between two marks: C chains of n draws, where each particle of a population is a chain.
 
     Attributes
     ----------
     first_draw : int
+        The index of the first draw in its chain.
     population : int
-        P, the particles that a lane carries.
+        P, the number of particles in a lane.
     good : bool array (C, n)
-        Draws that are finite and come before their chain's first bad step.
+        True for draws that are finite and come before the first bad step of their chain.
     shown : bool array (C, n)
-        Good draws whose predictions are finite too. Only these enter scores.
+        True for good draws whose predictions are finite too. Scores use only these.
     moments : bool or None
-        Whether y given theta has a mean and a variance; None where there are no test rows.
+        Whether y given theta has a mean and a variance; None if there are no test rows.
     sites : mapping of arrays (C, n, ...)
+        The named sites of the model.
     stats : mapping of arrays (C / P, n)
-        Of the step before each draw, a row a lane.
+        The statistics of the step before each draw, for each lane.
     predictions : mapping from place to mapping of arrays (C, n, T)
-        At the test rows (``""``), shifted and out-of-distribution rows; see
+        Predictions at the test rows (``""``), the shifted rows and the out-of-distribution rows; see
         :meth:`~bdlbench.sampling.predictions.Predictor.predict`.
     anchor : array (C / P, D) or None
-        Where the network is linearised.
+        The weights at which the network is linearised.
     """
 
     first_draw: int
@@ -53,11 +55,11 @@ class Look(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """Number of the draw after the last one."""
+        """The index of the first draw after this look."""
         return self.first_draw + self.good.shape[1]
 
     def pool(self, place: str, mixture: PredictiveMixture) -> None:
-        """Add the shown draws to a mixture, in the order of the draws, chains side by side."""
+        """Add the shown draws to a mixture: the first draws of all chains, then the second draws, and so on."""
         mask, values = self.shown.T.reshape(-1), self.predictions[place]
         pooled = {n: np.swapaxes(values[n], 0, 1).reshape(-1, *values[n].shape[2:]) for n in PREDICTED if n in values}
         mixture.update({name: array[mask] for name, array in pooled.items()})
@@ -66,20 +68,20 @@ class Look(NamedTuple):
 def look_at(
     block: Block, lanes: slice, thinning: int, sites: Arrays, predictions: Mapping[str, Arrays], moments: bool | None
 ) -> Look:
-    """The look of one job at a block of draws.
+    """Make the look of one job from a block of draws of its group.
 
     Parameters
     ----------
     block : Block
-        With the draws of all lanes.
+        The draws of all lanes of the group.
     lanes : slice
-        The job's.
+        The lanes of the job.
     thinning : int
-        Steps a draw.
+        The number of steps between two draws.
     sites, predictions
-        Of all lanes at the draws of the block; predictions by place.
+        The named sites and, by place, the predictions of all lanes at the draws of the block.
     moments : bool or None
-        What earlier looks of the job have found; None before the first.
+        The value that an earlier look of the job has found; None for its first look.
     """
     own = block.of(lanes)
     assert own.draws is not None
@@ -101,7 +103,7 @@ def look_at(
 
 
 def as_chains(values: np.ndarray, population: int) -> np.ndarray:
-    """Rows (C, n P, ...) of draws of P particles each as (C P, n, ...)."""
+    """Reorder (C, n P, ...), n draws of P particles in each of C lanes, into (C P, n, ...), one chain per particle."""
     if population == 1:
         return values
     split = values.reshape(len(values), -1, population, *values.shape[2:])
@@ -109,20 +111,21 @@ def as_chains(values: np.ndarray, population: int) -> np.ndarray:
 
 
 def has_moments(values: Arrays, good: np.ndarray) -> bool:
-    """Whether mean and variance are used: not where no good draw of (C, n, ...) has a finite variance at all rows.
+    """Whether the distribution of y given theta has a mean and a variance that can be used.
 
-    Student's t distribution with two degrees of freedom is such a case. Its likelihood is a score like any other, and
-    no draw is at fault.
+    The answer is False if no good draw of ``values`` (C, n, ...) has finite variances at all rows although the
+    likelihood is finite. Student's t distribution with two degrees of freedom is an example: its log likelihood can be
+    scored, and the draws are not wrong.
     """
     variance = values.get("variance")
     if variance is None or not good.any() or np.isfinite(variance[good]).all(-1).any():
         return True
-    # Where the likelihood is not finite either, the draws are at fault, and not the model.
+    # If the likelihood is not finite either, the draws are wrong, and not the model.
     return not np.isfinite(values["log_lik"][good]).all(-1).any()
 
 
 def finite_predictions(values: Arrays) -> np.ndarray:
-    """Which draws of (C, n, ...) arrays predict finite numbers, and positive variances, at all rows: (C, n)."""
+    """Return which draws (C, n) have finite predictions, with positive variances, at all rows of arrays (C, n, ...)."""
     fine = np.ones(values["log_lik"].shape[:2], bool)
     for name in PREDICTED:
         if name in values:

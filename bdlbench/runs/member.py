@@ -1,4 +1,4 @@
-"""One job of a group: which lanes are its own, what has been gathered of it and where that is stored."""
+"""One job of a running group: its lanes, its results so far and its storage."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,18 +17,18 @@ PHASES = ("setup", "compile", "warmup", "sample", "predict")
 
 
 class Earlier(NamedTuple):
-    """What earlier attempts at a run, which its checkpoint continues, have left.
+    """The results of earlier attempts of a run that continues from its checkpoint.
 
     Attributes
     ----------
     tally : mapping of arrays
-        :meth:`~bdlbench.runs.tally.Tally.state`.
+        The value of :meth:`~bdlbench.runs.tally.Tally.state`.
     allocated : mapping
-        :attr:`~bdlbench.runs.storage.Storage.allocated`.
+        The value of :attr:`~bdlbench.runs.storage.Storage.allocated`.
     seconds : mapping
-        The run's share by phase.
+        The seconds of this run by phase: its share of the seconds of its groups.
     curve_seconds : float
-        Warm-up and sampling, of all lanes together.
+        The seconds of warm-up and sampling of whole groups, not divided by the number of jobs.
     """
 
     tally: Mapping[str, np.ndarray]
@@ -44,13 +44,13 @@ class Member(NamedTuple):
     ----------
     job : Job
     lanes : slice
-        Its chains among the group's lanes.
+        The lanes of the group that are the chains of this job.
     tally : Tally
     storage : Storage
     seconds : mapping
-        Of earlier attempts, by phase.
+        The seconds of earlier attempts by phase, see :class:`Earlier`.
     curve_seconds : float
-        Of earlier attempts, warm-up and sampling of all lanes together.
+        The seconds of warm-up and sampling of earlier attempts, see :class:`Earlier`.
     """
 
     job: Job
@@ -61,33 +61,33 @@ class Member(NamedTuple):
     curve_seconds: float
 
     def num_grads(self) -> dict[str, float]:
-        """Gradients by phase, in passes over the training rows."""
+        """Return the gradient evaluations by phase, in units of the full training set, as a sum over the chains."""
         spent = {phase: rows / len(self.job.dataset.train.y) for phase, rows in self.tally.row_grads.items()}
         return spent if self.job.parent is None else spent | {"warm_start": self.job.parent.num_grads}
 
     def share(self, clock: Clock, num_jobs: int) -> dict[str, float]:
-        """Seconds by phase of all attempts: of this one, an equal share of the group's."""
+        """Return the seconds of all attempts by phase. Of this attempt the job has an equal share of the group's."""
         return {phase: self.seconds[phase] + clock.seconds.get(phase, 0.0) / num_jobs for phase in PHASES}
 
     def use(self, look: Look) -> None:
-        """Add a look to the tally, and store what it holds."""
+        """Add a look to the tally, and store its draws and predictions."""
         self.tally.add(look)
         self.storage.write(look)
 
     def append_curve(self, phase: str, tally: Tally, clock: Clock) -> None:
-        """Append the scores of a tally's draws, at the price of the job so far, to the curve."""
+        """Append a line to the curve: the scores of a tally, and the gradients and seconds of the job so far."""
         found = tally.scores(self.job.metrics, self.job.dataset)
         price = {"num_grads": sum(self.num_grads().values()), "seconds": self.curve_seconds + clock.sampling()}
         self.storage.writer.append_curve({"phase": phase, "num_draws": tally.num_draws, **price, **found})
 
 
 def make_member(job: Job, writer: RunWriter, index: int, earlier: Earlier | None = None, *, gaussian: bool) -> Member:
-    """The job of this index in its group, with what earlier attempts have left of it or with nothing.
+    """Make the member with this index in its group, new or with the results of earlier attempts.
 
     Raises
     ------
     KeyError, ValueError, TypeError
-        If what is left is that of another job.
+        If ``earlier`` belongs to a different job.
     """
     chains, rows = job.num_chains, job.config["store"]["predictive_rows"]
     tally = Tally(chains, [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)], gaussian=gaussian)

@@ -1,4 +1,4 @@
-"""How many jobs fit into memory together, estimated before anything is compiled, and what an error says of it."""
+"""Estimate before compilation how many jobs fit into memory together, and explain errors of missing memory."""
 
 import contextlib
 import math
@@ -21,37 +21,41 @@ from bdlbench.store.arrays import BUFFER_BYTES
 from bdlbench.types import no_finalize
 
 SAFETY = 0.6
-"""Share of the free memory that is planned with: allocators fragment, and other processes have their needs."""
+"""The fraction of the free memory that is used. The rest is for fragmentation and for other processes."""
 GRADIENTS = 4
-"""Temporaries of a step, in those of one gradient: rows gathered ahead, proposals, optimiser moments, copies."""
+"""The temporary arrays of a step, as a multiple of those of one gradient. They hold rows that are gathered in advance,
+proposals and copies."""
 STATES = 4
-"""Temporaries of a step, in states: an optimiser's moments and updates are as large as what it moves."""
+"""The temporary arrays of a step, as a multiple of the method's state. The moments and updates of an optimiser are as
+large as the weights."""
 LOOK = 256
-"""Draws of a chain between two looks at most, with the padding of the last block of predictions."""
+"""The largest number of draws of a chain between two looks, with the padding of the last block of predictions."""
 COMPONENTS = 300
-"""Doubles a test row that a running predictive mixture keeps, about: two for each of its 128 components, and moments."""
+"""About the number of doubles that a running predictive mixture keeps for each test row: two for each of its 128
+components, and moments."""
 
 
 class Footprint(NamedTuple):
-    """Bytes that jobs of one program and one shape need.
+    """The memory that jobs of one program and one data shape need, in bytes.
 
     Attributes
     ----------
     lane : int
-        What a lane keeps on its device between two blocks: state, draws, statistics, a block of predictions.
+        What one lane keeps on its device between two blocks: state, draws, statistics and a block of predictions.
     working : int
-        Temporaries of a lane while its step, finalizing or prediction is computed. On a CPU the lanes of a device are
-        taken one after another and share them; under ``vmap`` each has its own.
+        Temporary arrays of one lane during a step, ``finalize`` or a prediction. On a CPU the lanes of a device are
+        computed one after another and share them. Under ``vmap`` each lane has its own.
     dataset : int
-        One data set's rows. Each device has a copy of each data set that its lanes use.
+        The rows of one data set. Each device has a copy of each data set that its lanes use.
     host : int
-        What the host holds of a lane: draws, named sites and predictions between two looks, and what waits to be written.
+        What the host holds for one lane: draws, named sites and predictions between two looks, and arrays that wait to
+        be written.
     chains : int
-        Lanes a job.
+        The number of lanes of a job.
     num_datasets : int
-        Different data sets among all the jobs.
+        The number of different data sets of all jobs.
     dim : int
-        Weights of a lane.
+        D, the number of weights.
     """
 
     lane: int
@@ -63,32 +67,33 @@ class Footprint(NamedTuple):
     dim: int
 
     def on_device(self, num_jobs: int) -> int:
-        """Bytes on the fullest device."""
+        """Return the bytes that ``num_jobs`` jobs need on the device with the most lanes."""
         here = -(-num_jobs * self.chains // jax.device_count())
         at_once = 1 if lanes.sequential() else here
         return here * self.lane + at_once * self.working + min(num_jobs, self.num_datasets) * self.dataset
 
     def on_host(self, num_jobs: int) -> int:
-        """Bytes of the host; on a CPU those of its devices too."""
+        """Return the bytes that ``num_jobs`` jobs need on the host, including those of its CPU devices."""
         devices = jax.device_count() * self.on_device(num_jobs) if jax.default_backend() == "cpu" else 0
         rows = min(num_jobs, self.num_datasets) * self.dataset
         return devices + rows + num_jobs * self.chains * self.host
 
 
 def jobs_that_fit(jobs: Sequence[Job], share: float = 1.0) -> int:
-    """How many of these jobs, which share a program and shapes, run as lanes of one program; at least 1.
+    """Return how many of these jobs fit into memory together as lanes of one program; at least 1.
 
     Parameters
     ----------
     jobs : sequence of Job
+        Jobs with the same program and the same data shapes.
     share : float
-        Share of this machine's free memory that they may have: 1/n where n processes work side by side.
+        The fraction of this machine's free memory that they may use: 1/n if n processes run at the same time.
     """
     if len(jobs) < 2:
         return 1
     try:
         need = footprint(jobs)
-    except Exception:  # what cannot be traced fails in the run itself, which records it
+    except Exception:  # a program that cannot be traced fails in the run itself, and the record says why
         return len(jobs)
     device, host = SAFETY * share * device_room(), SAFETY * share * host_room()
 
@@ -103,7 +108,7 @@ def jobs_that_fit(jobs: Sequence[Job], share: float = 1.0) -> int:
 
 
 def footprint(jobs: Sequence[Job]) -> Footprint:
-    """Estimate from shapes alone: everything is traced for one lane and nothing is computed."""
+    """Estimate the memory from shapes. One lane is traced, and nothing is computed."""
     job = jobs[0]
     data = job.dataset
     sets = [rows for rows in (data.test, *data.shifted.values(), *data.ood.values()) if rows is not None]
@@ -123,28 +128,28 @@ def footprint(jobs: Sequence[Job]) -> Footprint:
         stage = StagePrograms(job.program, index, shared, lane)
         state, draw = max(size_of(shapes) for shapes in stage.states), size_of(stage.draw_shape)
         particles = math.prod(stage.draw_shape.shape[:-1])
-        kept = stage.capacity * (draw + 64) if stage.schedule.num_samples else 0  # 64: some sixteen statistics
+        kept = stage.capacity * (draw + 64) if stage.schedule.num_samples else 0  # 64 bytes: about 16 statistics
         batch = stage.schedule.batch_size
         if batch not in gradients:
             gradients[batch] = _gradient_bytes(stage, shared, one)
         finalize = 0
         if stage.method.finalize is not no_finalize:
             finalize = _peak(jax.make_jaxpr(stage.finalize)(shared, one, stage.states[0]).jaxpr)
-        resident = max(resident, 2 * state + kept)  # the state handed over and the one made from it
+        resident = max(resident, 2 * state + kept)  # the state before a block and the state after it
         working = max(working, GRADIENTS * gradients[batch] * particles + STATES * state, finalize)
     predictions = [_prediction_bytes(job, shared, one, stage.dim, rows) for rows in sets]
     predicted, largest = sum(kept for kept, _ in predictions), max((peak for _, peak in predictions), default=0)
     look = min(LOOK, job.program.stages[-1].schedule.num_samples) * particles
     sites = 2 * draw // particles
     mixture = sum(8 * COMPONENTS * len(rows.y) for rows in sets) // job.num_chains
-    # What waits to be written: up to a buffer a run, of all its chains.
+    # Arrays that wait to be written: at most one buffer for all chains of a run.
     every = job.program.stages[-1].schedule.num_samples * particles * (draw // particles + sites + predicted)
     waiting = min(every, BUFFER_BYTES // job.num_chains)
     return Footprint(
         lane=resident + TOGETHER * predicted,
         working=max(working, TOGETHER * largest),
         dataset=size_of(shared) + sum(rows.x.nbytes + rows.y.nbytes for rows in sets),
-        # Draws, sites and predictions are there twice while the parts of a look are joined.
+        # There are two copies of draws, sites and predictions while the parts of a look are concatenated.
         host=2 * look * (draw // particles + sites + predicted) + mixture + waiting,
         chains=job.num_chains,
         num_datasets=len({job.dataset.checksum for job in jobs}),
@@ -157,7 +162,7 @@ def _shape(rows: Any) -> jax.ShapeDtypeStruct:
 
 
 def _gradient_bytes(stage: StagePrograms, shared: Shared, lane: Lane) -> int:
-    """Temporaries of one gradient on the rows of a step."""
+    """Return the bytes of the temporary arrays of one gradient on the rows of a step."""
 
     def gradient(shared: Shared, lane: Lane, theta: Any) -> Any:
         target, _, data = stage.build(shared, lane)
@@ -170,8 +175,8 @@ def _gradient_bytes(stage: StagePrograms, shared: Shared, lane: Lane) -> int:
 
 
 def _prediction_bytes(job: Job, shared: Shared, lane: Lane, dim: int, rows: Any) -> tuple[int, int]:
-    """What is kept of one draw's predictions, and their temporaries."""
-    assert job.dataset.task != "density"  # refused with the configuration
+    """Return the bytes of the predictions of one draw, and those of the temporary arrays for them."""
+    assert job.dataset.task != "density"  # make_program refuses it
     task = job.dataset.task
 
     def one(shared: Shared, lane: Lane, theta: Any, x: Any, y: Any) -> Any:
@@ -186,9 +191,10 @@ def _prediction_bytes(job: Job, shared: Shared, lane: Lane, dim: int, rows: Any)
 
 
 def _peak(jaxpr: Any) -> int:
-    """Bytes of the values that are alive at a time while a program is computed line by line, its arguments left out.
+    """Return the largest number of bytes in use at one time if a program is computed equation by equation.
 
-    An upper bound of what a compiler needs that fuses: a value lives from the line that makes it to its last use.
+    A value is in use from the equation that computes it to the last equation that reads it. Arguments are not counted.
+    The result is an upper bound for a compiler that fuses operations.
     """
     last: dict[Any, int] = {}
     for line, equation in enumerate(jaxpr.eqns):
@@ -224,11 +230,14 @@ def _bytes_of(value: Any) -> int:
     return math.prod(shape) * getattr(dtype, "itemsize", 8)
 
 
-# ---- what there is
+# ---- free memory
 
 
 def device_room() -> float:
-    """Free bytes of the fullest accelerator; infinite where there is none, or where it does not say."""
+    """Return the free bytes of the accelerator with the least free memory.
+
+    The result is infinite on a CPU, and for a device that does not report its memory.
+    """
     if jax.default_backend() == "cpu":
         return math.inf
     told = [device.memory_stats() for device in jax.local_devices()]
@@ -238,7 +247,10 @@ def device_room() -> float:
 
 
 def host_room() -> float:
-    """Bytes that this process may still take: free memory, the control group's limit and the process's own."""
+    """Return the bytes that this process can still allocate.
+
+    This is the smallest of the free memory, the rest of the control group's limit and the rest of the process's limit.
+    """
     return max(0.0, min(_free(), _control_group(), _own_limit()))
 
 
@@ -247,18 +259,18 @@ def _free(meminfo: Path = Path("/proc/meminfo")) -> float:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024.0 * int(line.split()[1])
-    # macOS counts no available memory: half of what is built in.
+    # macOS does not report available memory: use half of the physical memory.
     return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """What the process's control group (version 2) and those above it leave; schedulers and containers set them."""
+    """Return the free bytes of this process's control groups (version 2), which schedulers and containers set."""
     room = math.inf
     with contextlib.suppress(OSError, StopIteration):
         name = next(line for line in own.read_text().splitlines() if line.startswith("0::"))[3:].strip("/")
         folder = root / name
         while True:
-            with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            with contextlib.suppress(OSError, ValueError):  # int() raises ValueError for "max", which means no limit
                 limit = int((folder / "memory.max").read_text())
                 used = int((folder / "memory.current").read_text())
                 cache = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
@@ -279,7 +291,7 @@ def _own_limit() -> float:
     return float(soft)
 
 
-# ---- what an error says
+# ---- errors
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -290,11 +302,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException, jobs: Sequence[Job]) -> str:
-    """One sentence for the record: what was asked for, what there is, what a job needs, and the remedy."""
+    """Return the reason for the record: bytes requested, bytes free, bytes that a job needs, and the remedy."""
     asked = re.search(r"(\d+) ?bytes", str(error).replace(",", ""))
     room = min(device_room(), host_room())
     parts = [f"{in_bytes(int(asked[1]))} were asked for at once" if asked else "", f"{in_bytes(room)} are free"]
-    with contextlib.suppress(Exception):  # the sentence must not fail where memory is short
+    with contextlib.suppress(Exception):  # making this sentence must not fail when memory is short
         need = footprint(jobs[:1])
         about = max(need.on_device(1), need.on_host(1))
         chains = "1 chain" if need.chains == 1 else f"{need.chains} chains"
@@ -305,7 +317,7 @@ def reason(error: BaseException, jobs: Sequence[Job]) -> str:
 
 
 def in_bytes(number: float) -> str:
-    """3.2 GB, 15 MB."""
+    """Return a number of bytes with a unit, such as "3.2 GB". 1 GB is 2**30 bytes here."""
     for unit, size in (("TB", 2**40), ("GB", 2**30), ("MB", 2**20)):
         if number >= size:
             return f"{number / size:.3g} {unit}"

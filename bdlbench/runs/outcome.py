@@ -1,4 +1,4 @@
-"""What the runs of one command came to, and how an error is said in one sentence."""
+"""The records and errors of one command, and one-sentence messages for errors."""
 
 import difflib
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Outcome:
-    """Records and errors of one command."""
+    """The records and errors of one command."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
@@ -18,7 +18,10 @@ class Outcome:
         self.parts = {uuid.uuid4().hex}
 
     def add(self, other: "Outcome") -> None:
-        """Take over what a job came to, once: it may come by two ways, in this process and from a worker's."""
+        """Add the outcome of a job, unless it has been added before.
+
+        The same outcome can arrive twice: from this process, and as the return value of a launcher.
+        """
         if not other.parts <= self.parts:
             self.parts |= other.parts
             self.records += other.records
@@ -27,13 +30,15 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 if every run is complete."""
+        """0 if every run is complete and there is no error, otherwise 1."""
         return int(bool(self.errors) or any(record["status"] != "complete" for record in self.records))
 
     def closing(self, most: int = 20) -> list[str]:
-        """One line of several runs, and one for each of those that are not complete, at most so many, with its reason.
+        """Return the closing lines of the command.
 
-        To be asked while ``errors`` are of runs that were refused, one each.
+        The first line counts the runs, if there are several. Then follow the id, status and reason of each run that is
+        not complete, for at most ``most`` runs. Call it while ``errors`` contains exactly one message for each refused
+        run.
         """
         bad = [record for record in self.records if record["status"] != "complete"]
         lines = [f"  {record['id']}: {record['status']}: {record['reason']}" for record in bad[:most]]
@@ -46,10 +51,17 @@ class Outcome:
 
 
 def sentence(error: BaseException, options: Callable[[str], list[str]] | None = None) -> str:
-    """One sentence of what an error says; of Hydra's, with the nearest names that exist."""
+    """Return the message of an error as one sentence. For an unknown option of a group it suggests similar names.
+
+    Parameters
+    ----------
+    error : exception
+    options : (group) -> list of str, optional
+        The options of a configuration group; those of bdlbench where None.
+    """
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    if text.endswith(":") and len(lines) > 1:  # Hydra says where in the first line and what in the second
+    if text.endswith(":") and len(lines) > 1:  # Hydra's first line names the place and the second the fault
         text = f"{text} {lines[1]}"
     text = re.sub(r"^In '[^']+': ", "", text)
     missing = re.search(r"Could not (?:find|load) '([\w/]+)/([^']*)'", text)
@@ -77,7 +89,7 @@ def sentence(error: BaseException, options: Callable[[str], list[str]] | None = 
 
 
 def shipped_options(group: str) -> list[str]:
-    """The options of a configuration group that come with bdlbench."""
+    """Return the options of a configuration group that are part of bdlbench."""
     from bdlbench.runs.configuration import conf_dir
 
     return sorted(path.stem for path in Path(conf_dir() / group).glob("*.yaml"))

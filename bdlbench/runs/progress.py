@@ -1,4 +1,4 @@
-"""What a waiting user sees: bars on a terminal, plain lines elsewhere; of a sweep, how far it is and when it will end."""
+"""Show the progress of runs: bars on a terminal and lines elsewhere, with the estimated end of a sweep."""
 
 import atexit
 import contextlib
@@ -14,41 +14,45 @@ import numpy as np
 from bdlbench.sampling.programs import Phase
 
 Mode = Literal["auto", "lines", "notes", "off"]
-"""``notes`` is for worker processes that share the terminal of their sweep: it shows how far they are."""
+"""``notes`` is for worker processes that share the terminal with their sweep, which itself shows the progress."""
 _SHOWN = ("loss", "acceptance_rate", "step_size", "log_density")
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told of a group of runs as it goes."""
+    """The interface of a progress display. Its methods are called while groups of runs are computed."""
 
     def start(self, name: str, total_steps: int) -> None:
-        """A group of runs begins."""
+        """A group of runs begins, which has so many steps in all stages together."""
 
     def advance(self, phase: Phase, stage: str, steps_done: int, stats: Mapping[str, Any]) -> None:
-        """``steps_done`` of all stages' steps are done; ``stats`` (L, n) are those of the last block."""
+        """So many steps of all stages are done. ``stats`` holds arrays (L, n): the statistics of the last block."""
 
     def finish(self, message: str) -> None:
-        """The group is done."""
+        """The group has ended; the message says how."""
 
     def note(self, message: str) -> None:
-        """Something else the user should see."""
+        """Show a message to the user."""
 
     def sweep_begin(self, num_groups: int, num_runs: int) -> None:
-        """A sweep begins: what is not in the store yet, and in how many groups of lanes."""
+        """A sweep begins. Runs that the store has already are not counted."""
 
     def group_begin(self, num_runs: int) -> None:
-        """One of the sweep's groups begins; several may be under way."""
+        """A group of the sweep begins. Several groups may run at the same time."""
 
     def group_end(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """One of the sweep's groups is done; a record a run, whatever its status."""
+        """A group of the sweep has ended. There is one record for each run, whatever its status."""
 
     def sweep_end(self) -> None:
-        """The sweep is over."""
+        """The sweep has ended."""
 
 
 def make_progress(mode: Mode) -> Progress:
-    """Bars where standard error is a terminal and ``mode`` is auto; lines; notes alone; or nothing."""
+    """Make the progress display for a mode.
+
+    ``auto`` gives bars if standard error is a terminal, otherwise a line every 5 seconds. ``lines`` gives a line for
+    each block, ``notes`` only messages, and ``off`` nothing.
+    """
     if mode == "off":
         return Silent()
     if mode == "notes":
@@ -59,7 +63,10 @@ def make_progress(mode: Mode) -> Progress:
 
 
 def describe(stats: Mapping[str, Any]) -> str:
-    """The statistics worth a glance at the last step, ``loss 123.4``: of each of a few lanes, else their median."""
+    """Return up to two statistics of the last step as text, such as ``loss 123.4``.
+
+    A loss is shown for each lane if there are at most four. Otherwise the median over the lanes is shown.
+    """
 
     def value(name: str) -> str:
         last = np.asarray(stats[name][:, -1], np.float64)
@@ -71,12 +78,12 @@ def describe(stats: Mapping[str, Any]) -> str:
 
 
 class Tally:
-    """What of a sweep is done, and when the rest will be.
+    """Counts the groups and runs of a sweep that have ended, and estimates when the sweep will end.
 
     Parameters
     ----------
     num_groups, num_runs : int
-        What there is to do. A run found in the store is not counted.
+        The groups and runs to be computed. Runs found in the store are not counted.
     clock : () -> float
         Seconds.
     """
@@ -94,37 +101,37 @@ class Tally:
 
     @property
     def share(self) -> float:
-        """Share of the work that is done: runs, and of the group in progress, if it is the only one, its steps."""
+        """The fraction of the runs that have ended. If only one group is running, its finished steps count too."""
         alone = self.groups_begun - self.groups_done == 1
         done = self.runs_done + (self._inside * self.running if alone else 0.0)
         return min(1.0, done / max(1, self.num_runs))
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the end if the rest goes as what is done went; None while nothing is."""
+        """The estimated seconds until the end, if the rest runs at the same speed; None before anything is done."""
         if self.share == 0.0:
             return None
         return (self._clock() - self._started) * (1.0 - self.share) / self.share
 
     def begin(self, num_runs: int) -> None:
-        """A group begins."""
+        """Count a group that begins."""
         self.groups_begun += 1
         self.runs_begun += num_runs
         self._inside = 0.0
 
     def inside(self, share: float) -> None:
-        """So much of the group in progress is done, from 0 to 1."""
+        """Set the fraction of the running group's steps that are done, from 0 to 1."""
         self._inside = share
 
     def end(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """A group is done."""
+        """Count a group that has ended."""
         self.groups_done += 1
         self.runs_done += len(records)
         self.failed += sum(record["status"] != "complete" for record in records)
         self._inside = 0.0
 
     def when(self) -> str:
-        """The estimated end in words, ``about 3 min left (15:42)``; empty while there is no estimate."""
+        """Return the estimated end as text, ``about 3 min left (15:42)``, or an empty text without an estimate."""
         left = self.seconds_left
         if left is None or self.runs_done == self.num_runs:
             return ""
@@ -133,7 +140,7 @@ class Tally:
 
 
 def in_words(seconds: float) -> str:
-    """A duration as one would say it: 40 s, 3 min, 2 h 10 min, 3 days."""
+    """Return a duration as text: 40 s, 3 min, 2 h 10 min, 3 days."""
     if seconds < 90:
         return f"{max(1, math.ceil(seconds))} s"
     minutes = math.ceil(seconds / 60)
@@ -145,7 +152,7 @@ def in_words(seconds: float) -> str:
 
 
 class Silent:
-    """Says nothing."""
+    """Shows nothing."""
 
     def start(self, name: str, total_steps: int) -> None: ...
     def advance(self, phase: Phase, stage: str, steps_done: int, stats: Mapping[str, Any]) -> None: ...
@@ -158,15 +165,15 @@ class Silent:
 
 
 class Notes(Silent):
-    """Notes alone, on the standard error of a sweep in another process."""
+    """Shows only messages. For a worker process that writes to the same terminal as its sweep."""
 
     def note(self, message: str) -> None:
-        # The sweep's bar is the terminal's last line: it gives way, and is drawn again beneath.
+        # The last line of the terminal is the bar of the sweep. It is erased, and the sweep draws it again below.
         _say(f"\r\x1b[2K{message}" if sys.stderr.isatty() else message)
 
 
 class Notebook(Silent):
-    """Progress of a fit in a notebook: one line of output that is replaced as the fit goes on."""
+    """Shows the progress of a fit in a notebook, in one line of output that is updated."""
 
     def __init__(self) -> None:
         self.name, self.total = "", 1
@@ -201,7 +208,7 @@ class Notebook(Silent):
 
 
 class Lines:
-    """A line at most every ``every`` seconds, and one for each group of a sweep, to standard error."""
+    """Prints lines to standard error: at most one in ``every`` seconds, and one for each group of a sweep."""
 
     def __init__(self, every: float) -> None:
         self.every, self.last = every, 0.0
@@ -221,7 +228,7 @@ class Lines:
             self.note(f"{self.name}: {steps_done:>7,}/{self.total:,} {stage} {word}  {describe(stats)}")
 
     def finish(self, message: str) -> None:
-        if self.tally is None:  # of a group of a sweep, its line says it
+        if self.tally is None:  # in a sweep, group_end prints a line for the group
             self.note(message)
 
     def note(self, message: str) -> None:
@@ -247,13 +254,13 @@ class Lines:
 
 
 def _say(message: str) -> None:
-    """A line on standard error. That nobody reads it any more, as behind ``head``, is no reason to stop a sweep."""
+    """Print a line to standard error. Ignore a closed pipe, such as that of ``head``, so that a sweep continues."""
     with contextlib.suppress(OSError, ValueError):
         print(message, file=sys.stderr, flush=True)
 
 
 def group_line(tally: Tally, records: Sequence[Mapping[str, Any]]) -> str:
-    """``group 2/5: 20 runs done, 1 failed (why), 40 of 100 runs, about 3 min left (15:42)``."""
+    """Return ``group 2/5: 20 runs done, 1 failed (why), 40 of 100 runs, about 3 min left (15:42)``."""
     bad = [record for record in records if record["status"] != "complete"]
     first = f" ({bad[0]['id']}: {bad[0]['reason']})" if bad else ""
     parts = [
@@ -266,7 +273,7 @@ def group_line(tally: Tally, records: Sequence[Mapping[str, Any]]) -> str:
 
 
 class Bars:
-    """A bar for the group in progress and, in a sweep, one for the whole beneath it: one live display, with rich.
+    """Shows a bar for the running group and, in a sweep, a second bar for the whole sweep below it. Uses rich.
 
     Parameters
     ----------
@@ -345,7 +352,7 @@ class Bars:
             self.console = self.console or Console(stderr=True)
             self.live = Live(console=self.console, get_renderable=self._render, transient=True, refresh_per_second=4)
             self.live.start()
-            atexit.register(self._hide)  # an interruption must not leave the terminal without its cursor
+            atexit.register(self._hide)  # the cursor of the terminal must be visible again after an interruption
 
     def _hide(self) -> None:
         if self.live is not None:

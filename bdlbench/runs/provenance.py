@@ -1,4 +1,4 @@
-"""Where and with what numbers came about: versions, commit, device, memory."""
+"""Where a result was computed and with what: versions, commit, device and memory."""
 
 import contextlib
 import functools
@@ -12,7 +12,10 @@ VERSIONED = ("bdlbench", "jax", "jaxlib", "numpyro", "flax", "optax", "blackjax"
 
 
 def peak_memory() -> int:
-    """Peak resident bytes of this process. Linux's ``ru_maxrss`` begins with the parent's peak, so it comes second."""
+    """Return the peak resident memory of this process in bytes.
+
+    On Linux ``/proc`` is read first, because ``ru_maxrss`` of a new process starts at the peak of its parent.
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -22,7 +25,7 @@ def peak_memory() -> int:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that numbers depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": sys.version.split()[0]}
     for name in VERSIONED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -32,7 +35,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the checkout that bdlbench runs from, if it is one."""
+    """Return the commit of the git checkout that bdlbench runs from, or None if it is installed elsewhere."""
     here = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         asked = ["git", "-C", str(here), "rev-parse", "HEAD"]
@@ -41,7 +44,7 @@ def git_commit() -> str | None:
 
 
 def device() -> str:
-    """What computes, and how many of it."""
+    """Return the kind and the number of JAX's devices, such as ``cpu x 2``."""
     import jax
 
     return f"{jax.devices()[0].device_kind} x {jax.device_count()}"

@@ -1,6 +1,6 @@
-"""The two ways in which a run becomes a record: it has been finished, or it has failed.
+"""Make and store the record of a run, whether it has finished or failed.
 
-What goes wrong with the scores or the files of one run here is a failure of that run alone.
+An error in the scores or the files of one run makes only that run a failed run.
 """
 
 import datetime
@@ -21,24 +21,24 @@ Record = dict[str, Any]
 
 
 def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) -> Record:
-    """Score and diagnose a run, and put its record in place; a failed one where that raises.
+    """Score and diagnose a run, and store its record. If that raises an error, store a failed record.
 
     Parameters
     ----------
     member : Member
     clock : Clock
-        The group's, of this attempt.
+        The clock of the group in this attempt.
     num_jobs : int
-        Jobs of the group, which share its seconds.
+        The number of jobs in the group. Each is charged an equal share of the group's seconds.
     markov : bool
-        Whether the draws of one chain are a Markov chain, so that ESS and R-hat mean something.
+        Whether the draws of one chain are a Markov chain. ESS and R-hat are computed only then.
 
     Raises
     ------
     NoRoom
-        With room, the run goes on from its last checkpoint.
-    MemoryError and its kin
-        As anywhere in a group: with fewer runs at a time there may be enough.
+        If the disk is full. With free space the run continues from its last checkpoint.
+    Exception
+        If memory ran out. The caller can then try again with fewer runs at a time.
     """
     job, tally = member.job, member.tally
     try:
@@ -71,25 +71,33 @@ def failed_record(
     num_jobs: int = 1,
     in_memory: Sequence[Job] = (),
 ) -> Record:
-    """The record of a run that an exception ended.
+    """Return the record of a run that an exception ended.
 
     Parameters
     ----------
     job : Job
     error : exception
     seconds : mapping, optional
-        By phase, as far as they are known.
+        The seconds by phase, as far as they are known.
     num_jobs : int
-        Jobs of the group in which the run was computed.
+        The number of jobs in the run's group.
     in_memory : sequence of Job
-        Jobs that were in memory together: the reason says what they need where memory was what lacked.
+        The jobs that were in memory together. If memory ran out, the reason in the record says how much they need.
     """
     taken = {phase: (seconds or {}).get(phase, 0.0) for phase in PHASES}
     return common_fields(job, taken, num_jobs) | failure(error, in_memory)
 
 
 def put_record(writer: RunWriter, record: Record) -> Record:
-    """Finish a run. If its draws cannot be stored, the record says so without them; if nothing can, it stays unstored."""
+    """Store the record of a run and return it.
+
+    If that fails, a failed record is stored without the draws. If that fails too, the failed record is only returned.
+
+    Raises
+    ------
+    NoRoom
+        If the disk is full.
+    """
     try:
         return writer.finish(record)
     except NoRoom:
@@ -106,7 +114,10 @@ def put_record(writer: RunWriter, record: Record) -> Record:
 
 
 def failure(error: BaseException, in_memory: Sequence[Job] = ()) -> Record:
-    """What a record says of an exception; of jobs that ran out of memory, what they need."""
+    """Return the entries of a record that describe an exception.
+
+    If memory ran out and ``in_memory`` is given, the reason says how much memory a job needs.
+    """
     lines = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
     if in_memory and memory.is_out_of_memory(error):
@@ -116,7 +127,7 @@ def failure(error: BaseException, in_memory: Sequence[Job] = ()) -> Record:
 
 
 def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
-    """What every record says, a failed one too."""
+    """Return the entries that every record has, including a failed one."""
     return {
         "id": job.id,
         "config": dict(job.config),

@@ -1,7 +1,7 @@
-"""Further metrics of a stored run, computed from its draws: nothing is sampled again.
+"""Compute further metrics of a stored run from its draws, without sampling again.
 
-The stored draws are mapped back to theta and predict all test rows again, with the very functions of a run, so that the
-values are those that the run itself would have recorded, up to rounding.
+The stored draws are mapped back to theta, and the test rows are predicted again with the same functions that a run
+uses. Therefore the values are those that the run itself would have recorded, up to rounding.
 """
 
 from collections.abc import Mapping
@@ -25,29 +25,34 @@ from bdlbench.store import Store
 
 Record = dict[str, Any]
 Options = Mapping[str, Mapping[str, Any]]
-"""Metrics by name: the configuration of each."""
+"""The configuration of each metric by name."""
 
 
 def metric_options(names: list[str] | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The configurations of metrics by name, as ``conf/metrics`` has them; those of every run where None.
+    """Return the configurations of metrics by name, read from ``conf/metrics``.
 
     Parameters
     ----------
     names : list of str, optional
+        The metrics; None means those that every run has by default.
     overrides : list of str, optional
-        As on the command line, ``metrics.ece.num_bins=10``.
+        Overrides as on the command line, such as ``metrics.ece.num_bins=10``.
     """
     chosen = [] if names is None else [f"metrics=[{','.join(names)}]"]
     return dict(compose([*chosen, *(overrides or [])])[0]["metrics"])
 
 
 def recorded_options(record: Mapping[str, Any]) -> Options:
-    """The metrics that a record has been asked for; of a record that does not say so, those of its configuration."""
+    """Return the configurations of the metrics that a record contains.
+
+    Older records do not have the entry ``metric_options``. For them the metrics of the run's configuration are
+    returned.
+    """
     return record.get("metric_options", record["config"].get("metrics", {}))
 
 
 def lacking(record: Mapping[str, Any], wanted: Options) -> dict[str, Any]:
-    """The metrics that a record has not been asked for, or that it has with other options."""
+    """Return the wanted metrics that a record does not contain, or contains with other options."""
     known = recorded_options(record)
     return {name: node for name, node in wanted.items() if known.get(name) != node}
 
@@ -60,10 +65,10 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     store, run_id
         A finished run.
     wanted : mapping
-        Metrics by name, each with its options; see :func:`metric_options`. Values that the record has under these
-        names are replaced.
+        The configuration of each metric by name; see :func:`metric_options`. If the record has values under these
+        names, they are replaced.
     job : Job, optional
-        The run's, if it is at hand.
+        The job of the run, if the caller has it.
     trust : bool
         See :func:`~bdlbench.runs.stored_draws.load_job`.
 
@@ -75,14 +80,16 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     Raises
     ------
     ConfigError
-        Where the run failed or has no finite draw, where it has no test rows, where its data have changed, where a
-        file of it does not fit its checksum or was written again meanwhile, or where it
-        predicts by a linearised network, which each chain has at a point of its own.
+        If the run failed, has no finite draw or no test rows; if its data have changed; if one of its files does not
+        match its checksum or was replaced during the call; or if the run predicts with a linearised network, because
+        each chain linearises it at a different point.
+    RunBusy
+        If another process is writing the run.
     """
     record = store.record(run_id)
     if record["status"] == "failed":
         raise ConfigError(f"id: run '{run_id}' failed and has no draws to score: run it again.")
-    if faults := store.verify(run_id):  # draws that have changed give other values under the same names
+    if faults := store.verify(run_id):  # changed draws would give wrong values
         raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
     job = load_job(store, run_id, trust=trust) if job is None else job
     metrics = make_metrics(wanted)
@@ -98,7 +105,7 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
 
 
 def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixture]:
-    """The predictive mixtures of all finite draws by place, as a run gathers them."""
+    """Return the predictive mixture of all finite draws for each place, computed as in a run."""
     shared, lane, test, apart = arrange([job])
     if test is None:
         raise ConfigError(f"id: run '{run_id}' has no test rows to be scored at.")
@@ -111,7 +118,7 @@ def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixtur
     rows = {"": test, **apart}
     clock = Clock()
     task = job.dataset.task
-    assert task != "density"  # refused with the configuration
+    assert task != "density"  # make_program refuses it
     at = {place: Predictor(job.program, task, shared, first, some, clock) for place, some in rows.items()}
     gaussian = is_gaussian(job.program, job.numbers, job.dataset.train.x, job.dataset.train.y)
     mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in rows}
@@ -131,7 +138,7 @@ def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixtur
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested numbers with those of ``new`` in their places."""
+    """Return the nested mapping ``old`` with the values of ``new`` added or replaced."""
     out = dict(old)
     for key, value in new.items():
         out[key] = _merged(out.get(key, {}), value) if isinstance(value, Mapping) else value

@@ -1,4 +1,4 @@
-"""The metrics of a predictive mixture, in the units that a record states them in."""
+"""Compute the metrics of a predictive mixture, in original and in standardised units."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,14 +12,14 @@ from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
 
 Metrics = Mapping[str, Callable[..., Any]]
 OOD = "ood/"
-"""Prefix that tells the name of out-of-distribution rows from that of shifted rows."""
+"""The prefix of the names of out-of-distribution rows. The names of shifted rows have none."""
 STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
-"""Metrics that have units. A record states them in standardised units too."""
+"""The metrics that depend on the units of the target. A record has them in standardised units too."""
 DETECTION = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
 
 
 def original(y: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Targets in original units."""
+    """Return standardised targets in original units."""
     return y if dataset.y_scaler is None else np.asarray(dataset.y_scaler.original(y), np.float64)
 
 
@@ -32,16 +32,16 @@ def scores(
     ----------
     metrics : mapping from name to metric
     mixture : PredictiveMixture
-        Predictions of standardised targets at the rows of ``y``.
+        Predictions of the standardised targets at the rows of ``y``.
     dataset : Dataset
-        Gives the units.
+        Its scaler converts to original units.
     y : array (n,), optional
-        Observed targets, standardised; those of the data set's test rows where None.
+        The observed targets, standardised; None means those of the test rows.
 
     Returns
     -------
     dict
-        One float a metric; nothing for a mixture without draws and for a data set without test rows.
+        One float for each metric. It is empty if the mixture has no draws or the data set has no test rows.
     """
     if y is None and dataset.test is not None:
         y = dataset.test.y
@@ -53,9 +53,21 @@ def scores(
 
 
 def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) -> dict[str, float]:
-    """How well uncertainty tells rows out of distribution from test rows, which it should score lower.
+    """Score how well the uncertainty separates out-of-distribution rows from test rows.
 
-    The uncertainty is the entropy of the mean prediction (classification) or the variance between draws (regression).
+    The uncertainty is the entropy of the mean prediction (classification) or the variance of the predicted mean over the draws
+    (regression). It should be larger at the out-of-distribution rows.
+
+    Parameters
+    ----------
+    inside, outside : PredictiveMixture
+        Predictions at the test rows and at the out-of-distribution rows.
+    task : "regression" or "classification"
+
+    Returns
+    -------
+    dict
+        ``auroc``, ``aupr`` and ``fpr95``; empty if one of the mixtures has no draws.
     """
     if inside.num_draws == 0 or outside.num_draws == 0:
         return {}
@@ -70,22 +82,22 @@ def all_scores(
     dataset: Dataset,
     plain: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Everything that a record states of predictions.
+    """Return all scores of predictions that a record contains.
 
     Parameters
     ----------
     metrics : mapping from name to metric
     mixtures : mapping
-        Predictions by place: ``""`` for the test rows, the names of ``dataset.shifted``, and those of ``dataset.ood``
-        after ``OOD``.
+        Predictions by place: ``""`` for the test rows, the names of ``dataset.shifted``, and the names of
+        ``dataset.ood`` with the prefix ``OOD``.
     dataset : Dataset
     plain : mapping, optional
-        What :func:`scores` gives at the test rows, where it has been computed already.
+        The result of :func:`scores` at the test rows, if the caller has computed it already.
 
     Returns
     -------
     dict
-        Metrics at the test rows, with ``standardized``, ``shifted`` and ``ood`` as dicts where there are any.
+        The metrics at the test rows, and the dicts ``standardized``, ``shifted`` and ``ood`` as far as they apply.
     """
 
     def both_units(plain: Mapping[str, float], mixture: PredictiveMixture, y: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a stage is asked to do, looked at before anything is compiled."""
+"""Check before compilation that a stage's method, schedule and data fit each other."""
 
 import contextlib
 import re
@@ -14,18 +14,21 @@ from bdlbench.sampling.programs import check_target
 from bdlbench.types import Data, Schedule, Stage, Target
 
 FIELD = re.compile(r"(?<![\w.])inference\.(?!before\b)")
-"""How a factory begins the name of an option of its own."""
+"""The prefix with which the messages of factories name their options."""
 
 
 def nodes(inference: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The configuration of each stage by its path, in the order in which they run."""
+    """Return the configuration of each stage by its path, in the order in which the stages run."""
     earlier = inference.get("before") or []
     return {f"inference.before.{i}": node for i, node in enumerate(earlier)} | {"inference": inference}
 
 
 @contextlib.contextmanager
 def named(path: str) -> Iterator[None]:
-    """Give the options that an error names the path of their stage: factories call each ``inference.<option>``."""
+    """Replace the prefix of options in a ConfigError by the path of their stage.
+
+    Factories name their options ``inference.<option>`` in every stage.
+    """
     try:
         yield
     except ConfigError as error:
@@ -33,21 +36,26 @@ def named(path: str) -> Iterator[None]:
 
 
 def check(stage: Stage, target: Target, data: Data, numbers: Mapping[str, Any], *, first: bool, parent: Any) -> None:
-    """Make a stage's method and look at what it is given.
+    """Make the method of a stage, and check that its schedule, its data and its start fit it.
 
     Parameters
     ----------
+    stage : Stage
+    target : Target
     data : Data
         All training rows.
+    numbers : mapping
+        The floats of the program by their dotted paths.
     first : bool
-        Whether no stage runs before it.
+        Whether the stage is the first of the run.
     parent
-        The stored run that the first stage starts from, or None.
+        The stored run from which the first stage starts, or None.
 
     Raises
     ------
     ConfigError
-        A batch, rows held out, draws or a start that do not fit the method, and what its factory refuses.
+        If the batch size, the held-out rows, ``thinning`` or the start do not fit the method, or its factory refuses an
+        option.
     """
     batches.check(stage.schedule, data.size)
     batches_fit(target, stage.schedule, data)
@@ -76,9 +84,10 @@ def check(stage: Stage, target: Target, data: Data, numbers: Mapping[str, Any], 
 
 
 def batches_fit(target: Target, schedule: Schedule, data: Data) -> None:
-    """Raise ConfigError where a model has something of its own for each row, so that a batch would be taken for others.
+    """Raise ConfigError if minibatches are configured for a model that cannot be evaluated on a part of the rows.
 
-    Looked at on fewer rows than all: broadcasting hides it on one row, and the order of the rows on all of them.
+    An example is a model with one latent variable for each row. The model is evaluated on at least two rows and fewer
+    than all: with one row, broadcasting hides the fault, and all rows fit the shapes of such a model.
     """
     size = schedule.batch_size
     if size is None or data.size < 3:

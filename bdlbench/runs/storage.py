@@ -1,4 +1,4 @@
-"""What of one run goes to its folder while it runs: arrays of draws and predictions, and the lines of its curve."""
+"""Store the draws and predictions of a run in its folder while it runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,25 +13,25 @@ from bdlbench.runs.scores import original
 from bdlbench.store.writer import RunWriter
 
 SITE_STAT = {"log_density": "lp"}
-"""ArviZ's names for statistics, where they differ."""
+"""The names of statistics in ArviZ, if they differ from ours."""
 Variable = tuple[str, str]
-"""Group and name of an array."""
+"""The group and the name of an array."""
 
 
 class Storage:
-    """Owns the writer of one run; nothing else writes draws, predictions or the curve.
+    """Writes the draws and predictions of one run, and computes ESS and R-hat from what it has written.
 
     Parameters
     ----------
     writer : RunWriter
-        Entered.
+        The writer of the run, inside its ``with`` block.
     dataset : Dataset
     num_samples : int
-        Draws of one chain that are planned.
+        The planned number of draws of one chain.
     num_rows : int
-        Predictions are stored for at most so many test rows.
+        The largest number of test rows whose predictions are stored.
     allocated : mapping
-        What :attr:`allocated` was when the writer's checkpoint was written; empty for a new run.
+        The value of :attr:`allocated` when the checkpoint was written; empty for a new run.
     """
 
     def __init__(
@@ -45,19 +45,22 @@ class Storage:
         self.writer, self.dataset, self.num_samples, self.rows = writer, dataset, num_samples, num_rows
         self._anchored = False
         self.allocated: dict[Variable, tuple[Sequence[int], str]] = {}
-        """Shape (C, ...) of one draw of each variable, and its dtype."""
+        """For each variable the shape (C, ...) of one draw of all chains, and its dtype."""
         for variable, (like, dtype) in allocated.items():
             self._allocate(*variable, like, dtype)
 
     def observed(self) -> None:
-        """Store the targets, in original units, of the test rows whose predictions are stored."""
+        """Store the targets, in original units, of those test rows whose predictions are stored."""
         if self.dataset.test is not None:
             y = original(self.dataset.test.y, self.dataset)[: self.rows]
             self.writer.allocate("observed_data", "y", y.shape, y.dtype, ["row"])
             self.writer.write("observed_data", "y", 0, y)
 
     def write(self, look: Look) -> None:
-        """Store sites, statistics and predictions at the test rows; what is not finite is stored as NaN."""
+        """Store the sites, the statistics and the predictions at the test rows, in original units.
+
+        Draws that are not ``good`` and predictions that are not ``shown`` are stored as NaN.
+        """
         every = np.ones_like(look.good)
         for name, values in look.sites.items():
             self._write("posterior", name, values, look.first_draw, look.good)
@@ -65,7 +68,7 @@ class Storage:
             repeated = np.repeat(values, look.population, 0)
             self._write("sample_stats", SITE_STAT.get(name, name), repeated, look.first_draw, every)
         if look.anchor is not None and not self._anchored:
-            # Predictions of a linearised network at other rows need it.
+            # Later predictions of the linearised network at new rows need the anchor.
             self._anchored = True
             self.writer.allocate("constant_data", "anchor", look.anchor.shape, look.anchor.dtype, ["mode", "weight"])
             self.writer.write("constant_data", "anchor", 0, look.anchor)
@@ -75,7 +78,7 @@ class Storage:
         scaler = self.dataset.y_scaler
         loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
         top = {name: values[:, :, : self.rows] for name, values in own.items()}
-        # The log density of a row has no offset, so that the precision it was computed in keeps all its digits.
+        # A log density has no large offset, so that it loses no digits in the precision in which it was computed.
         log_lik = (top["log_lik"].astype(np.float64) - math.log(scale)).astype(top["log_lik"].dtype)
         self._write("log_likelihood", "y", log_lik, look.first_draw, look.shown)
         if "probs" in top:
@@ -83,11 +86,11 @@ class Storage:
             self._write("posterior_predictive", "y", top["sample"], look.first_draw, every)
             return
         for name, key in [("mean", "mean")] * ("mean" in top) + [("y", "sample")]:
-            values = top[key].astype(np.float64) * scale + loc  # an offset may be large beside the spread
+            values = top[key].astype(np.float64) * scale + loc  # the offset may be much larger than the spread
             self._write("posterior_predictive", name, values, look.first_draw, look.shown)
 
     def _write(self, group: str, name: str, values: np.ndarray, start: int, good: np.ndarray) -> None:
-        """Write (C, n, ...), bad draws as NaN where the dtype has one."""
+        """Write values (C, n, ...) from draw ``start`` on. Floats of draws that are not good are written as NaN."""
         if np.issubdtype(values.dtype, np.floating) and not good.all():
             values = np.where(good.reshape(*good.shape, *[1] * (values.ndim - 2)), values, np.nan).astype(values.dtype)
         if (group, name) not in self.allocated:
@@ -95,7 +98,7 @@ class Storage:
         self.writer.write(group, name, start, values)
 
     def _allocate(self, group: str, name: str, like: Sequence[int], dtype: Any) -> None:
-        """Make room for all draws of a variable of shape ``like`` (C, ...)."""
+        """Allocate the array for all draws of a variable. ``like`` (C, ...) is the shape of one draw of all chains."""
         chains, *extra = like
         self.allocated[group, name] = (chains, *extra), np.dtype(dtype).str
         if group in ("log_likelihood", "posterior_predictive"):
@@ -108,14 +111,16 @@ class Storage:
         self.writer.allocate(group, name, shape, dtype, ["chain", "draw", *dims], chunk_draws=block)
 
     def mixing(self, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
-        """ESS and R-hat of function values and log likelihoods at the test rows; of the sites without test rows.
+        """Return ESS and R-hat of the predicted means and log likelihoods at the test rows.
+
+        For a data set without test rows they are those of the named sites.
 
         Parameters
         ----------
         chains : sequence of int
-            Those that are looked at; all their draws must be finite.
+            The chains to use. All their draws must be finite. Without chains all results are None.
         num_draws : int
-            Draws of each of them.
+            The number of draws of each chain.
         """
         if not chains:
             return dict.fromkeys(CHAIN_DIAGNOSTICS)
@@ -129,7 +134,7 @@ class Storage:
 
     def _mixing_of(self, group: str, name: str, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
         some, extra = list(chains), self.allocated[group, name][0][1:]
-        if len(extra) > 1:  # a matrix-valued site of a model without test rows: small enough to read at once
+        if len(extra) > 1:  # a matrix-valued site, used only without test rows: it is small enough to be read at once
             whole = self.writer.read_columns(group, name, 0, extra[-1])[some]
             flat = whole.reshape(*whole.shape[:2], -1)
             columns, read = flat.shape[-1], lambda start, stop: flat[..., start:stop]

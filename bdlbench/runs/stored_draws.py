@@ -1,4 +1,4 @@
-"""From the store back to a job and its draws."""
+"""Load the job and the posterior draws of a stored run."""
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +12,25 @@ from bdlbench.types import ConfigError
 
 
 def load_job(store: Store, run_id: str, *, trust: bool = False) -> Job:
-    """The job of a stored run, built again from the configuration in its record.
+    """Make the job of a stored run again from the configuration in its record.
 
     Parameters
     ----------
     store, run_id
         The run.
     trust : bool
-        Whether factories that this package does not ship may be called, as a network of one's own is one.
+        Whether factories may be called that are not part of bdlbench, such as a user's own network.
 
     Raises
     ------
     ConfigError
-        Where the data are no longer those of the run, or the configuration names what is not trusted.
+        If the data have changed since the run, or the configuration names a factory that is not trusted.
     """
     record = store.record(run_id)
     if not trust:
         refuse_untrusted(record["config"], run_id)
     setup_jax()
-    # The run that it started from may be gone, and what is read here does not depend on it.
+    # A warm-started run may have lost its parent. Its stored draws do not depend on the parent any more.
     job = make_job({**record["config"], "warm_start": None}, record["labels"])
     if job.dataset.checksum != record["data_checksum"]:
         raise ConfigError(f"data: '{job.dataset.name}' has changed since run '{run_id}' was made: run it again.")
@@ -38,26 +38,26 @@ def load_job(store: Store, run_id: str, *, trust: bool = False) -> Job:
 
 
 def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: int | None = None) -> np.ndarray:
-    """Posterior draws theta (S, D) of a stored run: its named sites, mapped back to the reals.
+    """Load the posterior draws of a stored run as unconstrained theta, by mapping back its named sites.
 
     Parameters
     ----------
     store, run_id
         The run.
     job : Job, optional
-        What :func:`load_job` gave, if it is at hand.
+        The result of :func:`load_job`, if the caller has it.
     num_draws : int, optional
-        At most so many, evenly spaced over all chains' draws; all of them where None.
+        The largest number of draws to return, evenly spaced over the draws of all chains; None means all.
 
     Returns
     -------
     array (S, D)
-        One chain after another. Draws that were stored as not finite are left out.
+        The draws, one chain after another. Draws that were not finite are left out.
 
     Raises
     ------
     ConfigError
-        Where the run has no finite draw.
+        If the run has no finite draw, or ``num_draws`` is less than 1.
     """
     job = load_job(store, run_id) if job is None else job
     with store.posterior(run_id) as tree:
@@ -77,5 +77,5 @@ def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: 
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
-    """(chain, draw, ...) -> (chain * draw, ...)."""
+    """Reshape (chain, draw, ...) to (chain * draw, ...)."""
     return values.reshape(-1, *values.shape[2:])

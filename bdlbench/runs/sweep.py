@@ -1,4 +1,8 @@
-"""Many jobs: what the store has is found, equal programs run as lanes of one, and nothing stops the rest."""
+"""Sweeps: many jobs in one command.
+
+Runs that the store has are not computed again. Jobs with the same program run together as lanes. A job that fails does
+not stop the others.
+"""
 
 import contextlib
 import dataclasses
@@ -24,12 +28,12 @@ from bdlbench.store import NoRoom, Store
 from bdlbench.store.errors import RunBusy, RunExists
 
 Composed = tuple[Mapping[str, Any], Mapping[str, str], str]
-"""Resolved configuration, labels, and the overrides that the user would recognise the job by."""
+"""A job as (resolved configuration, labels, overrides). Messages show the overrides, which the user knows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Jobs of one program and one store, run as lanes together, with their places in the sweep."""
+    """Jobs of one program and one store that run together as lanes, each with its index in the sweep."""
 
     members: list[tuple[int, Job]]
     path: str
@@ -37,7 +41,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Parcel:
-    """A batch as plain data: what another process, perhaps on another machine, needs to make its jobs again."""
+    """A batch as plain data, from which another process, possibly on another machine, makes the jobs again."""
 
     jobs: list[tuple[Mapping[str, Any], Mapping[str, str]]]
     store: str
@@ -49,7 +53,7 @@ class Parcel:
 
 
 class Plan:
-    """What of a sweep is there already, what cannot be done, and what is to do in groups of equal programs."""
+    """Sort the jobs of a sweep: found in the store, refused with an error, or to be run, grouped by program."""
 
     def __init__(self, composed: Sequence[Composed], outcome: Outcome, progress: Progress) -> None:
         started = time.perf_counter()
@@ -58,7 +62,7 @@ class Plan:
         self.stores: dict[str, Store] = {}
         self.same: dict[int, int] = {}
         self.before: dict[tuple[str, str], Record] = {}
-        """Old records of runs that are to be done again, by path of the store and id."""
+        """Old records of runs that will be repeated, by path of the store and id."""
         first: dict[tuple[str, str], int] = {}
         found = 0
         for index, (config, labels, overrides) in enumerate(composed):
@@ -70,7 +74,7 @@ class Plan:
                     found += 1
                     if len(composed) <= 20:
                         progress.note(f"{job.id}: found in the store")
-                elif (path, job.id) in first:  # options that come to the same run, as n_train=null and n_train=<all>
+                elif (path, job.id) in first:  # different options may give the same run: n_train=null, n_train=<all>
                     self.same[index] = first[path, job.id]
                 else:
                     check_job(job)
@@ -87,9 +91,10 @@ class Plan:
         self.setup_seconds = (time.perf_counter() - started) / max(1, self.num_runs)
 
     def batches(self, executor: Executor, max_lanes: int) -> list[Batch]:
-        """What the executor is given: at least one batch for each of its slots, where there are so many runs.
+        """Divide the runs into batches, at least one for each slot of the executor if there are enough runs.
 
-        How many lanes fit into memory is known where they run, so an executor elsewhere cuts its batches there.
+        Here the batches of an executor in other processes are limited only by ``max_lanes``. Each worker cuts its batch
+        further to fit its memory, because only the worker knows how much there is.
         """
         work = []
         for (_, path), members in self.groups.items():
@@ -103,7 +108,7 @@ class Plan:
         return work
 
     def keep(self, batch: Batch, records: Sequence[Record]) -> None:
-        """Put the records of a batch in their places."""
+        """Store the records of a batch at the indices of their jobs in the sweep."""
         for (index, _), record in zip(batch.members, records, strict=True):
             self.records[index] = record
         for index, other in self.same.items():
@@ -113,22 +118,27 @@ class Plan:
 def run_sweep(
     composed: Sequence[Composed], outcome: Outcome, *, max_lanes: int, executor: Executor | None = None
 ) -> list[Record | None]:
-    """Run or find every job.
+    """Run every job, or find its record in the store.
 
     Parameters
     ----------
     composed : sequence of (config, labels, overrides)
     outcome : Outcome
-        Gets the records, in the jobs' order, and a sentence for each job that cannot be done.
+        Receives the records in the order of the jobs, and one error message for each job that is refused.
     max_lanes : int
-        Jobs x chains in one program at most.
+        The largest number of lanes (jobs x chains) in one program.
     executor : Executor or None
-        Where the batches are computed; None: in this process.
+        Computes the batches; None means in this process.
 
     Returns
     -------
     list
-        A record a job; None where it cannot be done.
+        The record of each job; None for a job that is refused.
+
+    Raises
+    ------
+    NoRoom
+        If the disk of the store is full.
     """
     if not composed:
         return []
@@ -160,7 +170,10 @@ def run_sweep(
 def execute(
     executor: Executor, work: Sequence[Batch], plan: Plan, progress: Progress, max_lanes: int
 ) -> Generator[tuple[int, list[Record] | Exception]]:
-    """Hand batches to the executor: as they are in this process, as plain data to another."""
+    """Give the batches to the executor and yield the index and the result of each.
+
+    An executor in this process gets the batches themselves, any other gets them as plain data.
+    """
 
     def begin(index: int) -> None:
         progress.group_begin(len(work[index].members))
@@ -182,8 +195,8 @@ def execute(
 
 
 def run_parcel(parcel: Parcel) -> list[Record]:
-    """Run a batch in another process than the sweep's, in as many parts as fit into memory there."""
-    if os.path.isdir(parcel.folder):  # relative paths are meant from there, and a user's own modules lie there
+    """Run a batch in a worker process, divided into parts that fit into the memory there. Return the records."""
+    if os.path.isdir(parcel.folder):  # relative paths start there, and a user's own modules are found there
         os.chdir(parcel.folder)
         if parcel.folder not in sys.path:
             sys.path.insert(0, parcel.folder)
@@ -198,15 +211,16 @@ def run_parcel(parcel: Parcel) -> list[Record]:
 
 
 def lost(batch: Batch, plan: Plan, error: Exception) -> list[Record]:
-    """Records of a batch that did not come back: what it had finished, and a failure for each of the rest.
+    """Return the records of a batch that was lost: those of its finished runs, and a failed record for each other run.
 
-    The failure is written to the store where nothing would be lost by it. A run with a checkpoint keeps that, and the
-    next command continues it; a run that was to be repeated keeps its old record.
+    The failed record is written to the store unless it would replace something useful: a run with a checkpoint keeps
+    the checkpoint, so that the same command continues it, and a run that was being repeated keeps its old record.
     """
     store, records = plan.stores[batch.path], []
     for _, job in batch.members:
         old = store.record(job.id) if store.has(job.id) else None
-        if old is not None and old != plan.before.get((batch.path, job.id)):  # clocks differ between machines
+        # The contents decide whether a record is new, because the clocks of different machines differ.
+        if old is not None and old != plan.before.get((batch.path, job.id)):
             records.append(old)
             continue
         record = failed_record(job, error, num_jobs=len(batch.members))
@@ -218,14 +232,17 @@ def lost(batch: Batch, plan: Plan, error: Exception) -> list[Record]:
 
 
 def leave_accelerators_alone() -> None:
-    """Have this process compute on the CPU: JAX would take the memory of devices that the workers are to use."""
+    """Restrict JAX in this process to the CPU. Otherwise it would reserve the memory of the workers' accelerators."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
 
 
 def explain(error: Exception) -> str:
-    """A sentence for what the user did; name and place for what we did."""
+    """Return the message for an error: the sentence of a ConfigError, or the type and message of any other error.
+
+    With ``BDLBENCH_TRACEBACK`` set, the traceback of an error that is not a ConfigError is printed.
+    """
     if isinstance(error, ConfigError):
         return sentence(error)
     if os.environ.get("BDLBENCH_TRACEBACK"):
@@ -234,7 +251,7 @@ def explain(error: Exception) -> str:
 
 
 def group_key(job: Job) -> Any:
-    """Jobs with equal keys are lanes of one program: same computation, same shapes."""
+    """Return a key that is equal for two jobs if they can run as lanes of one program, with the same data shapes."""
     parts = {"train": job.dataset.train, "validation": job.dataset.validation, "test": job.dataset.test}
     parts |= {f"shifted {name}": rows for name, rows in job.dataset.shifted.items()}
     parts |= {f"ood {name}": rows for name, rows in job.dataset.ood.items()}
@@ -246,20 +263,24 @@ def group_key(job: Job) -> Any:
 def batches(
     members: Sequence[tuple[int, Job]], max_lanes: int, memory_share: float = 1.0
 ) -> list[list[tuple[int, Job]]]:
-    """Cut a group into batches of nearly equal size, each of at most ``max_lanes`` lanes (one job at least)."""
+    """Cut a group into batches of nearly equal size.
+
+    A batch has at least one job, at most ``max_lanes`` lanes, and no more jobs than fit into ``memory_share`` of the
+    free memory.
+    """
     fit = memory.jobs_that_fit([job for _, job in members], memory_share)
     return pieces(members, max(1, min(max_lanes // members[0][1].num_chains, fit)))
 
 
 def pieces(members: Sequence[tuple[int, Job]], most: int) -> list[list[tuple[int, Job]]]:
-    """Cut into parts of nearly equal size, each of at most ``most`` jobs."""
+    """Cut a list of jobs into parts of nearly equal size, each of at most ``most`` jobs."""
     count = -(-len(members) // most)
     size = -(-len(members) // count)
     return [list(members[i : i + size]) for i in range(0, len(members), size)]
 
 
 def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: float) -> list[Record]:
-    """Run jobs as one group; if that fails, as halves, so that only what is at fault fails."""
+    """Run jobs as one group. If it fails, run each half of it, and so on, so that only the faulty jobs fail."""
     try:
         return group.run_group(jobs, store, progress, setup, alone=len(jobs) == 1)
     except NoRoom:
@@ -268,7 +289,7 @@ def run_together(jobs: Sequence[Job], store: Store, progress: Progress, setup: f
         if len(jobs) == 1:
             raise
         why = "out of memory" if memory.is_out_of_memory(error) else type(error).__name__
-    # Out of the except block: while an error is being handled its frames live, and with them the group's arrays.
+    # This is outside of the except block, because a handled error keeps its frames, and they keep the group's arrays.
     gc.collect()
     progress.note(f"{len(jobs)} runs together failed ({why}): trying halves")
     half = len(jobs) // 2

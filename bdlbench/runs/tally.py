@@ -1,4 +1,7 @@
-"""What has been gathered of one run so far, in memory that does not grow with the draws of each row."""
+"""The results of one run so far: counts, running predictions and series of energies.
+
+The memory for predictions depends on the number of test rows, but not on the number of draws.
+"""
 
 import json
 import math
@@ -15,51 +18,51 @@ from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 
 FACTS = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "drawn", "population", "moments", "capped")
-"""Plain values that a checkpoint keeps."""
+"""Attributes with plain values that a checkpoint stores."""
 SERIES = ("energy", "log_ratios")
-"""Lists of arrays (C, n) that a checkpoint keeps."""
+"""Attributes with lists of arrays (C, n) that a checkpoint stores."""
 BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
-"""Statistics that say that a transition was cut short, and the option that did it."""
+"""Statistics that tell that a transition was stopped early, each with the option that limits it."""
 
 
 class Tally:
-    """Counts, running predictions and series of one job. Only its own methods change it.
+    """Counts, running predictions and series of one job. Only the methods of this class change them.
 
-    Draws that are not finite, and draws whose predictions are not, enter no average. They are counted.
+    Non-finite draws, and draws with non-finite predictions, are counted and left out of all averages.
 
     Parameters
     ----------
     num_chains : int
-        Chains of the job, before the particles of a population are counted as chains.
+        The number of chains of the job. A population in one chain counts once.
     places : sequence of str
-        Names of the shifted and out-of-distribution rows that are predicted beside the test rows.
+        Names of the shifted and out-of-distribution rows, which are predicted in addition to the test rows.
     gaussian : bool
-        Whether y given theta is normal.
+        Whether the distribution of y given theta is normal.
 
     Attributes
     ----------
     mixtures : dict
-        Running predictions by place, ``""`` for the test rows.
+        The running predictive mixture for each place. The key of the test rows is ``""``.
     row_grads : dict
-        Gradients of single training rows by phase.
+        The number of gradient evaluations of single training rows, by phase.
     num_diverging : int
-        Divergent transitions after warm-up.
+        The number of divergent transitions after warm-up.
     num_draws, num_nonfinite : int
-        Draws of all chains that entered the predictions, and those that did not.
+        The number of draws of all chains that were used for the predictions, and the number that were left out.
     drawn : int
-        Draws of one chain so far.
+        The number of draws of one chain so far.
     population : int
-        Particles that a chain carries.
+        The number of particles in one chain; 1 for a method without a population.
     moments : bool or None
-        Whether y given theta has a mean and a variance; None before draws have been predicted.
+        Whether y given theta has a mean and a variance; None before the first draws have been predicted.
     bad : dict
-        (step, phase, stage) at which a chain was lost, by chain.
+        For each chain that became non-finite or whose warm-up did not finish: (step, phase, stage).
     overflowing : dict
-        Finite draws whose predictions are not finite, by chain or particle.
+        The number of finite draws with non-finite predictions, by chain or particle.
     capped : dict
-        Draws at which each statistic of ``BOUNDS`` was reached.
+        The number of draws at which each statistic of ``BOUNDS`` was true.
     energy, log_ratios : list of arrays (C, n)
-        Energies of a Hamiltonian sampler; log importance ratios of an approximation with a density.
+        Energies of a Hamiltonian sampler, and log importance ratios of an approximation q with a density.
     """
 
     def __init__(self, num_chains: int, places: Sequence[str], *, gaussian: bool) -> None:
@@ -77,20 +80,22 @@ class Tally:
         self._scored: tuple[int, dict[str, float]] | None = None
 
     def charge(self, block: Block, num_rows: int, *, last: bool) -> None:
-        """Add what a block cost the chains that were not lost before it, and note those that are lost now.
+        """Count the gradients and divergences of a block, and the chains that have become non-finite in it.
+
+        A chain that became non-finite in an earlier block costs nothing.
 
         Parameters
         ----------
         block : Block
-            Of the job's own lanes.
+            The block of the job's own lanes.
         num_rows : int
             N, the number of training rows.
         last : bool
-            Whether the block's stage is the last; all that earlier stages do is warm-up of the run.
+            Whether the block belongs to the last stage. Gradients of earlier stages count as warm-up.
         """
         alive = np.array([chain not in self.bad for chain in range(self.num_chains)])
         phase = block.phase if last else "warmup"
-        # In gradients of single rows, whole numbers, so that the sum does not depend on where blocks end.
+        # Gradients of single rows are whole numbers. Therefore the sum does not depend on where blocks end.
         self.row_grads[phase] += int(np.rint(block.num_grads * num_rows)[alive].sum())
         if phase == "sample":
             self.num_diverging += int(block.num_diverging[alive].sum())
@@ -99,7 +104,7 @@ class Tally:
                 self.bad[chain] = (int(step), block.phase, block.stage)
 
     def add(self, look: Look) -> None:
-        """Add the draws of a look."""
+        """Add the draws of a look and their predictions."""
         self.population, self.moments, self.drawn = look.population, look.moments, look.stop
         for chain, lost in enumerate((look.good & ~look.shown).sum(1).tolist()):
             if lost:
@@ -119,25 +124,29 @@ class Tally:
 
     @property
     def over(self) -> bool:
-        """Whether every chain is lost, so that later draws are not kept."""
+        """Whether every chain has become non-finite. Later draws are then not kept."""
         return len(self.bad) == self.num_chains
 
     def sound_chains(self) -> list[int]:
-        """Chains, or particles, all of whose draws and predictions are finite."""
+        """Return the indices of the chains, or particles, all of whose draws and predictions are finite."""
         every = range(self.num_chains * self.population)
         return [c for c in every if c // self.population not in self.bad and c not in self.overflowing]
 
     def scores(self, metrics: Metrics, dataset: Any) -> dict[str, float]:
-        """Metrics at the test rows in original units, computed once for the same draws."""
+        """Return the metrics at the test rows in original units.
+
+        The result is kept and computed again only after further draws.
+        """
         own = self.mixtures[""]
         if self._scored is None or self._scored[0] != own.num_draws:
             self._scored = own.num_draws, scores(metrics, own, dataset)
         return self._scored[1]
 
     def khat(self, num_samples: int) -> float | None:
-        """Largest Pareto k-hat over the chains' approximations q; None without a density q or with too few draws.
+        """Return the largest Pareto k-hat of the approximations q of the chains.
 
-        It is infinite where the posterior has no finite density at a draw of q.
+        It is None if q has no density, a draw is not finite, or ``num_samples``, the number of draws of one chain, is
+        less than 25. It is infinite if the posterior density at a draw of q is not finite.
         """
         if not self.log_ratios or self.num_nonfinite or num_samples < 25:
             return None
@@ -145,7 +154,7 @@ class Tally:
         return max(psis_khat(ratios) if np.isfinite(ratios).all() else math.inf for ratios in chains)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything gathered, as arrays by name, for :meth:`restore`."""
+        """Return everything gathered as arrays by name, from which :meth:`restore` can continue."""
         facts: dict[str, Any] = {name: getattr(self, name) for name in FACTS}
         facts |= {"bad": list(self.bad.items()), "overflowing": list(self.overflowing.items())}
         out = {"facts": np.array(json.dumps(facts))}
@@ -155,12 +164,12 @@ class Tally:
         return out
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what :meth:`state` gave.
+        """Replace everything gathered by what :meth:`state` returned earlier.
 
         Raises
         ------
         KeyError, ValueError, TypeError
-            If the state is that of another job.
+            If the state belongs to a different job.
         """
         facts = json.loads(str(state["facts"]))
         for name in FACTS:

@@ -1,8 +1,8 @@
-"""What a stored configuration may name: reading somebody's results must not run somebody's code.
+"""Decide which factories a stored configuration may name, so that loading results of other people is safe.
 
-The configuration of a command is the user's own and is trusted. That of a stored run may come from anybody. Before
-anything of it is imported, each ``_target_`` in it must be a factory that the configurations of this package name, an
-optimiser or schedule of optax, a distribution of NumPyro or a module of Flax.
+The configuration of a command comes from the user and is trusted. The configuration of a stored run may come from any
+person. Before anything that it names is imported, each ``_target_`` must be one of these: a factory that the
+configurations of this package name, an optimiser or schedule of optax, a distribution of NumPyro, or a module of Flax.
 """
 
 import functools
@@ -22,7 +22,7 @@ FLAX = re.compile(r"flax\.(nnx|linen)\.[A-Z]\w*")
 
 @functools.cache
 def shipped_targets() -> frozenset[str]:
-    """Every factory of this package that its configurations name."""
+    """Return the paths of all factories of this package that its configurations name."""
     found: set[str] = set()
     for path in conf_dir().rglob("*.yaml"):
         found |= set(re.findall(r"_target_:\s*['\"]?(bdlbench\.[\w.]+)", path.read_text(encoding="utf-8")))
@@ -30,10 +30,10 @@ def shipped_targets() -> frozenset[str]:
 
 
 def is_trusted(target: Any) -> bool:
-    """Whether a ``_target_`` is a factory that may be called with whatever options stand beside it.
+    """Whether a ``_target_`` is a factory that may be called with any options.
 
-    The name is looked at first, so that nothing is imported for a name that is refused. The object behind the name of a
-    library is looked at then: a library's module also holds what it imports itself.
+    First the name is checked, so that nothing is imported for a name that is refused. For a name in a library the
+    object itself is checked next, because the library's module also contains what it has imported from elsewhere.
     """
     if not isinstance(target, str):
         return False
@@ -44,7 +44,7 @@ def is_trusted(target: Any) -> bool:
     module, _, name = target.rpartition(".")
     found = getattr(importlib.import_module(module), name, None)
     if OPTAX.fullmatch(target):
-        # Optax's types and errors are called with nothing but their own fields, and its modules are no callables.
+        # Calling a type or an error of optax only sets its fields, and its modules cannot be called.
         own = str(getattr(found, "__module__", "")).split(".")[0] == "optax"
         return own and (inspect.isfunction(found) or inspect.isclass(found))
     if NUMPYRO.fullmatch(target):
@@ -57,7 +57,10 @@ def is_trusted(target: Any) -> bool:
 
 
 def untrusted(node: Any, path: str = "") -> Iterator[str]:
-    """What in a stored configuration could run code, or read from where its author chose: ``path=value`` each."""
+    """Yield each entry of a stored configuration that is not trusted, as ``path=value``.
+
+    Such entries could run code, or read files from a place that the author of the configuration chose.
+    """
     if isinstance(node, Mapping):
         for key, value in node.items():
             place = f"{path}.{key}" if path else str(key)
@@ -75,12 +78,9 @@ def untrusted(node: Any, path: str = "") -> Iterator[str]:
 
 
 def refuse_untrusted(config: Mapping[str, Any], run_id: str) -> None:
-    """Raise ConfigError where a stored configuration names what this package does not ship.
+    """Raise ConfigError if a stored configuration has an entry that is not trusted.
 
-    Raises
-    ------
-    ConfigError
-        One sentence that names what was found and how to say that it is trusted.
+    The message names the entry, and the option by which the user can trust the run.
     """
     found = next(untrusted(config), None)
     if found is not None:

@@ -1,8 +1,9 @@
-"""What tuned settings were tuned for: a run of another network, prior or likelihood is warned of it.
+"""Warn if tuned settings are used with another network, prior or likelihood than those they were tuned for.
 
-A file of ``conf/tuned`` says in ``tuned_for`` with which network, prior and likelihood its settings were found, and in
-``tuning_num_grads`` what the search for them cost. Both reach the record, and neither is part of what a run computes,
-so neither is part of its id.
+In a file of ``conf/tuned``, ``tuned_for`` names the network, prior and likelihood with which the settings were found,
+and
+``tuning_num_grads`` is the number of gradient evaluations of the search. Both are written to the record. They do not
+change what a run computes, so that they are not part of its id.
 """
 
 import math
@@ -13,14 +14,14 @@ from bdlbench.errors import ConfigError
 
 PARTS = ("network", "prior", "likelihood")
 NONE = "none"
-"""The name of a part that the model does not have."""
+"""The name that stands for a part that the model does not have."""
 
 
 def described(config: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
-    """Network, prior and likelihood of a composed configuration, as ``tuned_for`` holds them.
+    """Return the network, prior and likelihood of a composed configuration in the form of ``tuned_for``.
 
-    Each is a mapping of ``name``, the chosen option, and of the options with their values. A nested part, such as the
-    prior of the noise, is named by the last word of its ``_target_``.
+    Each part is a mapping with its options and ``name``, the chosen option of its group. The name of a nested part,
+    such as the prior of the noise, is the last component of its ``_target_``.
     """
     return {part: _described(config.get(part), labels.get(part)) for part in PARTS}
 
@@ -35,7 +36,7 @@ def _described(node: Mapping[str, Any] | None, label: str | None = None) -> dict
 
 
 def check_tuned_for(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless ``tuned_for`` and ``tuning_num_grads`` are of the right kind."""
+    """Raise ConfigError unless ``tuned_for`` and ``tuning_num_grads`` have the right type."""
     wanted, price = config.get("tuned_for"), config.get("tuning_num_grads")
     good = isinstance(wanted, Mapping) and all(
         part in PARTS and isinstance(value, Mapping) and isinstance(value.get("name"), str)
@@ -51,7 +52,7 @@ def check_tuned_for(config: Mapping[str, Any]) -> None:
 
 
 def warnings(config: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-    """One sentence where the run's network, prior or likelihood is not that of ``tuned_for``; else nothing.
+    """Return one warning if the run's network, prior or likelihood differs from ``tuned_for``, otherwise none.
 
     Parts and options that ``tuned_for`` does not name are not compared.
     """
@@ -66,7 +67,10 @@ def warnings(config: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
 
 
 def _differing(path: str, wanted: Any, own: Any) -> Iterator[tuple[str, str]]:
-    """What is wanted and what is there, ``path=value`` each; of another option the values are not compared."""
+    """Yield each difference as a pair of texts ``path=value``, the tuned one and the run's own.
+
+    If the names of a part differ, its options are not compared.
+    """
     if not isinstance(wanted, Mapping) or not isinstance(own, Mapping):
         if wanted != own:
             yield f"{path}={_short(wanted)}", f"{path}={_short(own)}"

@@ -1,4 +1,4 @@
-"""A run that begins where a stored run ended: its start points, its price and what it has in common with its parent."""
+"""Warm starts: a run starts from the draws of a stored run, its parent. Its record names the parent and its cost."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,21 @@ from bdlbench.errors import ConfigError
 from bdlbench.store import Store
 
 MODEL = ("model", "network", "prior", "likelihood", "temperature")
-"""Sections of a configuration that make the posterior."""
+"""The sections of a configuration that define the posterior."""
 
 
 class Parent(NamedTuple):
-    """The stored run that another starts from.
+    """The stored run from which another run starts.
 
     Attributes
     ----------
     id : str
     num_grads : float
-        Gradient evaluations on its full data, those of its own parents included.
+        Gradient evaluations of the parent on its full data, including those of its own parents.
     seconds : float
-        Of its warm-up and sampling, its own parents' included.
+        Seconds of warm-up and sampling of the parent, including those of its own parents.
     notes : tuple of str
-        In what the two runs differ beside the method.
+        Sentences on how the two runs differ, apart from the method.
     """
 
     id: str
@@ -33,23 +33,24 @@ class Parent(NamedTuple):
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        """What the record of the run that starts here says."""
+        """Return the entry ``warm_start`` of the record of the new run."""
         return {"id": self.id, "num_grads": self.num_grads, "seconds": self.seconds}
 
     def warning(self) -> str:
-        """What a reader of a table must know."""
+        """Return the warning for the record of the new run: which part of its gradients the parent took."""
         return f"warm start: {self.num_grads:,.0f} of the gradients are those of run {self.id}"
 
 
 def resolve(config: Mapping[str, Any], data_checksum: str) -> tuple[Mapping[str, Any], Parent | None]:
-    """The configuration with ``warm_start`` as a whole id and without earlier stages, and the run of that id.
+    """Find the parent of a run, and return the configuration and the parent; None if ``warm_start`` is null.
 
-    The stages ``inference.before`` prepare a start. The stored draws take their place, so they are left out.
+    In the returned configuration ``warm_start`` is the full id, and ``inference.before`` is empty: the stored draws
+    replace the stages that would find a start point.
 
     Raises
     ------
     ConfigError
-        For an id that the store does not have, or that of a failed run.
+        If the store has no run of this id, or that run failed.
     """
     asked = config.get("warm_start")
     if asked is None:
@@ -78,18 +79,23 @@ def resolve(config: Mapping[str, Any], data_checksum: str) -> tuple[Mapping[str,
 
 
 def thetas(jobs: Sequence[Any]) -> np.ndarray | None:
-    """Start points of the jobs' chains (jobs x chains, D); None where jobs start by themselves.
+    """Return the start points of the jobs' chains (jobs x chains, D), or None if the jobs have no parent.
 
-    Chain c begins at a draw of the stored run's chain c modulo the number C of its chains that stayed finite: at the
-    last one, and where there are more chains to start than C, at draws evenly spaced back from it, so that as few
-    chains as possible start alike. Jobs (:class:`bdlbench.runs.job.Job`) are of one program. A draw is stored as named
-    sites and mapped back by the new run's own transforms.
+    Let C be the number of chains of the stored run that stayed finite. Chain c starts at a draw of the finite chain c
+    mod C. The first C chains start at the last draws. Further chains start at earlier draws, evenly spaced over the
+    stored chain, so that as few chains as possible have the same start. A draw is stored as named sites and is mapped
+    to theta by the transforms of the new model.
+
+    Parameters
+    ----------
+    jobs : sequence of bdlbench.runs.job.Job
+        Jobs of one program.
 
     Raises
     ------
     ConfigError
-        Where the stored run has no draws, none that is finite, other sites or shapes than the new run's model, or
-        values outside of what the new model allows.
+        If the stored run has no draws or no finite chain, if its sites or their shapes differ from those of the new
+        model, or if a value is outside of the support in the new model.
     """
     if jobs[0].parent is None:
         return None
@@ -115,7 +121,10 @@ def _of_job(job: Any) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _maps(program: Any) -> tuple[Any, Any]:
-    """Theta's sites, and draws of sites (n, ...) to theta (n, D), traced once for all jobs of a program."""
+    """Return two compiled functions: the sites of theta = 0, and the map from draws of sites (n, ...) to theta (n, D).
+
+    They are traced once for all jobs of a program.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -130,7 +139,7 @@ def _maps(program: Any) -> tuple[Any, Any]:
 
 
 def _draws(store: Store, run_id: str, wanted: Mapping[str, tuple[int, ...]], num: int) -> dict[str, np.ndarray]:
-    """``num`` of a run's draws, (num, ...) a site, after a look at names and shapes."""
+    """Read ``num`` draws of a run, an array (num, ...) for each site. Raise ConfigError if names or shapes differ."""
     try:
         tree = store.posterior(run_id)
     except ConfigError as error:
@@ -154,7 +163,7 @@ def _draws(store: Store, run_id: str, wanted: Mapping[str, tuple[int, ...]], num
         length = next(iter(stored.values())).shape[1]
         chains, rounds = finite[np.arange(num) % len(finite)], np.arange(num) // len(finite)
         draws = length - 1 - rounds * length // (rounds[-1] + 1)
-        # Whole draws are read once each, however many chains start there.
+        # Each draw is read only once, also if several chains start there.
         each, place = np.unique(draws, return_inverse=True)
         return {name: values[:, each].to_numpy()[chains, place] for name, values in stored.items()}
 

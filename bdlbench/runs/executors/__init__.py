@@ -1,7 +1,7 @@
-"""Where a sweep's batches of lanes are computed: here, in processes of this machine, by SLURM, or by Ray.
+"""Executors compute the batches of lanes of a sweep: in this process, in worker processes, with SLURM or with Ray.
 
-One batch is one task of an executor, so that a cluster job fills its device with lanes. An executor knows nothing of runs
-or stores: it is handed a function and its arguments, and tells what each call came to.
+One batch is one task of an executor, so that each cluster job computes many lanes on its device. An executor does not
+depend on runs or stores. It gets a function and a list of arguments, and returns the result or the error of each call.
 """
 
 import importlib
@@ -18,16 +18,16 @@ EXECUTORS = {
     "slurm": "bdlbench.runs.executors.slurm.Slurm",
     "ray": "bdlbench.runs.executors.ray.Ray",
 }
-"""Name of each executor and its class; its keyword-only parameters are the options ``hydra.launcher.<name>.*``."""
+"""The class of each executor by name. Its keyword-only parameters are the options ``hydra.launcher.<name>.*``."""
 
 
 def make_executor(name: str, options: Mapping[str, Any]) -> Executor:
-    """The executor ``hydra.launcher.executor=<name>``.
+    """Make the executor that ``hydra.launcher.executor=<name>`` chooses.
 
     Raises
     ------
     ConfigError
-        For an unknown executor, an option that does not fit, or a package that is not installed.
+        If the executor is unknown or an option does not fit.
     """
     if name not in EXECUTORS:
         raise ConfigError(f"hydra.launcher.executor={name!r} is unknown: use {', '.join(EXECUTORS)}.")

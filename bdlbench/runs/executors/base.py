@@ -1,4 +1,4 @@
-"""What every executor does, and what several of them need."""
+"""The interface of executors, and functions that several executors use."""
 
 import importlib
 import os
@@ -9,35 +9,35 @@ from typing import Any, Protocol, runtime_checkable
 from bdlbench.errors import ConfigError
 
 Result = list[Any] | Exception
-"""What a task returned, or why it did not."""
+"""The list that a task returned, or the exception that ended it."""
 PASSED_ON = ("BDLBENCH_", "JAX_", "XLA_")
-"""Beginnings of the environment variables that decide what a run computes, or where it finds its data."""
+"""Prefixes of the environment variables that affect what a run computes or where it finds its data."""
 
 
 class Lost(Exception):
-    """A task that did not come back: its process was killed, its machine went down, or it was cancelled."""
+    """A task ended without a result: its process was killed, its machine failed, or the task was cancelled."""
 
 
 def was_lost(record: Mapping[str, Any]) -> bool:
-    """Whether a record says that its run was lost with its worker, which is no failure of the run's own."""
+    """Whether a record says that its run ended because its worker was lost, and not because the run itself failed."""
     return record["status"] == "failed" and str(record["reason"]).startswith(f"{Lost.__name__}: ")
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Computes tasks somewhere.
+    """The interface of an executor, which computes tasks in this process or in others.
 
     Attributes
     ----------
     elsewhere : bool
-        Tasks are computed by other processes. Their arguments must then be plain data, and this process must leave
-        the accelerators alone.
+        Whether other processes compute the tasks. The arguments must then be plain data that can be pickled, and this
+        process must not use the accelerators.
     has_log : bool
-        A task's standard error goes to a file of its own, and not to that of this process.
+        Whether the standard error of a task goes to a separate file and not to the standard error of this process.
     slots : int
-        How many tasks should be made at least, so that nobody idles.
+        The smallest number of tasks with which no worker is idle. A sweep is divided into at least so many batches.
     memory_share : float
-        Which part of its machine's memory a task may plan with.
+        The fraction of its machine's memory that one task may use.
     """
 
     elsewhere: bool
@@ -53,15 +53,18 @@ class Executor(Protocol):
         folder: Path,
         begin: Callable[[int], object],
     ) -> Iterator[tuple[int, Result]]:
-        """Compute ``work(task)`` for every task; yields index and result of each, in the order in which they end.
+        """Compute ``work(task)`` for every task, and yield (index, result) in the order in which the tasks end.
 
-        A task that is lost does not stop the others. Closing the iterator, or an interrupt of this process, cancels
-        the tasks that are left: each is told by a signal first, so that it can write its checkpoint.
+        A task that is lost does not stop the others. If the iterator is closed or this process is interrupted, the
+        remaining tasks are cancelled. Each running task first receives a signal, so that it can write its checkpoint.
 
         Parameters
         ----------
+        work : callable (task) -> list
+        tasks : sequence
+            The arguments of ``work``, one for each task.
         folder : Path
-            A folder, perhaps not there yet, for what the executor has to keep. Every machine must see it.
+            A folder for the files of the executor. It need not exist yet. All machines must have access to it.
         begin : callable (index)
             Called when a task begins.
         """
@@ -73,7 +76,7 @@ def required(module: str, extra: str) -> Any:
     Raises
     ------
     ConfigError
-        If it is not installed; the sentence names the extra that brings it.
+        If it is not installed. The message names the extra of bdlbench that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -86,7 +89,15 @@ def required(module: str, extra: str) -> Any:
 
 
 def answer(work: Callable[[Any], list[Any]], task: Any) -> list[Any]:
-    """Call the work in a worker. One that is told to stop raises no ``Exception``, and would end the worker with it."""
+    """Call ``work(task)`` in a worker process.
+
+    A task that a signal stops raises an exception that is not an ``Exception`` and that would end the worker process.
+
+    Raises
+    ------
+    Lost
+        In place of such an exception.
+    """
     try:
         return work(task)
     except Exception:
@@ -96,12 +107,12 @@ def answer(work: Callable[[Any], list[Any]], task: Any) -> list[Any]:
 
 
 def passed_on() -> dict[str, str]:
-    """The environment that a process elsewhere must share for its runs to be the same."""
+    """Return the environment variables that another process must have so that its runs give the same results."""
     return {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
 
 
 def use_cores(cores: int) -> None:
-    """Have JAX make host devices for so many cores, where it would see more; before it makes any."""
+    """Limit the number of JAX's CPU devices to ``cores`` if this process may use more. Call it before JAX starts."""
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flags = os.environ.get("XLA_FLAGS", "")
     if cores < seen and "xla_force_host_platform_device_count" not in flags:
@@ -109,9 +120,9 @@ def use_cores(cores: int) -> None:
 
 
 def prepare(cores: Sequence[int]) -> None:
-    """A worker's first act: its own cores, and a process group that the terminal's Ctrl-C does not reach.
+    """Bind a new worker process to its cores, and move it to a process group of its own.
 
-    The executor passes an interrupt on, once.
+    Ctrl-C in the terminal then does not interrupt the worker directly. The executor sends it one signal instead.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

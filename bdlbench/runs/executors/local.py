@@ -1,4 +1,4 @@
-"""One task after another in this process: all devices work on one batch of lanes."""
+"""The executor that computes one task after another in this process. Each batch of lanes uses all devices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from bdlbench.runs.executors.base import Result
 
 
 class Local:
-    """The executor of one process."""
+    """The executor that uses only this process."""
 
     elsewhere, has_log, slots, memory_share = False, False, 1, 1.0
 
@@ -20,7 +20,7 @@ class Local:
         folder: Path,
         begin: Callable[[int], object],
     ) -> Iterator[tuple[int, Result]]:
-        """See :meth:`bdlbench.runs.executors.base.Executor.execute`. An error that is no run's own stops the sweep."""
+        """See :meth:`bdlbench.runs.executors.base.Executor.execute`. Errors of ``work`` are raised and end a sweep."""
         del folder
         for index, task in enumerate(tasks):
             begin(index)

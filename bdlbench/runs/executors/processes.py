@@ -1,4 +1,4 @@
-"""Worker processes of this machine, each with its share of the cores and GPUs, by joblib's loky."""
+"""The executor that starts worker processes on this machine with joblib's loky and shares out cores and GPUs."""
 
 import contextlib
 import os
@@ -17,31 +17,32 @@ from bdlbench.runs.executors.base import Lost, Result, answer, prepare, required
 
 SECTION = "hydra.launcher.processes"
 GRACE = 30.0
-"""Seconds that a worker has for its checkpoint when it is told to stop."""
+"""Seconds that a worker has to write its checkpoint after it is told to stop."""
 WATCH = 1.0
-"""Seconds between two looks of a worker at whether the process that it works for is there."""
+"""Seconds between two checks of a worker whether its parent process still exists."""
 
 
 class Processes:
-    """The executor of several processes.
+    """The executor that uses several worker processes.
 
-    Each worker has an executor of its own: loky ends all workers of an executor when one dies, and a worker that the
-    kernel kills for its memory must not take its neighbours along. JAX does not survive a fork; loky starts afresh.
+    Each worker has its own loky executor, because loky ends all workers of an executor when one of them dies. A worker
+    that is killed because memory ran out must not end the others. loky starts new interpreters; JAX cannot be used
+    after a fork.
 
     Parameters
     ----------
     num_workers : int or None
-        None: one a GPU, or one a core where there is none.
+        The number of worker processes. None means one for each GPU, or one for each core if there is no GPU.
     cores_per_worker : int or None
-        None: an equal share of the cores.
+        None means an equal share of the cores.
     gpus : list or None
-        CUDA devices to share out, as in ``CUDA_VISIBLE_DEVICES``. None: all that this process may see.
+        The CUDA devices to share out, named as in ``CUDA_VISIBLE_DEVICES``. None means all that this process can see.
     """
 
     elsewhere, has_log = True, False
 
     def __init__(self, *, num_workers: int | None, cores_per_worker: int | None, gpus: Any) -> None:
-        from bdlbench.options import at_least  # brings JAX, which a worker has no need of before its work
+        from bdlbench.options import at_least  # this imports JAX, which a worker must not import before its work
 
         if gpus is not None and not isinstance(gpus, list):
             raise ConfigError(f"{SECTION}.gpus={gpus!r} must be a list of devices such as [0,1], or null for all.")
@@ -102,7 +103,7 @@ class Processes:
         return loky.ProcessPoolExecutor(max_workers=1, timeout=60, env=env, **begin)
 
     def share(self, worker: int) -> tuple[list[int], dict[str, str]]:
-        """Cores of a worker, and its environment: set before anything is imported there."""
+        """Return the cores of a worker and its environment variables, which are set before its first import."""
         if self.cores_per_worker is None:
             cores = part(self.cores, worker, self.slots)
         else:
@@ -111,33 +112,34 @@ class Processes:
         threads = str(len(set(cores)))
         env = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         env["CUDA_VISIBLE_DEVICES"] = ",".join(part(self.gpus, worker, self.slots))
-        if self.gpus and self.slots > len(self.gpus):  # JAX takes three quarters of a GPU unless it is told not to
+        if self.gpus and self.slots > len(self.gpus):  # by default JAX takes three quarters of the memory of a GPU
             env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 / -(-self.slots // len(self.gpus)):.3f}"
         return sorted(set(cores)), env
 
 
 def begin_work(cores: Sequence[int], parent: int) -> None:
-    """A worker's first act: see :func:`bdlbench.runs.executors.base.prepare`; from now on it ends with its parent."""
+    """Initialise a worker as :func:`bdlbench.runs.executors.base.prepare` does, and end it when its parent ends."""
     prepare(cores)
     threading.Thread(target=follow, args=(parent,), name="bdlbench-follow", daemon=True).start()
 
 
 def follow(parent: int) -> None:
-    """Have this process stop when its parent is gone, killed say: nobody waits for what it computes, and as long as it
-    goes on it holds the locks of its runs against the same command.
+    """Stop this worker process when its parent no longer exists, for example because it was killed.
 
-    It is told as by the executor itself, by SIGTERM, on which runs write their checkpoints, and has as long for them.
+    Otherwise the worker would compute results that no process reads, and it would hold the locks of its runs, so that
+    the same command could not continue them. The worker sends itself SIGTERM, as the executor would. Its runs then have
+    ``GRACE`` seconds to write their checkpoints.
     """
     while os.getppid() == parent:
         time.sleep(WATCH)
-    # To the main thread: that is where Python heeds signals, and a system call in which it waits must be interrupted.
+    # Python handles signals in the main thread, and the signal must interrupt a system call in which that thread waits.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(1)
 
 
 def answer_to(parent: int, work: Callable[[Any], list[Any]], task: Any) -> list[Any]:
-    """See :func:`bdlbench.runs.executors.base.answer`. A worker without a parent leaves instead."""
+    """See :func:`bdlbench.runs.executors.base.answer`. If the parent process is gone, the worker exits instead."""
     try:
         return answer(work, task)
     finally:
@@ -146,7 +148,7 @@ def answer_to(parent: int, work: Callable[[Any], list[Any]], task: Any) -> list[
 
 
 def part[T](things: Sequence[T], worker: int, workers: int) -> list[T]:
-    """A worker's share of things: a run of them, or one that it shares where there are fewer than workers."""
+    """Return one worker's share: consecutive items, or one item that several workers share if there are too few."""
     if not things:
         return []
     size = len(things)
@@ -154,12 +156,12 @@ def part[T](things: Sequence[T], worker: int, workers: int) -> list[T]:
 
 
 def available_cores() -> list[int]:
-    """Cores that this process may use."""
+    """Return the indices of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def visible_gpus() -> list[str]:
-    """CUDA devices that this process may use, without starting CUDA, which would hold them."""
+    """Return the CUDA devices that this process may use. CUDA is not started, because it would reserve them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
@@ -168,6 +170,6 @@ def visible_gpus() -> list[str]:
 
 
 def signal_of(error: BaseException) -> str:
-    """What loky says of how a worker ended, such as `` (SIGKILL)``."""
+    """Return the signal that ended a worker according to loky's error, such as `` (SIGKILL)``, or an empty string."""
     named = re.search(r"SIG[A-Z]+", str(error))
     return f" ({named[0]})" if named else ""

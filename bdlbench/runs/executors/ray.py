@@ -1,4 +1,4 @@
-"""Tasks of a Ray cluster, or of a Ray that is started on this machine."""
+"""The executor that computes tasks with Ray, on a running cluster or on a Ray that it starts on this machine."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ from bdlbench.signals import deferred
 
 SECTION = "hydra.launcher.ray"
 GRACE = 30.0
-"""Seconds that a task has for its checkpoint when it is cancelled."""
+"""Seconds that a task has to write its checkpoint after it is cancelled."""
 
 
 class Ray:
@@ -22,13 +22,14 @@ class Ray:
     Parameters
     ----------
     address : str or None
-        ``auto`` or the address of a running cluster. None: that of ``RAY_ADDRESS``, or one is started here.
+        ``auto`` or the address of a running cluster. None means the address in ``RAY_ADDRESS``; without that variable
+        Ray is started on this machine.
     num_cpus, num_gpus : float
-        What a batch takes.
+        The number of CPUs and GPUs that Ray reserves for one batch.
     resources : dict or None
-        Ray's custom resources that a batch takes, such as ``{a100: 1}``.
+        Ray's custom resources that one batch needs, such as ``{a100: 1}``.
     max_retries : int
-        How often a batch is tried again when its worker or machine is gone.
+        How often a batch is started again after its worker or its machine failed.
     """
 
     elsewhere, has_log, slots, memory_share = True, True, 1, 1.0
@@ -64,7 +65,7 @@ class Ray:
         mine = not ray.is_initialized()
         if mine:
             try:
-                with warnings.catch_warnings():  # Ray forks in order to execute at once, which does JAX no harm
+                with warnings.catch_warnings():  # Ray executes a program right after its fork, which is safe with JAX
                     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
                     ray.init(
                         address=self.address,
@@ -81,7 +82,7 @@ class Ray:
                 pending[remote.remote(work, task, self.cores)] = index
                 begin(index)
             while pending:
-                with deferred():  # Ray's own code would swallow what our signal handlers raise
+                with deferred():  # Ray would suppress the exception that our signal handler raises
                     done = ray.wait(list(pending), num_returns=1, timeout=0.5)[0]
                 for reference in done:
                     index = pending.pop(reference)
@@ -89,7 +90,7 @@ class Ray:
                         result = self._result(ray, reference)
                     yield index, result
         finally:
-            for reference in pending:  # not by force: the worker's main thread meets its handler of SIGINT
+            for reference in pending:  # without force, so that the worker's handler of SIGINT can write a checkpoint
                 ray.cancel(reference, force=False)
             if pending:
                 ray.wait(list(pending), num_returns=len(pending), timeout=GRACE)
@@ -108,7 +109,7 @@ class Ray:
 
 
 def call(work: Callable[[Any], list[Any]], task: Any, cores: float) -> list[Any]:
-    """What a Ray worker does."""
-    if cores >= 1:  # Ray counts cores and does not hold tasks to them
+    """Compute a task in a Ray worker."""
+    if cores >= 1:  # Ray reserves cores, but does not limit a task to them
         use_cores(int(cores))
     return answer(work, task)

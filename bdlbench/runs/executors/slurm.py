@@ -1,4 +1,4 @@
-"""Jobs of a SLURM cluster, by submitit: an array with one element a batch, requeued when it is preempted."""
+"""The executor that submits a SLURM job array with submitit: one job for each batch, requeued when it is preempted."""
 
 import os
 import re
@@ -17,9 +17,9 @@ ALIVE = {
     "CONFIGURING", "COMPLETING", "PENDING", "PREEMPTED", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING",
     "RESV_DEL_HOLD", "RUNNING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED",
 }  # fmt: skip
-"""States of a job that may still bring a result. A preempted one is in that state before it is requeued."""
+"""States of a job that may still give a result. A preempted job is in state PREEMPTED before it is requeued."""
 PATIENCE = 15.0
-"""Seconds after a job's end in which its result may still appear: file systems that machines share are slow."""
+"""Seconds to wait for the result file after a job has ended, because shared file systems are slow."""
 
 
 class Slurm:
@@ -28,24 +28,26 @@ class Slurm:
     Parameters
     ----------
     cluster : str or None
-        ``slurm``; ``local`` for processes of this machine that submitit starts; None: slurm where there is ``srun``.
+        ``slurm``; ``local`` for processes that submitit starts on this machine; ``debug`` for this process; None for
+        slurm if ``srun`` is installed, otherwise local.
     partition : str or None
     timeout_min : int
-        Time limit of a job. One that is cut off by it is requeued and goes on from its checkpoints.
+        The time limit of a job in minutes. A job that reaches it is requeued and continues from its checkpoints.
     gpus_per_node, cpus_per_task : int or None
     mem_gb : float or None
+        Memory of a job in GB.
     array_parallelism : int
-        Jobs that run at the same time, at most.
+        The largest number of jobs that run at the same time.
     signal_delay_s : int
-        Seconds before the time limit at which a job is told to write its checkpoint.
+        How many seconds before the time limit a job is told to write its checkpoint.
     max_num_timeout : int
-        How often a job may run into its time limit; preemptions are not counted.
+        How often a job may reach its time limit. Preemptions are not counted.
     setup : list or None
-        Shell commands before the job, ``module load cuda``.
+        Shell commands that run before the job, such as ``module load cuda``.
     additional : dict or None
-        Other options of ``sbatch``: ``{qos: high, constraint: a100}``.
+        Other options of ``sbatch``, such as ``{qos: high, constraint: a100}``.
     poll_s : float
-        Seconds between two looks at the queue.
+        Seconds between two queries of the queue.
     """
 
     elsewhere, has_log, slots, memory_share = True, True, 1, 1.0
@@ -66,7 +68,7 @@ class Slurm:
         additional: Any,
         poll_s: float,
     ) -> None:
-        from bdlbench.options import at_least, positive  # brings JAX, which a job has no need of before its work
+        from bdlbench.options import at_least, positive  # this imports JAX, which a job must not import before its work
 
         if cluster not in (None, "slurm", "local", "debug"):
             raise ConfigError(f"{SECTION}.cluster={cluster!r} is unknown: use slurm, local, debug, or null for either.")
@@ -103,7 +105,7 @@ class Slurm:
         folder: Path,
         begin: Callable[[int], object],
     ) -> Iterator[tuple[int, Result]]:
-        """See :meth:`bdlbench.runs.executors.base.Executor.execute`. Scripts, logs and results lie in ``folder``."""
+        """See :meth:`bdlbench.runs.executors.base.Executor.execute`. ``folder`` gets the scripts, logs and results."""
         submitit = required("submitit", "cluster")
         try:
             executor = submitit.AutoExecutor(
@@ -150,14 +152,14 @@ class Slurm:
         return 1.0 if self.cluster == "local" else PATIENCE
 
     def _states(self, pending: Mapping[int, Any]) -> dict[int, str]:
-        """State of each job. SLURM's accounting, which submitit asks, is not there on every cluster: ask the queue."""
+        """Return the state of each job, read with squeue. submitit reads sacct, which some clusters do not have."""
         if not isinstance(next(iter(pending.values())), required("submitit", "cluster").SlurmJob):
             return {index: job.state if job.done() else "RUNNING" for index, job in pending.items()}
         arrays = ",".join(sorted({job.job_id.split("_")[0] for job in pending.values()}))
         asked = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={arrays}"]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         known = dict(line.split() for line in done.stdout.splitlines())
-        # The controller forgets jobs that ended minutes ago; one that does not answer knows of none either.
+        # SLURM's controller forgets jobs that ended minutes ago. If it does not answer, all jobs count as running.
         answers = done.returncode == 0 or "Invalid job id" in done.stderr
         return {i: known.get(job.job_id, "FORGOTTEN" if answers else "RUNNING") for i, job in pending.items()}
 
@@ -166,7 +168,7 @@ def _result(job: Any) -> Result:
     try:
         return job.result()
     except Exception as error:
-        # submitit says: failed with trace, a rule, the traceback, a rule, where the logs are.
+        # The message of submitit: "failed with trace", a line of dashes, the traceback, dashes, the place of the logs.
         parts = re.split(r"^-{10,}$", str(error), flags=re.M)
         lines = parts[min(1, len(parts) - 1)].strip().splitlines() or [type(error).__name__]
         lost = Lost(f"job {job.job_id} failed: {lines[-1].strip()}")
@@ -175,17 +177,17 @@ def _result(job: Any) -> Result:
 
 
 class Task:
-    """A call that SLURM may interrupt: it writes its checkpoints, is requeued, and goes on.
+    """A call that SLURM may interrupt. It then writes its checkpoints, is requeued, and continues.
 
-    submitit requeues at once when its signal (USR2) comes. Here the work is told first, by SIGTERM, as by any machine
-    that is taken away.
+    submitit requeues a job as soon as its signal SIGUSR2 arrives. This class first sends SIGTERM to the process, so
+    that the runs write their checkpoints, and requeues the job afterwards.
     """
 
     def __init__(self, work: Callable[[Any], list[Any]], task: Any, cores: int | None) -> None:
         self.work, self.task, self.cores = work, task, cores
 
     def __call__(self) -> list[Any]:
-        """What the work returns."""
+        """Compute the task and return the result of ``work``."""
         if self.cores is not None:
             use_cores(self.cores)
         requeue, ignored = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)
@@ -195,10 +197,10 @@ class Task:
 
         def tell(number: int, frame: Any) -> None:
             heeds = signal.getsignal(signal.SIGTERM)
-            if heeds is ignored:  # nothing has begun, or nothing that has checkpoints
+            if heeds is ignored:  # no run has set its handler: there are no checkpoints to write
                 requeue(number, frame)
             told.append(number)
-            if heeds is not signal.SIG_DFL:  # else SIGTERM came before, and the work is about to stop
+            if heeds is not signal.SIG_DFL:  # the default handler means that SIGTERM came before and the work stops
                 os.kill(os.getpid(), signal.SIGTERM)
 
         signal.signal(signal.SIGUSR2, tell)
@@ -206,9 +208,9 @@ class Task:
             return self.work(self.task)
         except BaseException:
             if told:
-                requeue(told[0], None)  # leaves
+                requeue(told[0], None)  # this ends the process
             raise
 
     def checkpoint(self) -> Any:
-        """Called by submitit before it requeues: the same call, since a run's own folder has its checkpoint."""
+        """Return the call for the requeued job. It is the same call, because the checkpoints are in the store."""
         return required("submitit", "cluster").helpers.DelayedSubmission(Task(self.work, self.task, self.cores))
