@@ -1,1 +1,1 @@
-"""The commands ``bdlbench`` and ``bdlbench-results``, and the launcher and sweepers that Hydra is given."""
+"""The commands ``bdlbench`` and ``bdlbench-results``, and the launcher and the sweepers for Hydra."""

@@ -1,4 +1,7 @@
-"""What the command ``bdlbench`` does: Hydra composes, every job ends in a record or in one sentence, the exit code tells."""
+"""The command ``bdlbench``: Hydra composes the configuration, and each job gives a record or an error message.
+
+The exit code is 0 only if every run is complete.
+"""
 
 import os
 import sys
@@ -19,14 +22,14 @@ from bdlbench.store.errors import StoreError
 
 
 def execute(argv: list[str] | None = None) -> int:
-    """Run the command line, with Hydra's command line in ``argv`` or in ``sys.argv``; returns the exit code."""
+    """Run the command with the arguments in ``argv``, or in ``sys.argv`` if None, and return the exit code."""
     outcome = Outcome()
     launcher.OUTCOME.append(outcome)
     if argv is not None:
         sys.argv = ["bdlbench", *argv]
-    # A user's own networks and models lie where the command is given.
+    # A user's own networks and models are imported from the current folder.
     sys.path.insert(0, os.getcwd())
-    # Hydra raises instead of printing and leaving, so that one sentence can be made of what it says.
+    # With this variable Hydra raises its errors. Otherwise it prints them and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir().resolve()), config_name="config")
@@ -53,7 +56,10 @@ def execute(argv: list[str] | None = None) -> int:
 
 
 def ours(error: BaseException) -> BaseException:
-    """Our own error behind one of Hydra's, which wraps what its plugins raise when they are made."""
+    """Return the ConfigError that caused an error, or the error itself.
+
+    Hydra wraps an error that is raised while it makes a launcher or a sweeper.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConfigError):
         cause = cause.__cause__
@@ -61,7 +67,7 @@ def ours(error: BaseException) -> BaseException:
 
 
 def job(config: DictConfig) -> Outcome:
-    """A single run, or a job of a launcher that knows nothing of lanes."""
+    """Compute a single run, or one job of a launcher that is not ours, and return its outcome."""
     from bdlbench.runs.sweep import run_sweep
 
     resolved, labels = configuration.composed(config)

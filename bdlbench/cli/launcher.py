@@ -1,4 +1,4 @@
-"""The Hydra launcher that turns a sweep into lanes, and a sweeper that does not compose every job twice."""
+"""The Hydra launcher that runs the jobs of a sweep as lanes, and a sweeper that composes each job only once."""
 
 import atexit
 import copy
@@ -24,57 +24,57 @@ from bdlbench.runs.executors import make_executor
 from bdlbench.runs.outcome import Outcome, sentence
 
 OUTCOME: list[Outcome] = []
-"""Where a sweep's results go: the command line puts its own outcome here before Hydra starts."""
+"""The outcome that receives the results of a sweep. The command adds its own outcome here before Hydra starts."""
 
 
 @functools.cache
 def scratch() -> str:
-    """A folder of this process's own, readable by its user alone, for what Hydra insists on writing."""
+    """Return a temporary folder of this process that only its user can read, for the files that Hydra always writes."""
     folder = tempfile.mkdtemp(prefix="bdlbench-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
-# With the plugin, so that a worker process of any launcher has it too.
+# It is registered here with the plugin, so that the worker processes of any launcher have it too.
 OmegaConf.register_new_resolver("bdlbench.scratch", scratch, replace=True)
 
 
 def collect(returns: Iterable[JobReturn]) -> None:
-    """Take over what jobs of another launcher came to, perhaps in processes of their own."""
+    """Add the outcomes that jobs of another launcher returned, possibly from other processes."""
     for returned in returns:
         if isinstance(returned.return_value, Outcome) and OUTCOME:
             OUTCOME[-1].add(returned.return_value)
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's basic sweeper without its trial composition of each job, which costs a tenth of a second a job."""
+    """Hydra's basic sweeper without its test composition of each job, which takes 0.1 s for each job."""
 
     def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None) -> None:
-        # Hydra executes its plugins' modules anew while it looks for them, which breaks the parent's super().
+        # Hydra executes the modules of plugins again while it searches for plugins, which breaks the parent's super().
         self.max_batch_size, self.params = max_batch_size, dict(params or {})
         self.overrides = None
         self.batch_index = 0
         self.hydra_context = self.config = self.launcher = None
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Hydra's own sweep; what jobs of other launchers came to in their processes is kept, too."""
+        """Run Hydra's own sweep, and add the outcomes that jobs of other launchers return."""
         returns = super().sweep(arguments)
         collect(itertools.chain.from_iterable(returns))
         return returns
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """The launcher composes each job, and reports those that cannot be."""
+        """Do nothing: the launcher composes each job and reports the jobs that cannot be composed."""
 
 
 class LanesLauncher(Launcher):
-    """Takes all jobs of a multirun, skips what the store has, and runs each group of equal programs as lanes.
+    """Takes all jobs of a multirun, skips runs that the store has, and runs jobs with equal programs as lanes.
 
     Parameters
     ----------
     max_lanes : int
-        Jobs x chains in one program at most.
+        The largest number of lanes (jobs x chains) in one program.
     executor : str
-        Where batches of lanes are computed, see :mod:`bdlbench.runs.executors`.
+        The name of the executor that computes the batches of lanes, see :mod:`bdlbench.runs.executors`.
     processes, slurm, ray : mapping
         The options of the executor of that name.
     """
@@ -86,11 +86,11 @@ class LanesLauncher(Launcher):
         self.options = {name: OmegaConf.to_container(given, resolve=True) for name, given in options.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra once a command."""
+        """Store Hydra's context and configuration. Hydra calls this once for each command."""
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run all jobs; what they came to goes to the command's outcome."""
+        """Run all jobs, add records and errors to the outcome of the command, and return the record of each job."""
         from bdlbench.runs.sweep import run_sweep
 
         outcome = OUTCOME[-1] if OUTCOME else Outcome()
@@ -120,10 +120,9 @@ def _returned(overrides: Sequence[str], record: Mapping[str, Any] | None) -> Job
 
 
 class Composer:
-    """Composes the jobs of a sweep: by Hydra once for each choice of groups, then by setting values.
+    """Composes the jobs of a sweep. Hydra composes each choice of groups once; other values are then set directly.
 
-    Hydra takes about 0.1 s a job. A job whose overrides only choose groups and change values that exist needs it once
-    for its groups; any other (additions, deletions, interpolations) is composed by Hydra itself.
+    Hydra takes about 0.1 s for a job. It also composes each job with an addition, a deletion or an interpolation.
     """
 
     def __init__(self, loader: Any, master: DictConfig) -> None:
@@ -133,7 +132,7 @@ class Composer:
         self.groups: dict[str, bool] = {}
 
     def compose(self, overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-        """The resolved configuration of one job and the labels of its groups."""
+        """Return the resolved configuration of one job and the labels of its groups."""
         parsed = self.parser.parse_overrides(overrides)
         choices = tuple(o.input_line or "" for o in parsed if self.is_group(o))
         values = [o for o in parsed if not self.is_group(o)]
@@ -148,7 +147,7 @@ class Composer:
         return self.load(overrides)[:2]
 
     def load(self, overrides: list[str]) -> tuple[dict[str, Any], dict[str, str], bool]:
-        """Compose by Hydra; the last tells whether values refer to one another."""
+        """Compose a job with Hydra. Return configuration, labels, and whether the configuration has interpolations."""
         from bdlbench.runs import configuration
 
         config = self.loader.load_sweep_config(self.master, overrides)
@@ -165,18 +164,21 @@ class Composer:
 
 
 def _is_plain(override: Override) -> bool:
-    """Whether an override gives one value that refers to no other."""
+    """Whether an override changes an existing value to one fixed value, without an interpolation."""
     line = override.input_line or ""
     return override.type is OverrideType.CHANGE and not override.is_sweep_override() and "${" not in line
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    """Plain containers; a value that is still missing is given by the job, or named when the job is made."""
+    """Return the configuration as dicts and lists. Required values may be missing; make_job reports them."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[return-value]
 
 
 def _set(config: dict[str, Any], path: str, value: Any) -> bool:
-    """Set a value as Hydra does; False, and nothing changed, where there is no such entry: that is Hydra's to judge."""
+    """Set a value at a dotted path as Hydra does, and return True.
+
+    If the entry does not exist, change nothing and return False. Hydra then composes the job and reports the fault.
+    """
     *parents, last = path.split(".")
     node: Any = config
     try:
@@ -190,7 +192,7 @@ def _set(config: dict[str, Any], path: str, value: Any) -> bool:
 
 
 def _index(node: Any, key: str) -> str | int:
-    """What a part of a dotted path is in a node."""
+    """Return the index or key of a node that a component of a dotted path names. Raise LookupError if there is none."""
     if isinstance(node, list) and key.isdigit() and int(key) < len(node):
         return int(key)
     if isinstance(node, dict) and key in node:
@@ -199,7 +201,10 @@ def _index(node: Any, key: str) -> str | int:
 
 
 def _merged(old: Any, new: Any) -> Any:
-    """As OmegaConf merges: mappings entry by entry, none of them new; anything else is replaced."""
+    """Merge as OmegaConf does: mappings entry by entry, any other value is replaced.
+
+    Raises KeyError for a key that is not in ``old``.
+    """
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     return old | {key: _merged(old[key], value) for key, value in new.items()}

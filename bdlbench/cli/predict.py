@@ -1,4 +1,4 @@
-"""``bdlbench-results predict``: a stored run's predictions for the rows of a CSV file."""
+"""``bdlbench-results predict``: predict the rows of a CSV file with a stored run."""
 
 import argparse
 import sys
@@ -8,12 +8,16 @@ from bdlbench.errors import ConfigError
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Write a line a row: mean, sd and the 5, 50 and 95 % quantiles, or the classes' probabilities, in original units.
+    """Write the predictions as CSV, one line for each row, in original units.
+
+    The columns are mean, standard deviation and the 5, 50 and 95 % quantiles for regression, and the probabilities of
+    the classes for classification.
 
     Raises
     ------
     ConfigError
-        For a file that is no table, a missing column, a value that is no number, or a folder that cannot be written to.
+        If the file cannot be read as a table, a column is missing, a value is not a number, or the folder of the output
+        does not exist.
     """
     import pandas as pd
 

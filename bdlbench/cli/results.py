@@ -1,4 +1,7 @@
-"""``bdlbench-results``: what is in the store. Reads records alone, so it starts without JAX."""
+"""The command ``bdlbench-results``, which lists, compares and checks stored runs.
+
+Most of its subcommands read only records, so that they do not import JAX.
+"""
 
 import argparse
 import os
@@ -19,16 +22,22 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "results/store"
 _LISTED = ("id", "status", "data", "inference", "network", "seed", "split", "lppd", "warnings", "created")
-_WIDE = 400  # columns where no terminal cuts them
+_WIDE = 400  # columns of the output to a file or a pipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0; after one sentence on stderr 2 for bad input, 1 for a bad store.
+    """Run one subcommand and return the exit code.
 
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments after the program's name; those of the process where None.
+        The arguments after the program's name; None means those of the process.
+
+    Returns
+    -------
+    int
+        0 for success; 2 for wrong arguments and 1 for a fault in the store, each with one sentence on stderr. Some
+        subcommands return 1 if they found something wrong, such as ``verify`` for a damaged run.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -36,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _show_warning
             return arguments.command(arguments) or 0
-    except BrokenPipeError:  # the reader of the pipe, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of the pipe, for example `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:  # how one leaves `tail --follow`
+    except KeyboardInterrupt:  # Ctrl-C is the way to end `tail --follow`
         return 130
     except (StoreError, RunBusy, ConfigError) as error:
         print(f"bdlbench-results: {error}", file=sys.stderr)
@@ -197,7 +206,7 @@ def _delete(arguments: argparse.Namespace) -> int:
             print("Nothing deleted.")
             return 1
     kept = 0
-    for row in rows:  # in the time of the question another process may have repeated one
+    for row in rows:  # another process may have repeated a run while the user was asked
         try:
             store.delete(row["id"], unless_complete=True)
         except (RunBusy, ConfigError) as error:
@@ -224,7 +233,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     store = Store(arguments.store)
     try:
         wanted = rescore.metric_options(arguments.metric, arguments.set)
-    except Exception as error:  # Hydra's own errors have no common class
+    except Exception as error:  # the errors of Hydra have no common base class
         from bdlbench.runs.outcome import sentence
 
         raise ConfigError(f"--metric: {sentence(error)}") from error
@@ -286,7 +295,7 @@ def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any
 def _fits(stored: Any, wanted: str) -> bool:
     if isinstance(stored, int | float) and not isinstance(stored, bool):
         try:
-            return float(wanted) == stored  # 1e-5 is 0.00001
+            return float(wanted) == stored  # 1e-5 and 0.00001 are the same number
         except ValueError:
             return False
     return in_text(stored).lower() == wanted.lower() if not isinstance(stored, str) else stored == wanted

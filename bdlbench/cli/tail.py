@@ -1,4 +1,4 @@
-"""``bdlbench-results tail``: how far a run is, read from its folder while another process writes it."""
+"""``bdlbench-results tail``: show how far a run is, from its folder, also while another process writes it."""
 
 import argparse
 import json
@@ -18,7 +18,15 @@ from bdlbench.store.records import decode_line
 
 
 def tail(arguments: argparse.Namespace) -> None:
-    """Print a run's state and its last looks; with ``--follow`` those to come, until nobody writes it any more."""
+    """Print the state of a run and its last looks.
+
+    With ``--follow``, print further looks as they are written, until no process writes the run any more.
+
+    Raises
+    ------
+    ConfigError
+        If the store has no such run, or ``--lines`` is less than 1.
+    """
     if arguments.lines < 1:
         raise ConfigError(f"--lines: {arguments.lines} is no number of looks; use 1 or more.")
     store = Store(arguments.store)
@@ -36,7 +44,7 @@ def tail(arguments: argparse.Namespace) -> None:
             break
         time.sleep(arguments.every)
         looks = _looks(store, id)
-        shown = min(shown, len(looks))  # a run that went on from its checkpoint has taken lines back
+        shown = min(shown, len(looks))  # a run that continues from its checkpoint removes the lines after it
     if arguments.follow:
         for look in _looks(store, id)[shown:]:
             print(_look(look))
@@ -44,7 +52,7 @@ def tail(arguments: argparse.Namespace) -> None:
 
 
 def _state(store: Store, id: str) -> str:
-    """One line: whether it runs and by whom, its phase, and its draws of how many."""
+    """Return one line: the status of a finished run, or which process writes it, and its last look."""
     by = store.holder(id)
     if by is None and id in store.finished():
         record = store.record(id)
@@ -54,7 +62,7 @@ def _state(store: Store, id: str) -> str:
 
 
 def last_look(store: Store, id: str) -> str:
-    """Phase, draws of how many, gradients and seconds at the last look at the running posterior."""
+    """Return the phase, the draws so far and planned, the gradients and the seconds at the last look at a run."""
     looks = _looks(store, id)
     if not looks:
         return f"not looked at yet ({_checkpoint(store, id) or 'setting up, compiling or warming up'})"
@@ -74,15 +82,16 @@ def _inference(store: Store, id: str) -> dict[str, Any]:
 
 
 def _checkpoint(store: Store, id: str) -> str | None:
-    """Where the last checkpoint was written, ``warm-up step 1,200 of 30,000 at the last checkpoint``; None without one.
+    """Return the position of the last checkpoint as text, or None if there is none.
 
-    See :class:`bdlbench.sampling.position.Position`, which this does not import: it would bring JAX.
+    An example is ``warm-up step 1,200 of 30,000 at the last checkpoint``. The file is described in
+    :class:`bdlbench.sampling.position.Position`, which is not imported here because that would import JAX.
     """
     try:
         path = store.path / id / "checkpoint" / "state.npz"
         with open(path, "rb") as stored, np.load(stored, allow_pickle=False) as arrays:
             stage, cycle, phase, done, _ = json.loads(str(arrays["array/position/place"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # the run itself will say if it is damaged
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # the run itself reports a damaged file
         return None
     inference = _inference(store, id)
     stages = [*(inference.get("before") or []), inference]
@@ -114,7 +123,7 @@ def _look(look: dict[str, Any]) -> str:
 
 
 def in_text(value: Any) -> str:
-    """A value of a record as a cell: six digits, a dash for what is missing."""
+    """Return a value of a record as the text of a table cell: floats with six digits, a dash for a missing value."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return "–"
     if isinstance(value, float):

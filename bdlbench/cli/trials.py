@@ -1,4 +1,4 @@
-"""Tuning with Optuna: trials are asked in batches, and a batch becomes lanes of one program."""
+"""Tuning with Optuna: trials are asked for in batches, and the runs of a batch become lanes of one program."""
 
 import itertools
 import math
@@ -29,26 +29,29 @@ DIRECTIONS = ("minimize", "maximize")
 class OptunaSweeper(Sweeper):
     """Searches the options that are given as sweeps: ``choice()``, ``range()``, ``interval()``, ``tag(log, ...)``.
 
-    Asking is seeded and runs repeat bit for bit, so the same command asks for the same trials again and finds those
-    that are done in the store: it goes on where it broke off, with or without a storage of Optuna's.
+    The sampler has a seed and runs are reproducible bit for bit. Therefore the same command asks for the same trials
+    again and finds their finished runs in the store. It continues an interrupted search, with or without a storage of
+    Optuna.
 
     Parameters
     ----------
     n_trials : int
-        Trials in all, those of the storage among them.
+        The total number of trials, including those in the storage.
     n_jobs : int
-        Trials that are asked together, before any of them is known.
+        The number of trials that are asked for together, before any of their values is known.
     metric : str or list
-        Dotted key of the record, ``metrics.lppd``; several for several objectives.
+        The objective as a dotted key of the record, such as ``metrics.lppd``; a list for several objectives.
     direction : str or list
         ``maximize`` or ``minimize``, for each metric.
     mean_over : mapping or None
-        Options that are not searched: the objective is the mean over their values, ``{data.split: range(5)}``.
+        Options that are not searched. The objective is the mean over their values, for example
+        ``{data.split: range(5)}``.
     seed : int
+        The seed of the sampler.
     sampler : mapping or None
-        ``_target_`` and arguments of a sampler of Optuna's. None: TPE.
+        ``_target_`` and arguments of a sampler of Optuna. None means TPE.
     storage, study_name : str or None
-        A database of Optuna's, ``sqlite:///tuning.db``, and the study's name in it.
+        A database of Optuna, such as ``sqlite:///tuning.db``, and the name of the study in it.
     params : mapping or None
         Options to search, as on the command line.
     """
@@ -89,7 +92,7 @@ class OptunaSweeper(Sweeper):
     loader: Any
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra once a command."""
+        """Make the launcher, and store Hydra's loader and configuration. Hydra calls this once for each command."""
         from hydra.core.plugins import Plugins
 
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -99,7 +102,7 @@ class OptunaSweeper(Sweeper):
         self.parser = OverridesParser.create(config_loader=self.loader)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Ask, run and tell until there are ``n_trials``; returns the study."""
+        """Ask for trials, run them and tell Optuna their values, until there are ``n_trials``. Return the study."""
         overrides = self._parsed({**self.params})
         overrides += self.parser.parse_overrides(arguments)
         space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
@@ -132,7 +135,7 @@ class OptunaSweeper(Sweeper):
             launched += len(jobs)
             for trial_number, _ in trials:
                 records = [record_of(next(returns).return_value) for _ in beside]
-                if only_lost(records):  # stays open: no failure of its own, and the same command tries it again
+                if only_lost(records):  # the trial stays open, and the same command tries it again
                     lost += 1
                     continue
                 values = self._objective(records)
@@ -150,7 +153,7 @@ class OptunaSweeper(Sweeper):
         study = optuna.create_study(
             storage=self.storage, study_name=self.study_name, directions=self.directions, load_if_exists=True
         )
-        # A continued study must not ask the same again.
+        # A study that continues needs another seed, because the same seed would give the same trials again.
         seed = self.seed + len(study.get_trials(deepcopy=False))
         if self.sampler is not None:
             study.sampler = configuration.call({**self.sampler, "seed": seed}, f"{SECTION}.sampler", partial=False)
@@ -161,13 +164,13 @@ class OptunaSweeper(Sweeper):
         return study
 
     def _check_metrics(self, job: Sequence[str]) -> None:
-        """Refuse a metric that no record will have, before anything runs."""
+        """Raise ConfigError before anything runs if no record will have a metric."""
         from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
 
         try:
             own = list(self.loader.load_sweep_config(self.config, list(job)).metrics)
         except (HydraException, OmegaConfBaseException):
-            return  # the launcher says what is wrong with a job
+            return  # the launcher reports what is wrong with the job
         known = [*own, *CHAIN_DIAGNOSTICS, "psis_khat", "standardized", "shifted", "ood"]
         for metric in self.metrics:
             first, _, rest = metric.partition(".")
@@ -178,7 +181,7 @@ class OptunaSweeper(Sweeper):
                 )
 
     def _objective(self, records: Sequence[Mapping[str, Any] | None]) -> list[float] | None:
-        """Means of the metrics; None if a run is not complete or has no such number."""
+        """Return the mean of each metric over the runs, or None if a run is not complete or lacks a finite value."""
         if any(record is None or record["status"] != "complete" for record in records):
             return None
         means = []
@@ -206,21 +209,22 @@ class OptunaSweeper(Sweeper):
 
 
 def only_lost(records: Sequence[Mapping[str, Any] | None]) -> bool:
-    """Whether a trial lacks nothing but runs that were lost with their workers."""
+    """Whether all runs of a trial that are not complete were lost with their workers, and there is at least one."""
     left = [record for record in records if record is None or record["status"] != "complete"]
     return bool(left) and all(record is not None and was_lost(record) for record in left)
 
 
 def ended() -> tuple[Any, ...]:
-    """The states of trials that are over."""
+    """Return the states of trials that have ended."""
     state = required("optuna", "tuning").trial.TrialState
     return state.COMPLETE, state.FAIL
 
 
 def unfinished(study: Any, names: set[str]) -> list[tuple[int, dict[str, Any]]]:
-    """Number and options of the trials that a command broke off: they are done first. One command at a time a study.
+    """Return the number and the options of each trial that an interrupted command has left open. They are run first.
 
-    One that was broken off while it was asked, or searched other options, has failed.
+    A trial that does not have exactly the options ``names`` is marked as failed. Only one command at a time may work on
+    a study.
     """
     state = required("optuna", "tuning").trial.TrialState
     left = []
@@ -233,7 +237,13 @@ def unfinished(study: Any, names: set[str]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def distribution(override: Override) -> Any:
-    """Optuna's distribution of an option that is given as a sweep of Hydra's."""
+    """Return the distribution of Optuna for an option that is given as a sweep of Hydra.
+
+    Raises
+    ------
+    ConfigError
+        If Optuna refuses the bounds.
+    """
     distributions = required("optuna", "tuning").distributions
     value: Any = override.value()
     name = override.get_key_element()
@@ -255,7 +265,7 @@ def distribution(override: Override) -> Any:
 
 
 def values_of(override: Override) -> list[str]:
-    """The values of an option that the objective is a mean over."""
+    """Return the values of an option over which the objective is averaged. Raise ConfigError for an interval."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
@@ -266,19 +276,19 @@ def values_of(override: Override) -> list[str]:
 
 
 def record_of(returned: Any) -> Mapping[str, Any] | None:
-    """The record of a job: the lanes launcher returns it, and any other one what the command came to."""
+    """Return the record of a job from what a launcher returned: our launcher gives the record, others an outcome."""
     if isinstance(returned, Outcome):
         return returned.records[0] if returned.records else None
     return returned
 
 
 def number(record: Mapping[str, Any], path: str) -> float | None:
-    """A number of a record by its dotted key.
+    """Return a number of a record by its dotted key, or None if the entry is null.
 
     Raises
     ------
     ConfigError
-        If the record has no such entry.
+        If the record has no such entry, or it is not a number.
     """
     node: Any = record
     for key in path.split("."):
