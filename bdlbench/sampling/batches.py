@@ -1,9 +1,9 @@
-"""Minibatches: which rows step t sees, a pure function of (key, t), so that a resumed run sees the same ones.
+"""Minibatches: the rows that step t uses, as a pure function of (key, t), so that a resumed run uses the same rows.
 
-The rows of an epoch are a keyed bijection of 0..N-1, evaluated for the batch alone (a Feistel network with cycle
-walking): a sorted permutation of 45,730 rows costs 7 ms on a CPU, this costs a microsecond. Epochs follow one another
-without a gap: where B does not divide N, a batch ends one epoch and begins the next. So every batch has B rows, every
-row comes exactly once an epoch, and each batch is an unbiased sample of the rows.
+The order of the rows in an epoch is a keyed bijection of 0..N-1, a Feistel network with cycle walking. It is evaluated
+only at the positions of the batch. This takes a microsecond on a CPU, where a sorted permutation of 45,730 rows takes 7
+ms. If B does not divide N, the batch at the end of an epoch takes its last rows from the next epoch. So every batch has
+B rows, every row is used exactly once in each epoch, and each batch is an unbiased sample of the rows.
 """
 
 import math
@@ -18,18 +18,19 @@ from bdlbench.types import Data, Schedule
 
 _ROUNDS = 6
 MOST_AT_ONCE = 128
-"""Steps whose keys and batches are made together, at most."""
+"""The largest number of steps whose keys and batches are made together."""
 SORTED_ROWS = 64
-"""Up to so many rows are permuted by a sort."""
+"""Up to this number of rows, the permutation is made by sorting."""
 
 
 def permute(key: Key[Array, ""], index: Integer[Array, "..."], num_rows: int) -> Int[Array, "..."]:
-    """A keyed bijection of 0..num_rows-1 applied to ``index``.
+    """Apply a keyed random bijection of 0..num_rows-1 to ``index``.
 
-    An alternating Feistel network over the rectangle a x b >= num_rows with modular addition (Black & Rogaway 2002,
-    "Ciphers with arbitrary finite domains"), walked until the image falls inside the range. On a rectangle of a few
-    cells six rounds are not uniform over the pairs of rows (8 % off at 8 rows, nothing measurable from 30), so few rows
-    are sorted by random numbers instead, which is as cheap there.
+    It is an alternating Feistel network with modular addition over a rectangle of a x b >= num_rows cells (Black &
+    Rogaway 2002, "Ciphers with arbitrary finite domains"). It is applied repeatedly until the image is less than
+    ``num_rows``. With few cells, six rounds are not uniform over the pairs of rows: the error is 8 % at 8 rows and not
+    measurable from 30 rows on. Therefore up to ``SORTED_ROWS`` rows are permuted by sorting random numbers, which is as
+    fast there.
     """
     if num_rows <= SORTED_ROWS:
         return jax.random.permutation(key, num_rows)[index].astype(jnp.int32)
@@ -41,14 +42,14 @@ def _round_keys(key: Key[Array, ""]) -> UInt32[Array, " rounds"]:
 
 
 def _permute(round_keys: UInt32[Array, "rounds ..."], index: Integer[Array, "..."], num_rows: int) -> Int[Array, "..."]:
-    """:func:`permute` with the keys of the rounds; each index may have its own."""
+    """:func:`permute` with given keys of the rounds, which may differ between the indices."""
     a = math.isqrt(num_rows - 1) + 1
     b = -(-num_rows // a)
     return _walk(round_keys, index, num_rows, a, b, walks=a * b > num_rows)
 
 
 def _walk(round_keys: Any, index: Any, num_rows: Any, a: Any, b: Any, *, walks: bool) -> Any:
-    """The Feistel network over the rectangle a x b; without ``walks`` every image is in the range already."""
+    """The Feistel network over a x b cells. ``walks`` is False if a x b is ``num_rows``: no image is out of range."""
 
     def mix(value: UInt32[Array, "..."], round_key: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
         value = (value + round_key) * jnp.uint32(0x9E3779B1)
@@ -71,7 +72,10 @@ def _walk(round_keys: Any, index: Any, num_rows: Any, a: Any, b: Any, *, walks: 
 
 
 def num_held_out(num_rows: int, validation_fraction: float) -> int:
-    """How many of ``num_rows`` rows a share of them is: none for 0, else at least one."""
+    """Return the number of rows to hold out: 0 for a fraction of 0, otherwise the rounded fraction, at least 1.
+
+    Raises ConfigError if no row would be left for training.
+    """
     count = max(1, round(validation_fraction * num_rows)) if validation_fraction > 0 else 0
     if count and count >= num_rows:
         raise ConfigError(
@@ -81,7 +85,10 @@ def num_held_out(num_rows: int, validation_fraction: float) -> int:
 
 
 def hold_out(data: Data, order: Integer[Array, " N"], validation_fraction: float) -> Data:
-    """The rows but those last in ``order``, which are the validation rows; all of them for a share of 0."""
+    """Hold out the last rows in ``order`` as validation rows, and return the data with the other rows.
+
+    With a fraction of 0 the data are returned unchanged.
+    """
     count = num_held_out(data.size, validation_fraction)
     if not count:
         return data
@@ -91,7 +98,7 @@ def hold_out(data: Data, order: Integer[Array, " N"], validation_fraction: float
 
 
 def check(schedule: Schedule, num_rows: int) -> None:
-    """Raise ConfigError where the batch size does not fit ``num_rows`` training rows."""
+    """Raise ConfigError if the batch size of a schedule does not fit ``num_rows`` training rows."""
     size = schedule.batch_size
     if size is None:
         return
@@ -108,12 +115,12 @@ def check(schedule: Schedule, num_rows: int) -> None:
 
 
 def rows_of_step(key: Key[Array, ""], t: Integer[Array, ""], num_rows: int, schedule: Schedule) -> Int[Array, " B"]:
-    """Row indices (B,) of the batch that step ``t`` sees."""
+    """Return the row indices (B,) of the batch of step ``t``."""
     size = schedule.batch_size
     assert size is not None
     if schedule.batching == "iid":
         return jax.random.randint(jax.random.fold_in(key, t), (size,), 0, num_rows)
-    # Positions are taken within a cycle of whole epochs and whole batches, so that 32 bits last for ever.
+    # Positions are counted within a cycle of whole epochs and whole batches, so that 32 bits suffice for any t.
     common = math.gcd(size, num_rows)
     steps_per_cycle, epochs_per_cycle = num_rows // common, size // common
     t = t.astype(jnp.uint32)
@@ -126,7 +133,7 @@ def rows_of_step(key: Key[Array, ""], t: Integer[Array, ""], num_rows: int, sche
             return rows
         following = permute(jax.random.fold_in(key, epoch + 1), position % num_rows, num_rows)
         return jnp.where(position < num_rows, rows, following)
-    # Each row brings the keys of its own epoch: the bijection is evaluated once, not for both epochs.
+    # Each row has the keys of its own epoch, so that the bijection is evaluated once and not for both epochs.
     this, following = (_round_keys(jax.random.fold_in(key, e)) for e in (epoch, epoch + 1))
     round_keys = jnp.where(position < num_rows, this[:, None], following[:, None])
     return _permute(round_keys, position % num_rows, num_rows)
@@ -135,9 +142,9 @@ def rows_of_step(key: Key[Array, ""], t: Integer[Array, ""], num_rows: int, sche
 def rows_of_step_among(
     key: Key[Array, ""], t: Integer[Array, ""], num_rows: Integer[Array, ""], capacity: int, schedule: Schedule
 ) -> Int[Array, " B"]:
-    """:func:`rows_of_step` where the number of rows, 1 to ``capacity``, is known only when the program runs.
+    """Return the row indices of :func:`rows_of_step` for a number of rows that is a traced value, 1 to ``capacity``.
 
-    It gives the same rows as that function does for so many rows.
+    For the same number of rows both functions give the same indices.
     """
     size = schedule.batch_size
     assert size is not None
@@ -156,17 +163,18 @@ def rows_of_step_among(
 
 
 def _permute_among(key: Any, index: Any, num_rows: Any, capacity: int) -> Any:
-    """:func:`permute` for a number of rows that is traced."""
+    """:func:`permute` for a number of rows that is a traced value."""
 
     def sort() -> Any:
-        # As jax.random.permutation does it, whose numbers for the first rows do not depend on how many follow.
+        # This repeats jax.random.permutation. Its random numbers for the first rows do not depend on the number of
+        # rows.
         length = min(SORTED_ROWS, capacity)
         numbers = jax.random.bits(jax.random.split(key)[1], (length,), jnp.uint32)
         row = jnp.arange(length, dtype=jnp.int32)
         return jax.lax.sort((row >= num_rows.astype(jnp.int32), numbers, row), num_keys=2)[2][index]
 
     def walk() -> Any:
-        # The square root in single precision may be off by one either way.
+        # The square root in single precision may be wrong by one in both directions.
         root = jnp.sqrt((num_rows - 1).astype(jnp.float32)).astype(jnp.uint32)
         root = jnp.where(root * root > num_rows - 1, root - 1, root)
         root = jnp.where((root + 1) * (root + 1) <= num_rows - 1, root + 1, root)
@@ -180,6 +188,6 @@ def _permute_among(key: Any, index: Any, num_rows: Any, capacity: int) -> Any:
 
 
 def steps_per_gather(row_bytes: int, schedule: Schedule) -> int:
-    """How many batches to gather at once: gathering is what a small batch costs, so it is done for about 1 MB."""
+    """Return the number of batches to gather together, about 1 MB. For small batches gathering is the largest cost."""
     size = schedule.batch_size or 1
     return max(1, min(MOST_AT_ONCE, 2**20 // max(1, size * row_bytes)))

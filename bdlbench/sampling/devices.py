@@ -1,4 +1,4 @@
-"""The devices, the precision and the compilation cache of a process."""
+"""Set the devices, the precision and the compilation cache of JAX."""
 
 import contextlib
 import os
@@ -10,7 +10,10 @@ from bdlbench.sampling import lanes
 
 
 def setup_jax() -> None:
-    """Devices (once a process, before JAX is used), precision and the compilation cache, for the whole process."""
+    """Set the devices, the precision and the compilation cache of JAX for the whole process.
+
+    The number of devices can be set only before JAX is used for the first time.
+    """
     lanes.mesh()
     _settings()
 
@@ -32,15 +35,15 @@ SETTINGS = (
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
-"""What :func:`setup_jax` changes beside the devices, for the whole process."""
+"""The settings of JAX that :func:`setup_jax` changes, apart from the devices."""
 
 
 @contextlib.contextmanager
 def settings() -> Iterator[None]:
-    """The settings of :func:`setup_jax` inside, and those of the caller again afterwards.
+    """Use the settings of :func:`setup_jax` inside this context, and restore the caller's settings afterwards.
 
-    For code that is called as a library: the caller's own computations keep their precision and their cache. Only the
-    number of devices stays, which can be set once a process.
+    It serves code that a user calls as a library: the user's own computations keep their precision and their cache.
+    Only the number of devices is not restored, because it can be set only once in a process.
     """
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -48,7 +51,7 @@ def settings() -> Iterator[None]:
     lanes.mesh()
     _settings()
     changed = jax.config.jax_compilation_cache_dir != before["jax_compilation_cache_dir"]
-    if changed:  # JAX looks at the folder once, and then no more
+    if changed:  # JAX reads the setting of the folder only once
         compilation_cache.reset_cache()
     try:
         yield

@@ -1,8 +1,8 @@
-"""Lanes meet hardware here and nowhere else.
+"""Distribute lanes over the devices. No other module does this.
 
-What runs side by side is one axis: jobs x chains. On a CPU lanes are sharded over host devices, one a core, and taken
-one after another within each, so that a lane's bits do not depend on its neighbours. On an accelerator they are
-vmapped within each device.
+The lanes of a program form one axis, jobs x chains. On a CPU they are sharded over host devices, one for each core, and
+each device computes its lanes one after another, so that the bits of a lane do not depend on the other lanes. On an
+accelerator the lanes of each device are vmapped.
 """
 
 import functools
@@ -19,14 +19,17 @@ from jax.sharding import PartitionSpec as P
 
 AXIS = "lane"
 FEW_AT_A_TIME = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-"""Compiler options for steps of many small operations on a CPU. The backend's threads split the work where more than
-eight operations are ready, whatever their size, and a minibatch step pays for it with as much as its gradient costs
-(47 us of CPU time against 28). Ordered for memory, fewer are ready at a time."""
+"""Compiler options for steps of many small operations on a CPU. If more than eight operations are ready, the backend
+divides them between threads, whatever their size. For a minibatch step this takes about as long as the gradient itself
+(47 us of CPU time in place of 28). The order that saves memory has fewer operations ready at a time."""
 
 
 @functools.cache
 def mesh() -> Mesh:
-    """All devices in a row. On a CPU there are at least two, so that a solo run and a sweep compile alike."""
+    """Return the mesh of all devices, with the one axis ``AXIS``.
+
+    A CPU has at least two devices, so that single runs and sweeps compile the same program.
+    """
     try:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -42,12 +45,12 @@ def mesh() -> Mesh:
 
 
 def sequential() -> bool:
-    """Whether lanes of one device are taken one after another (CPU) or vmapped (accelerator)."""
+    """Whether the lanes of a device are computed one after another (CPU) and not vmapped (accelerator)."""
     return jax.default_backend() == "cpu"
 
 
 def padded(num_lanes: int) -> int:
-    """The number of lanes that fills every device equally."""
+    """Return the smallest number of lanes, at least ``num_lanes``, that is a multiple of the number of devices."""
     size = mesh().size
     return -(-num_lanes // size) * size
 
@@ -55,8 +58,19 @@ def padded(num_lanes: int) -> int:
 def over_lanes(
     function: Callable[..., Any], num_shared: int = 1, donate: tuple[int, ...] = (), *, small: bool = False
 ) -> Any:
-    """Jit ``function(*shared, *lane)`` over lanes: the first ``num_shared`` arguments are replicated, the others carry
-    the lane axis in front, as do all results. ``small`` says that it is made of many small operations.
+    """Compile ``function(*shared, *lane)``, which is written for one lane, for all lanes.
+
+    Parameters
+    ----------
+    function : callable
+        It gets the shared arguments, and the arguments of one lane.
+    num_shared : int
+        The number of shared arguments, which come first and are replicated on all devices. All other arguments and all
+        results have the lane axis first.
+    donate : tuple of int
+        The indices of arguments whose buffers the results may reuse.
+    small : bool
+        Whether the function consists of many small operations, see ``FEW_AT_A_TIME``.
     """
 
     def device_part(*args: Any) -> Any:
@@ -73,7 +87,7 @@ def over_lanes(
 
 
 def place(tree: Any) -> Any:
-    """Pad the leading axis of every leaf to fill the devices (by repeating the last lane) and shard it over them."""
+    """Pad the first axis of every leaf to :func:`padded` lanes with copies of the last lane, and shard it."""
 
     def one(leaf: Any) -> Any:
         typed = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -88,7 +102,7 @@ def place(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Put a copy of every leaf on every device; what lies there already is left as it is."""
+    """Put a copy of every leaf on every device. Leaves that are replicated already are not copied again."""
     everywhere = NamedSharding(mesh(), P())
 
     def one(leaf: Any) -> Any:
@@ -100,22 +114,22 @@ def replicate(tree: Any) -> Any:
 
 
 def first_of(lane: Any) -> Any:
-    """The first of several lanes, still with the lane axis: of one job's lanes, whose numbers and data are the same."""
+    """Return the first lane, with a lane axis of length 1. The lanes of one job share numbers and data."""
     return jax.tree.map(lambda leaf: leaf[:1], lane)
 
 
 def fetch(tree: Any, num_lanes: int) -> Any:
-    """Copy results to the host without the padding."""
+    """Copy results to the host, without the padding lanes."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:num_lanes], jax.block_until_ready(tree))
 
 
 def active(num_lanes: int) -> np.ndarray:
-    """Which of the padded lanes are real."""
+    """Return a mask (padded lanes,) that is False for padding lanes."""
     return np.arange(padded(num_lanes)) < num_lanes
 
 
 def where_active(is_active: jax.Array, compute: Callable[[], Any]) -> Any:
-    """What ``compute`` gives; zeros for a padding lane where that saves time."""
+    """Return ``compute()``. For a padding lane on a CPU return zeros without computing."""
     if not sequential():
         return compute()
     shapes = jax.eval_shape(compute)
@@ -123,5 +137,8 @@ def where_active(is_active: jax.Array, compute: Callable[[], Any]) -> Any:
 
 
 def steps_here(num_steps: jax.Array, is_active: jax.Array) -> jax.Array:
-    """Padding lanes take no step where that saves time; under vmap a per-lane count would only cost selects."""
+    """Return ``num_steps``, or 0 for a padding lane on a CPU.
+
+    Under vmap all lanes take as many steps as the longest, so that a count for each lane would save nothing.
+    """
     return jnp.where(is_active, num_steps, 0) if sequential() else num_steps

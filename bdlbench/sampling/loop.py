@@ -1,6 +1,6 @@
-"""The one loop, seen from the host: it drives every method in blocks and hands over what each block left.
+"""The host part of the sampling loop: it runs every method in blocks of steps, and yields the results of each block.
 
-Between blocks the caller shows progress, stores draws and scores them; none of that is on the loop's clock.
+Between blocks the caller shows progress, and stores and scores draws. The loop's clock does not measure that time.
 """
 
 from collections import OrderedDict
@@ -21,15 +21,38 @@ Marks = Callable[[int, Phase], Sequence[int]]
 
 
 class Block(NamedTuple):
-    """What one block leaves behind, on the host, a row a lane.
+    """The results of one block, as host arrays whose first axis is the lane.
 
-    ``draws`` (L, n, D) or (L, n, P, D) start at draw ``first_draw`` of the stage and come with ``stats`` (L, n) of the
-    step before each; where nothing steps but the state has a density, ``log_density`` and ``log_q`` of the draw.
-    ``num_grads`` (full-data equivalents), ``num_diverging`` and ``seconds`` are those of this block;
-    ``bad_step`` is the first step of the stage with a non-finite log density, ``NEVER`` where there is none,
-    ``UNFINISHED`` where warm-up came to no end.
-    ``provisional(n)`` draws n times from the running state of a method that optimises (``thinning`` 0).
-    ``position()`` copies the running state: asked before the next block, it says where :func:`run` may go on.
+    Attributes
+    ----------
+    stage : int
+        The index of the stage.
+    phase : "warmup" or "sample"
+    steps_done : int
+        The number of steps of the stage that are done, including this block.
+    first_draw : int
+        The index in the stage of the first draw of this block.
+    draws : array (L, n, D) or (L, n, P, D), or None
+        None in warm-up.
+    stats : dict of arrays (L, n)
+        The statistics of the step before each draw. If the draws come from a distribution with a density
+        (``thinning`` 0), these are ``log_density`` and ``log_q`` of each draw. A block of warm-up has n = 1.
+    num_grads : array (L,)
+        The gradient evaluations of this block, in units of the full training set.
+    num_diverging : int array (L,)
+        The number of divergent steps of this block.
+    bad_step : int array (L,)
+        The first step of the stage with a non-finite log density; ``NEVER`` if there is none, ``UNFINISHED`` if the
+        warm-up did not reach the posterior.
+    seconds : float
+        The duration of this block.
+    provisional : (n) -> array (L, n, D), or None
+        Draws n times from the current state of a method that optimises (``thinning`` 0).
+    anchor : array (L, D) or None
+        The weights at which predictions are linearised.
+    position : () -> Position, or None
+        Copies the current state. It must be called before the next block is computed. :func:`run` can continue from the
+        result.
     """
 
     stage: int
@@ -47,7 +70,7 @@ class Block(NamedTuple):
     position: Callable[[], Position] | None = None
 
     def of(self, some: slice) -> "Block":
-        """The block of some of the lanes; ``provisional`` and ``position`` stay those of all lanes."""
+        """Return the block of some of the lanes. ``provisional`` and ``position`` still refer to all lanes."""
         return self._replace(
             draws=None if self.draws is None else self.draws[some],
             stats={name: values[some] for name, values in self.stats.items()},
@@ -59,7 +82,7 @@ class Block(NamedTuple):
 
 
 def joined(blocks: Sequence[Block]) -> Block:
-    """Consecutive blocks of draws as one."""
+    """Join consecutive blocks of draws into one block."""
     if len(blocks) == 1:
         return blocks[0]
     return blocks[-1]._replace(
@@ -73,7 +96,7 @@ def joined(blocks: Sequence[Block]) -> Block:
 
 
 class ProgramCache:
-    """The compiled programs of the stages and shapes used last, at most ``maxsize`` of them."""
+    """A cache of the compiled programs of stages. It keeps the ``maxsize`` entries that were used last."""
 
     def __init__(self, maxsize: int) -> None:
         self.maxsize = maxsize
@@ -83,7 +106,7 @@ class ProgramCache:
         return len(self._programs)
 
     def get(self, program: Program, index: int, shared: Shared, lane: Lane) -> StagePrograms:
-        """The programs of a stage, made where the cache has none for these shapes."""
+        """Return the programs of a stage for these shapes, and make them if the cache does not have them."""
         shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), (shared, lane))
         key = (program, index, str(shapes), jax.default_backend(), bool(jax.config.jax_enable_x64))
         if key not in self._programs:
@@ -95,16 +118,16 @@ class ProgramCache:
 
 
 _PROGRAMS = ProgramCache(maxsize=64)
-"""What the runs of this process have compiled. A run has about two stages, and a sweep's groups follow one another."""
+"""The cache of the runs of this process. A run has about two stages, and a sweep has several groups of runs."""
 
 
 def stage_programs(program: Program, index: int, shared: Shared, lane: Lane) -> StagePrograms:
-    """The programs of a stage, from the process's cache where the same shapes have been compiled before."""
+    """Return the programs of a stage, from the cache of the process if these shapes have been used before."""
     return _PROGRAMS.get(program, index, shared, lane)
 
 
 def is_markov(program: Program, shared: Shared, lane: Lane) -> bool:
-    """Whether the draws of the last stage's chains are Markov chains."""
+    """Whether the draws of each chain in the last stage are a Markov chain."""
     lane = lane._replace(active=np.ones(np.shape(lane.dataset), bool))
     return stage_programs(program, len(program.stages) - 1, shared, lane).markov
 
@@ -134,29 +157,29 @@ def run(
     theta: np.ndarray | None = None,
     cache: ProgramCache | None = None,
 ) -> Iterator[Block]:
-    """Drive all stages over all lanes; yield a :class:`Block` after each block. Ends early if every lane has failed.
+    """Run all stages on all lanes and yield a :class:`Block` after each block. It ends early if every lane has failed.
 
     Parameters
     ----------
     program, shared, lane
-        What to compute, the rows, and the L lanes' keys, data-set indices and numbers (host arrays).
+        The program, the rows of the data sets, and the keys, data-set indices and numbers of the L lanes (host arrays).
     clock : Clock
-        Gets ``compile``, ``warmup`` and ``sample`` seconds; what the caller does between blocks is not on it.
+        Receives the seconds of ``compile``, ``warmup`` and ``sample``, without the time between blocks.
     marks : (stage, phase) -> sorted steps (warm-up) or draws (sampling)
-        Where a block must end so that the caller can look. They change no number.
+        The steps or draws at which a block must end, so that the caller can score. They do not change the draws.
     block_seconds : float
-        Aimed length of a block, so that progress is seen.
-    theta : array (L, D), optional
-        Where the first stage begins; the program's own start where None.
+        The desired duration of a block, so that the progress can be shown.
     resume : Position, optional
-        Go on from there, with the bits of the run that it was taken from.
+        Continue from this position. The draws are those of the run from which it was taken, bit for bit.
+    theta : array (L, D), optional
+        The start points of the first stage; None means the start that the program defines.
     cache : ProgramCache, optional
-        Where compiled programs are kept; the process's own cache where None.
+        The cache of compiled programs; None means that of the process.
 
     Raises
     ------
     ValueError
-        If ``resume`` is no position of this program.
+        If ``resume`` does not fit the program.
     """
     cache = _PROGRAMS if cache is None else cache
     num_lanes = int(np.shape(lane.dataset)[0])
@@ -187,7 +210,7 @@ def run(
 
 
 class _StageRun:
-    """One stage in progress."""
+    """One stage while it runs."""
 
     def __init__(
         self,
@@ -211,13 +234,13 @@ class _StageRun:
         self.at: tuple[int, Phase, int] = (0, "warmup", 0)
 
     def position(self) -> Position:
-        """Where the stage is, with a copy of its state."""
+        """Return the position of the stage, with a copy of its state."""
         return Position(
             self.programs.index, *self.at, to_host(self.state, self.num_lanes), self.bad_step.copy(), self.anchor
         )
 
     def failed(self) -> bool:
-        """Whether no lane has a finite state left."""
+        """Whether every lane has become non-finite or has not finished its warm-up."""
         return bool((self.bad_step < NEVER).all())
 
     def go(self, resume: Position | None = None) -> Iterator[Block]:
@@ -250,9 +273,11 @@ class _StageRun:
     def pieces(
         self, phase: Phase, total: int, largest: int, begin: int, before: int = 0
     ) -> Iterator[tuple[int, int, Callable[[float], None]]]:
-        """Cut units ``begin`` to ``total`` into blocks that end at marks, fit ``largest``, last about ``block_seconds``.
+        """Divide the steps or draws from ``begin`` to ``total`` into blocks.
 
-        Marks count the ``before`` units of earlier cycles too.
+        Yield for each block the number that is done before it, its length, and a function to be called with its
+        duration. A block ends at the latest at the next mark, is not longer than ``largest``, and takes about
+        ``block_seconds``. Marks also count the ``before`` units of earlier cycles.
         """
         wanted = {m - before for m in self.marks(self.programs.index, phase)}
         marks = sorted({m for m in wanted if 0 < m < total} | {total})
@@ -263,14 +288,15 @@ class _StageRun:
             rate = count / max(seconds, 1e-9)
 
         while done < total:
-            # Of the first block nothing is known; while it lasts nobody can stop the run, or see it.
+            # The speed is not known before the first block. It is short, because a run can be stopped only between
+            # blocks.
             aim = max(1, min(100, total // 100)) if rate == 0 else max(1, int(rate * self.block_seconds))
             count = min(aim, largest, next(m for m in marks if m > done) - done)
             yield done, count, took
             done += count
 
     def steps(self, phase: Phase, total: int, cycle: int, begin: int) -> Iterator[Block]:
-        """Blocks of one cycle's share of ``total``: steps in warm-up; in sampling draws, with the steps before each."""
+        """Run one cycle's share of ``total`` (steps in warm-up, draws in sampling) and yield its blocks."""
         warm, cycles = phase == "warmup", self.programs.num_cycles
         stride = 1 if warm else self.schedule.thinning
         total //= cycles
@@ -313,7 +339,7 @@ class _StageRun:
                 return
 
     def can_peek(self) -> bool:
-        """Whether the running state is a distribution already, as a guide's is."""
+        """Whether one can draw from the state during optimisation, because it is a distribution such as a guide."""
         return self.schedule.thinning == 0 and not self.programs.two_bodies
 
     def finalize(self, cycle: int) -> Block:
@@ -345,14 +371,14 @@ class _StageRun:
         )
 
     def provisional(self, count: int, first: int = 0) -> np.ndarray:
-        """Up to ``capacity`` draws from the running state, on the clock's ``predict``."""
+        """Return ``count`` draws, at most ``capacity``, from the current state. Their time counts as ``predict``."""
         with self.clock.measure("predict"):
             args = (self.shared, lanes.replicate(np.int32(first)), self.lane, self.state)
             draws = self.programs.call("draws", self.clock, 2, *args)
             return np.array(lanes.fetch(draws, self.num_lanes)[:, :count])
 
     def read(self, cycle: int, begin: int) -> Iterator[Block]:
-        """Draws from a state that is a distribution: nothing moves."""
+        """Yield blocks of draws from a state that is a distribution (``thinning`` 0). The state does not change."""
         total, zeros = self.schedule.num_samples, np.zeros(self.num_lanes, np.int64)
         for done, count, took in self.pieces("sample", total, self.programs.capacity, begin):
             with self.clock.measure("sample") as timed:

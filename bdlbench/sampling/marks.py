@@ -1,4 +1,7 @@
-"""When the host looks at a run: functions of the schedule alone, so that no machine's speed shows in a number."""
+"""The steps and draws at which a run is scored.
+
+They depend only on the schedule, so that the results do not depend on the speed of the machine.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +10,11 @@ from bdlbench.sampling.loop import Marks
 from bdlbench.sampling.programs import Phase
 
 DRAWS_AT_ONCE = 200
-"""Draws a chain that are stored and scored together."""
+"""The largest number of draws of a chain that are stored and scored together."""
 
 
 def curve_marks(program: Any) -> Marks:
-    """Log-spaced looks at the running posterior: 1, 2, 5, 10, ... steps of an optimiser or draws of a sampler."""
+    """Return the marks of the curve: 1, 2, 5, 10, 20, ... draws of a sampler, or steps of an optimiser (thinning 0)."""
 
     def marks(stage: int, phase: Phase) -> list[int]:
         schedule = program.stages[stage].schedule
@@ -24,10 +27,10 @@ def curve_marks(program: Any) -> Marks:
 
 
 def looks(program: Any) -> Marks:
-    """Where draws are stored and scored: at the curve's marks and every ``DRAWS_AT_ONCE`` draws.
+    """Return the marks at which draws are stored and scored: those of the curve, and every ``DRAWS_AT_ONCE`` draws.
 
-    Blocks in between depend on the machine's speed. Averages are taken over these pieces instead, which do not, so that
-    a repeated run repeats bit for bit.
+    The lengths of blocks depend on the speed of the machine. The draws between two marks do not. Averages are computed
+    over these, so that a repeated run gives the same bits.
     """
     curve = curve_marks(program)
 
@@ -41,5 +44,5 @@ def looks(program: Any) -> Marks:
 
 
 def num_steps(schedule: Any) -> int:
-    """Steps of a stage, warm-up and sampling."""
+    """Return the number of steps of a stage, warm-up and sampling together."""
     return int(schedule.num_warmup + schedule.num_samples * schedule.thinning)

@@ -1,7 +1,7 @@
-"""Where a run is: what the loop needs, beside the configuration, to go on as if it had never stopped.
+"""The position of a run: all that the loop needs, in addition to the configuration, to continue it.
 
-Draws are functions of the seed and the step, never of where a block ended, so a run that goes on from the end of any
-block leaves the same bits as one that was never interrupted.
+Draws are functions of the seed and of the step, and do not depend on where blocks end. Therefore a run that continues
+from the end of any block gives the same bits as one that was never interrupted.
 """
 
 import json
@@ -16,20 +16,22 @@ from bdlbench.sampling.programs import Phase
 
 
 class Position(NamedTuple):
-    """The end of a block, on the host, a row a lane.
+    """The position at the end of a block, as host arrays whose first axis is the lane.
 
     Attributes
     ----------
     stage, cycle : int
     phase : "warmup" or "sample"
-        ``sample`` from the moment that what comes between warm-up and sampling is done.
+        It is "sample" as soon as ``finalize``, which comes between the phases, is done.
     done : int
-        Units of this phase that are done: of the cycle's warm-up steps or draws.
+        The number of warm-up steps or draws of this cycle that are done.
     leaves : tuple of array (L, ...)
-        The method's state, its tree flattened; keys as their words. The tree itself is traced again.
+        The leaves of the method's state; keys are stored as integers. The structure of the tree is not stored, because
+        tracing gives it.
     bad_step : int array (L,)
+        The first bad step of each lane, see :class:`bdlbench.sampling.loop.Block`.
     anchor : array (L, D) or None
-        Where predictions are linearised.
+        The weights at which predictions are linearised.
     """
 
     stage: int
@@ -42,16 +44,16 @@ class Position(NamedTuple):
 
     @property
     def place(self) -> tuple[Any, ...]:
-        """Equal for runs of one program that may go on together as lanes of it."""
+        """A value that is equal for two runs of one program if they can continue together as its lanes."""
         return self[:4]
 
     def of(self, some: slice) -> "Position":
-        """The position of some of the lanes."""
+        """Return the position of some of the lanes."""
         anchor = None if self.anchor is None else self.anchor[some]
         return self._replace(leaves=tuple(a[some] for a in self.leaves), bad_step=self.bad_step[some], anchor=anchor)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As arrays by name, for :meth:`from_arrays`."""
+        """Return the position as arrays by name, for :func:`from_arrays`."""
         text = json.dumps([*self.place, len(self.leaves)])
         named = {f"leaf{i}": leaf for i, leaf in enumerate(self.leaves)}
         anchor = {} if self.anchor is None else {"anchor": self.anchor}
@@ -59,14 +61,14 @@ class Position(NamedTuple):
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Position:
-    """The position that :meth:`Position.arrays` wrote down."""
+    """Return the position that :meth:`Position.arrays` was called on."""
     stage, cycle, phase, done, count = json.loads(str(arrays["place"]))
     leaves = tuple(arrays[f"leaf{i}"] for i in range(count))
     return Position(stage, cycle, phase, done, leaves, arrays["bad_step"], arrays.get("anchor"))
 
 
 def together(positions: Sequence[Position]) -> Position:
-    """Positions at the same place as one, lanes in this order."""
+    """Join positions at the same place into one, with their lanes in this order."""
     first = positions[0]
     anchor = None
     if first.anchor is not None:
@@ -76,23 +78,29 @@ def together(positions: Sequence[Position]) -> Position:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf holds typed keys."""
+    """Whether an array holds typed keys."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def to_host(state: Any, num_lanes: int) -> tuple[np.ndarray, ...]:
-    """A state's leaves on the host, without padding lanes."""
+    """Copy the leaves of a state to the host, without padding lanes."""
     words = [jax.random.key_data(leaf) if is_key(leaf) else leaf for leaf in jax.tree.leaves(state)]
     return tuple(np.array(leaf) for leaf in lanes.fetch(words, num_lanes))
 
 
 def to_devices(leaves: Sequence[np.ndarray], shapes: Any) -> Any:
-    """The state whose leaves :func:`to_host` gave, in the tree ``shapes`` of one lane.
+    """Put the leaves that :func:`to_host` returned on the devices, and return them as a state.
+
+    Parameters
+    ----------
+    leaves : sequence of array (L, ...)
+    shapes : pytree
+        The shapes of the state of one lane.
 
     Raises
     ------
     ValueError
-        If they are not leaves of such a tree.
+        If the leaves do not fit the shapes.
     """
     check(leaves, shapes)
     wanted, tree = jax.tree.flatten(shapes)
@@ -102,7 +110,7 @@ def to_devices(leaves: Sequence[np.ndarray], shapes: Any) -> Any:
 
 
 def check(leaves: Sequence[np.ndarray], shapes: Any) -> None:
-    """Raise ValueError unless :func:`to_devices` can take them."""
+    """Raise ValueError unless the number, the shapes and the types of the leaves fit ``shapes``."""
     wanted = jax.tree.leaves(shapes)
     if len(wanted) != len(leaves):
         raise ValueError(f"the state has {len(leaves)} arrays, not {len(wanted)}")

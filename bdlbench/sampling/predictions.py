@@ -1,6 +1,7 @@
-"""Draws x inputs -> predictive quantities, in blocks of bounded memory.
+"""Predict from draws at given inputs, in blocks of bounded memory.
 
-Knows no method by name: a method with an ``anchor`` gets the network linearised there, any other the network itself.
+The functions do not depend on particular methods. For a method with an ``anchor`` the network linearised at the anchor
+is used, for any other method the network itself.
 """
 
 import contextlib
@@ -19,28 +20,29 @@ from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.types import Array, Target, Task
 
 BLOCK_BYTES = 2**25
-"""Bytes of each predictive array that all lanes hold at a time, about."""
+"""About the largest size in bytes of each predictive array of all lanes in one block."""
 TOGETHER = 32
-"""Draws that are vmapped together."""
+"""The number of draws that are vmapped together."""
 _PREDICT = 2**30
-"""Purpose of the keys that draw y, apart from those of the stages."""
+"""Folded into the keys that draw y, so that they differ from the keys of the stages."""
 
 
 class Predictor:
-    """Predictions and named sites of draws, for all lanes of a program at once.
+    """Computes predictions and named sites from draws, for all lanes of a program together.
 
     Parameters
     ----------
     program : Program
     task : "regression" or "classification"
     shared : Shared
-        Training rows: they give the model its shapes.
+        The training rows, from which the model takes its shapes.
     lane : Lane
-        Keys, data sets and numbers of the L lanes, on the host.
-    rows : Shared
-        Inputs and targets to predict, x (U, T, ...), y (U, T).
+        Keys, data-set indices and numbers of the L lanes, on the host.
+    rows : Shared or None
+        The inputs and targets to predict, x (U, T, ...) and y (U, T), for each of the U data sets. None if only
+        :meth:`sites` is used.
     clock : Clock
-        Gets ``compile``; what predictions take is the caller's to measure.
+        Receives the seconds of ``compile``. The caller measures the seconds of predictions.
     """
 
     def __init__(
@@ -52,35 +54,45 @@ class Predictor:
         placed = lanes.place(lane._replace(active=np.ones(self.num_lanes, bool)))
         self.lane = placed._replace(active=lanes.place(lanes.active(self.num_lanes)))
         self.rows = None if rows is None else lanes.replicate(rows)
-        # A multiple of what is vmapped together, so that the number of lanes changes no bit of a prediction.
+        # It is a multiple of TOGETHER, so that the bits of a prediction do not depend on the number of lanes.
         width = 1 if rows is None else max(1, int(np.prod(np.shape(rows.y)[1:])))
         many = BLOCK_BYTES // (4 * width * self.num_lanes)
         self.block = TOGETHER * int(max(1, min(8, many // TOGETHER)))
 
     def predict(self, draws: np.ndarray, first: int = 0, anchor: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Predictive quantities of draws (L, n, D), or (L, n, P, D) with the population pooled, at the T rows.
+        """Predict the T rows from each draw.
+
+        Parameters
+        ----------
+        draws : array (L, n, D) or (L, n, P, D)
+            In the second case the n P particles are treated as draws, and n P takes the place of n in the result.
+        first : int
+            The index of the first draw, which determines the keys of ``sample``.
+        anchor : array (L, D), optional
+            The weights at which the network is linearised.
 
         Returns
         -------
         dict of arrays (L, n, T)
-            ``log_lik`` of the observed targets and ``sample``, a draw of y; for regression ``mean``, ``variance`` and,
-            where the distribution has one, ``cdf`` at the observed targets; for classification ``probs`` (L, n, T, K).
+            ``log_lik``, the log likelihood of the observed targets, and ``sample``, a random draw of y. For regression
+            also ``mean``, ``variance`` and, if the distribution has one, ``cdf`` at the observed targets. For
+            classification also ``probs`` (L, n, T, K).
         """
         assert self.rows is not None
         held = () if anchor is None else (lanes.place(anchor),)
         return self._in_blocks("predictions", draws, first, (self.shared, self.rows), held)
 
     def sites(self, draws: np.ndarray) -> dict[str, np.ndarray]:
-        """The model's named sites at draws (L, n, D): dict of arrays (L, n, ...)."""
+        """Return the model's named sites at draws (L, n, D) as a dict of arrays (L, n, ...)."""
         return self._in_blocks("named_sites", draws, 0, (self.shared,), ())
 
     def _in_blocks(
         self, name: str, draws: np.ndarray, first: int, shared: tuple[Any, ...], held: tuple[Any, ...]
     ) -> dict[str, np.ndarray]:
-        first *= draws.shape[2] if draws.ndim == 4 else 1  # each particle's y has a key of its own
+        first *= draws.shape[2] if draws.ndim == 4 else 1  # y is drawn with another key for each particle
         draws = draws.reshape(draws.shape[0], -1, draws.shape[-1])
         parts = []
-        # Few draws fill a small block, many a large one: two programs at most.
+        # Blocks have one of two sizes, so that at most two programs are compiled.
         block = TOGETHER if draws.shape[1] <= TOGETHER else self.block
         for start in range(0, draws.shape[1], block):
             part = draws[:, start : start + block]
@@ -147,27 +159,33 @@ def _predictions(
 
 
 def linearised(target: Target, anchor: Array, theta: Array, x: Any) -> dist.Distribution:
-    """p(y | f, theta) at f = f(x; theta0) + J(x; theta0) (theta - theta0) (Immer, Korzepa & Bauer 2021)."""
+    """Return p(y | f, theta) at f = f(x; theta0) + J(x; theta0) (theta - theta0), where theta0 is the anchor.
+
+    J is the Jacobian of the network with respect to theta (Immer, Korzepa & Bauer 2021).
+    """
     f, change = jax.jvp(lambda t: target.forward(t, x), (anchor,), (theta - anchor,))
     return target.likelihood(theta, x, f + change)
 
 
 def describe(p: dist.Distribution, y: Array, key: Array, task: Task) -> dict[str, Array]:
-    """What is kept of one draw's predictive distribution; see :meth:`Predictor.predict`."""
+    """Return the quantities of one draw's predictive distribution that are kept; see :meth:`Predictor.predict`."""
     out = {"log_lik": p.log_prob(y), "sample": p.sample(key)}
     if task == "classification":
         out["probs"] = class_probabilities(p)
         return out
     out |= {"mean": p.mean, "variance": p.variance}
     if not p.support.is_discrete:
-        # Without a CDF there is no coverage: the metrics that need it are left out of the record.
+        # Without a CDF the metrics that need it, such as coverage, are left out of the record.
         with contextlib.suppress(NotImplementedError):
             out["cdf"] = p.cdf(y)
     return out
 
 
 def class_probabilities(p: dist.Distribution) -> Array:
-    """Probabilities (T, K) of a distribution over classes."""
+    """Return the probabilities (T, K) of a distribution over classes.
+
+    Raises ConfigError for a distribution that has none.
+    """
     base = p.base_dist if isinstance(p, dist.ExpandedDistribution) else p
     if not hasattr(base, "probs"):
         raise ConfigError(
@@ -176,12 +194,12 @@ def class_probabilities(p: dist.Distribution) -> Array:
     probs = base.probs
     if isinstance(base, dist.BernoulliLogits | dist.BernoulliProbs):
         probs = jnp.stack([1 - probs, probs], -1)
-    # Where they are the same for all rows, the base has no axis for the rows.
+    # If the probabilities are the same for all rows, they have no axis for the rows.
     return jnp.broadcast_to(probs, (*p.batch_shape, probs.shape[-1]))
 
 
 def is_gaussian(program: Program, numbers: Any, x: Any, y: Any) -> bool:
-    """Whether the model's y given theta is normal, so that closed forms for mixtures of normals apply."""
+    """Whether the distribution of y given theta is normal. Then closed forms for mixtures of normals are used."""
     found: list[bool] = []
 
     def look() -> None:

@@ -1,7 +1,8 @@
-"""A stage as compiled programs: what is traced, for one lane.
+"""The compiled programs of a stage. Their functions are written for one lane.
 
-The step count is an argument, so blocks of any length reuse one program, and one long block gives the same bits as many
-short ones. Keys of a lane: ``fold_in(fold_in(key, stage), purpose)``, then the step, the epoch or the draw.
+The number of steps is an argument. Therefore blocks of any length use the same program, and one long block gives the
+same bits as many short ones. The keys of a lane are ``fold_in(fold_in(key, stage), purpose)``, into which the index of
+the step, the epoch or the draw is folded next.
 """
 
 import dataclasses
@@ -23,26 +24,27 @@ Numbers = Mapping[str, Any]
 Phase = Literal["warmup", "sample"]
 STEP, BATCH, DRAW, INIT, FINALIZE, START, HOLD_OUT, LIKELIHOOD = range(8)
 DRAW_BYTES = 2**20
-"""Bytes of draws that one lane holds on the device between two blocks."""
+"""The largest size in bytes of the draws of one block that one lane keeps on the device."""
 NEVER = int(np.iinfo(np.int32).max)
-_BESIDE = ThreadPoolExecutor(1)  # its thread starts with its first task
+"""The first bad step of a lane that has none."""
+_BESIDE = ThreadPoolExecutor(1)  # the thread starts with the first task
 UNFINISHED = -1
-"""The first bad step of a lane whose warm-up came to no end: before any draw, with steps between draws or without."""
+"""The first bad step of a lane whose warm-up did not reach the posterior. It is less than the step of every draw."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """Everything that is traced and compiled: equal keys mean equal computations.
+    """All that is traced and compiled. Two programs with equal keys are the same computation.
 
     Attributes
     ----------
     key : str
-        Names the program half of a configuration.
+        Identifies the program part of a configuration.
     make_target : (numbers, x, y) -> Target
     stages : tuple of Stage
         ``stage.factory(target, schedule, numbers)`` makes the method.
     start : "prior" or "network"
-        Where the first stage's lanes begin.
+        The distribution of the start points of the first stage.
     """
 
     key: str
@@ -58,7 +60,17 @@ class Program:
 
 
 class Lane(NamedTuple):
-    """What differs between lanes; every leaf has the lane axis in front."""
+    """The arguments that differ between lanes. The first axis of every array is the lane.
+
+    Attributes
+    ----------
+    key : key (L,)
+    dataset : int array (L,)
+        The index of the lane's data set in :class:`Shared`.
+    numbers : mapping from path to array (L,)
+    active : bool array (L,) or None
+        False for a padding lane.
+    """
 
     key: Any
     dataset: Any
@@ -67,9 +79,9 @@ class Lane(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Rows of the U different data sets that the lanes of a program use: x (U, N, ...), y (U, N, ...).
+    """The rows of the U different data sets that the lanes of a program use: x (U, N, ...), y (U, N, ...).
 
-    With ``weights`` (U, N) the N rows are a capacity: a row of weight 0 is not there, and enters nothing.
+    With ``weights`` (U, N), N is a capacity: rows of weight 0 are ignored everywhere.
     """
 
     x: Any
@@ -78,7 +90,7 @@ class Shared(NamedTuple):
     weights: Any = None
 
     def rows(self, dataset: Array, index: Array | None = None) -> Data:
-        """All rows of one data set, or those at ``index``; with one data set nothing is copied a lane."""
+        """Return all rows of one data set, or those at ``index``. If U is 1, the rows are not copied for each lane."""
 
         def take(a: Any) -> Any:
             if index is not None:
@@ -95,7 +107,7 @@ class Shared(NamedTuple):
 
 
 def check_target(name: str, method: Method, target: Target) -> None:
-    """Raise ConfigError where a method that needs one fixed target is given a random estimate of one."""
+    """Raise ConfigError if the log likelihood is a random estimate and the method requires a fixed target."""
     if target.needs_key and method.fixed_target:
         raise ConfigError(
             f"inference={name} needs a log likelihood that is the same number each time, and this model's is a random "
@@ -110,7 +122,7 @@ class _Totals(NamedTuple):
 
 
 def size_of(tree: Any) -> int:
-    """Bytes of arrays, or of their shapes."""
+    """Return the total size in bytes of the arrays, or shapes of arrays, in a tree."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -139,24 +151,27 @@ class StagePrograms:
         self.dim, self.needs_key = target.dim, target.needs_key
         self.finalizes = self.method.finalize is not no_finalize
         self.two_bodies = self.method.warm is not None or self.finalizes
-        # Importance ratios of random estimates would say how noisy these are, not how far q is from the posterior.
+        # With random estimates, importance ratios would measure their noise and not the distance of q to the posterior.
         self.has_density = self.method.log_q is not None and not self.needs_key
         self.has_anchor = self.method.anchor is not None
         self.markov = self.method.markov
         self.num_cycles = self.method.num_cycles
-        # Applied on the host: single precision counts whole gradients exactly, but not shares of one.
+        # The share is applied on the host. Single precision counts whole gradients exactly, but not fractions of one.
         total = shared.x.shape[1]
         self.num_rows = total - batches.num_held_out(total, self.method.validation_fraction)
         self.share = (self.schedule.batch_size or self.num_rows) / total
         self.capacity = max(1, min(self.schedule.num_samples, DRAW_BYTES // max(1, size_of(self.draw_shape))))
 
     def build(self, shared: Shared, lane: Lane) -> tuple[Target, Method, Data]:
-        """Rebuild target and method inside a trace: libraries keep tracers in closures."""
+        """Make target, method and data of one lane.
+
+        Each trace makes them anew, because NumPyro and Flax keep tracers in closures.
+        """
         data = shared.rows(lane.dataset)
         target = self.program.make_target(lane.numbers, data.x, data.y)
         method = self.stage.factory(target, self.schedule, lane.numbers)
         check_target(self.stage.name, method, target)
-        if target.needs_key:  # the estimate outside of steps
+        if target.needs_key:  # this key is for estimates outside of steps
             data = data._replace(key=jax.random.fold_in(self.key(lane, LIKELIHOOD), NEVER))
         if method.validation_fraction:
             if data.weights is not None:
@@ -169,30 +184,30 @@ class StagePrograms:
         return target, method, data
 
     def key(self, lane: Lane, purpose: int) -> Array:
-        """The key of one of the stage's purposes."""
+        """Return the key of the lane for one purpose in this stage."""
         return jax.random.fold_in(jax.random.fold_in(lane.key, self.index), purpose)
 
     # ---- the functions of one lane
 
     def start(self, shared: Shared, lane: Lane) -> Array:
-        """Where the first stage begins, (D,)."""
+        """Return the start point (D,) of the first stage."""
         target, _, _ = self.build(shared, lane)
         draw = target.init_params if self.program.start == "network" else target.sample_prior
         return draw(self.key(lane, START))
 
     def begin(self, shared: Shared, lane: Lane) -> Any:
-        """The method's state where the first stage begins: a program less to compile than for one after the other."""
+        """Return the method's state at the start of the first stage. One program in place of two saves compilation."""
         return self.init(shared, lane, jax.lax.optimization_barrier(self.start(shared, lane)))
 
     def init(self, shared: Shared, lane: Lane, theta: Array) -> Any:
-        """The method's state at theta."""
+        """Return the method's state at theta (D,)."""
         _, method, data = self.build(shared, lane)
         return _strong(method.init(self.key(lane, INIT), theta, data))
 
     def finalize(self, shared: Shared, lane: Lane, state: Any) -> tuple[Any, Array, Array, Any]:
-        """What comes between warm-up and sampling.
+        """Call the method's ``finalize`` between warm-up and sampling.
 
-        The new state, its gradients, whether it is unfinished, and where predictions are linearised.
+        Return the new state, the number of gradients, whether the warm-up is unfinished, and the anchor (D,) or None.
         """
         _, method, data = self.build(shared, lane)
         state, info = method.finalize(self.key(lane, FINALIZE), state, data)
@@ -201,7 +216,7 @@ class StagePrograms:
         return _strong(state), num_grads, jnp.asarray(info.get("unfinished", False)), anchor
 
     def state_shapes(self, shared: Shared, lane: Lane, *, finalized: bool) -> Any:
-        """Shapes of one lane's state before or after :meth:`finalize`, in the state's own tree; traced once."""
+        """Return the shapes of one lane's state before or after :meth:`finalize`, as a tree like the state's."""
         if finalized in self._shapes:
             return self._shapes[finalized]
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), lane)
@@ -214,19 +229,19 @@ class StagePrograms:
         return self._shapes[finalized]
 
     def final(self, shared: Shared, lane: Lane, state: Any) -> Array:
-        """Where the next stage starts: one draw (D,), the first particle of a population."""
+        """Return the start point (D,) of the next stage: a draw, or the first particle of a population."""
         _, method, _ = self.build(shared, lane)
         draw = method.draw(jax.random.fold_in(self.key(lane, DRAW), NEVER), state)
         return draw if draw.ndim == 1 else draw[0]
 
     def draws(self, shared: Shared, first: Array, lane: Lane, state: Any) -> Array:
-        """Draws first, first+1, ... from a state that is a distribution."""
+        """Return the draws with indices first, first+1, ... from a state that is a distribution."""
         _, method, _ = self.build(shared, lane)
         keys = jax.vmap(lambda j: jax.random.fold_in(self.key(lane, DRAW), j))(first + jnp.arange(self.capacity))
         return jax.lax.map(lambda key: method.draw(key, state), keys)
 
     def ratios(self, shared: Shared, first: Array, lane: Lane, state: Any, draws: Array) -> dict[str, Array]:
-        """Log density of :meth:`draws` under the target and under the distribution that they are from."""
+        """Return the log densities of :meth:`draws` under the target and under the distribution q of the state."""
         target, method, data = self.build(shared, lane)
         assert method.log_q is not None
         log_q = method.log_q
@@ -239,17 +254,21 @@ class StagePrograms:
         return jax.lax.map(one, (keys, draws))
 
     def block_warmup(self, *args: Any) -> Any:
-        """A block of warm-up steps."""
+        """Run a block of warm-up steps, see :meth:`_block`."""
         return self._block("warmup", *args)
 
     def block_sample(self, *args: Any) -> Any:
-        """A block of steps that leave draws."""
+        """Run a block of sampling steps, see :meth:`_block`."""
         return self._block("sample", *args)
 
     def _block(
         self, phase: Phase, shared: Shared, t0: Array, num_steps: Array, stride: Array, lane: Lane, state: Any
     ) -> tuple[Any, _Totals, Array, dict[str, Array]]:
-        """``num_steps`` steps from step ``t0``; every ``stride``-th leaves a draw and its statistics in a slot."""
+        """Take ``num_steps`` steps from step ``t0`` on.
+
+        The draw and the statistics of every ``stride``-th step are kept. Return the new state, the totals, the draws
+        (capacity, ...) and the statistics (capacity, ...).
+        """
         _, method, data = self.build(shared, lane)
         take_step = method.warm if phase == "warmup" and method.warm is not None else method.step
         step_key, draw_key = self.key(lane, STEP), self.key(lane, DRAW)
@@ -262,7 +281,7 @@ class StagePrograms:
         keeps_draws = self.schedule.thinning > 0 and (phase == "sample" or not self.two_bodies)
         draw = jax.eval_shape(lambda: method.draw(draw_key, state)) if keeps_draws else jnp.zeros(())
         kept = {name: s for name, s in info_shape.items() if name not in ("num_grads", "stopped")}
-        # Under vmap a lane that has stopped waits for the others, and asking would only cost selects.
+        # Under vmap a lane that has stopped must wait for the others, so that checking for it saves nothing.
         may_stop = "stopped" in info_shape and lanes.sequential()
         slots = jnp.zeros((self.capacity, *draw.shape), draw.dtype)
         stats = {name: jnp.zeros((self.capacity, *s.shape), s.dtype) for name, s in kept.items()}
@@ -273,7 +292,7 @@ class StagePrograms:
             finite = jnp.isfinite(info.get("log_density", info.get("loss", jnp.float32(0))))
             bad = jnp.where(finite, NEVER, t0 + i)
             diverging = info.get("num_diverging", info.get("diverging", jnp.bool_(False)))
-            alive = totals.bad_step == NEVER  # what a lane does after its first bad step is charged to nobody
+            alive = totals.bad_step == NEVER  # steps of a lane after its first bad step are not counted
             totals = _Totals(
                 totals.num_grads + jnp.where(alive, jnp.asarray(info["num_grads"], jnp.float32), 0),
                 totals.num_diverging + jnp.where(alive, diverging, 0).astype(jnp.int32),
@@ -295,7 +314,7 @@ class StagePrograms:
         batches_of = self._gather(shared, lane) if self.schedule.batch_size is not None else None
 
         def chunk(first: Array, carry: Any) -> Any:
-            # Keys and batches are made for many steps at a time: a key alone costs XLA's CPU backend a nested loop.
+            # Keys and batches are made for many steps together, because XLA's CPU backend runs a loop for each key.
             steps = t0 + first + jnp.arange(many)
             keys = jax.lax.optimization_barrier(jax.random.key_data(keys_of(steps)))
             together = None if batches_of is None else batches_of(steps)
@@ -333,7 +352,10 @@ class StagePrograms:
         return batches.steps_per_gather(row_bytes, self.schedule)
 
     def _gather(self, shared: Shared, lane: Lane) -> Callable[[Array], Data]:
-        """The batches of several steps at once, rows (steps, B, ...), to be sliced: gathering is what a batch costs."""
+        """Return a function from step indices to their batches, rows (steps, B, ...), which are gathered together.
+
+        One gather for several steps is faster than one for each step.
+        """
         key, total = self.key(lane, BATCH), shared.x.shape[1]
         if shared.weights is not None:
             return self._gather_present(shared, lane)
@@ -349,7 +371,10 @@ class StagePrograms:
         return gather
 
     def _gather_present(self, shared: Shared, lane: Lane) -> Callable[[Array], Data]:
-        """As :meth:`_gather`, from the rows that are there: each counts by its weight times their number over B."""
+        """:meth:`_gather` for rows with weights.
+
+        Batches are drawn from the n rows with positive weight. In a batch each weight is multiplied by n/B.
+        """
         assert self.schedule.batch_size is not None
         key, size = self.key(lane, BATCH), self.schedule.batch_size
         there = shared.rows(lane.dataset).weights > 0
@@ -365,21 +390,22 @@ class StagePrograms:
         return gather
 
     def _some_rows(self, data: Data) -> Data:
-        """Rows in the shape of a step's."""
+        """Return rows with the shape of a batch of one step."""
         rows = slice(self.schedule.batch_size)
         some = data._replace(x=jax.tree.map(lambda a: a[rows], data.x), y=data.y[rows])
         return some if data.weights is None else some._replace(weights=data.weights[rows])
 
-    # ---- compiled ahead of time, once for these shapes
+    # ---- compilation, once for these shapes
 
     def call(self, name: str, clock: Clock, num_shared: int, *args: Any, donate: tuple[int, ...] = ()) -> Any:
-        """Call the function ``name`` over lanes; compilation is on the clock's ``compile``."""
+        """Call the method ``name`` of this class on all lanes. The time for compilation counts as ``compile``."""
         kind = "block" if name.startswith("block_") and not self.two_bodies else name
         if kind not in self._compiled:
             with clock.measure("compile"):
                 lowered = self._lowered(kind, num_shared, args, donate)
                 if kind == "block_warmup" and self.schedule.num_samples * self.schedule.thinning and not self.finalizes:
-                    # XLA leaves a core idle: what samples, of the same arguments and quicker to compile, is made beside.
+                    # XLA compiles on one core. The program for sampling, which has the same arguments and compiles
+                    # faster, is compiled at the same time.
                     compiling = _BESIDE.submit(lowered.compile)
                     beside = self._lowered("block_sample", num_shared, args, donate)
                     self._compiled["block_sample"] = beside.compile()
@@ -389,7 +415,7 @@ class StagePrograms:
         return self._compiled[kind](*args)
 
     def _lowered(self, kind: str, num_shared: int, args: tuple[Any, ...], donate: tuple[int, ...]) -> Any:
-        # Steps on batches, and those of which many go into a draw (or all, thinning 0), are small ones.
+        # Steps on minibatches, and steps with thinning other than 1, consist of small operations.
         many = self.schedule.batch_size is not None or self.schedule.thinning != 1
         small = kind.startswith("block") and many
         function = getattr(self, "block_sample" if kind == "block" else kind)
@@ -397,7 +423,7 @@ class StagePrograms:
 
 
 def _strong(state: Any) -> Any:
-    """Leaves of definite types: a state that was stored has no other, and must be traced as the one it was."""
+    """Return a state without weak types. A state from a checkpoint has none, and must be traced as the original was."""
 
     def one(leaf: Any) -> Any:
         leaf = jnp.asarray(leaf)

@@ -1,4 +1,4 @@
-"""A sampler in memory: the loop of a run as a function of data and key, without a store."""
+"""A sampler in memory: it runs the loop of a run as a function of data and key, and needs no store."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,31 +14,31 @@ from bdlbench.sampling.programs import NEVER, Lane, Program, Shared
 from bdlbench.types import Data, Stage, Target
 
 SHAPES_KEPT = 8
-"""Shapes of data whose compiled programs a sampler keeps."""
+"""The default number of data shapes whose compiled programs a sampler keeps."""
 
 
 class Sample(NamedTuple):
-    """What one call of a :class:`Sampler` gives, host arrays with C chains and S draws.
+    """The result of one call of a :class:`Sampler`: host arrays with C chains and S draws.
 
     Attributes
     ----------
     draws : array (C, S, D), or (C, S, P, D) for a method that moves a population of P particles
-        Unconstrained theta of the last stage. S is smaller than asked for where all chains have diverged.
+        Unconstrained theta of the last stage. S is less than ``num_samples`` if all chains have diverged.
     stats : dict of arrays (C, S, ...)
-        What the method reports of the step before each draw.
+        The statistics that the method reports for the step before each draw.
     num_grads : array (C,)
         Gradient evaluations of all stages, warm-up included, in units of the whole training set.
     num_diverging : array (C,)
         Divergent steps of all stages.
     bad_step : array (C,)
-        The first step of the last stage whose log density was not finite; ``NEVER`` where there is none, and
-        ``UNFINISHED`` where the warm-up did not reach the posterior.
+        The first step of the last stage whose log density was not finite; ``NEVER`` if there is none, and
+        ``UNFINISHED`` if the warm-up did not reach the posterior.
     anchor : array (C, D) or None
-        Where the predictions of a linearised network are linearised.
+        The weights at which predictions are linearised.
     position : Position or None
-        Where the last stage ended: the method's state.
+        The position at the end of the last stage, with the method's state.
     theta : array (C, D)
-        The last draw, its first particle for a population: where a next call may start.
+        The last draw of each chain, from which another call can start; for a population its first particle.
     """
 
     draws: np.ndarray
@@ -62,12 +62,12 @@ class Sample(NamedTuple):
 
 
 def collect(blocks: Sequence[loop.Block]) -> Sample:
-    """The blocks of a loop, from its first to its last, as one :class:`Sample`.
+    """Join all blocks of a loop into one :class:`Sample`.
 
     Raises
     ------
     ConfigError
-        If there are no draws, as all chains had diverged before the first.
+        If there are no draws, because all chains diverged before the first draw.
     """
     last = blocks[-1].stage if blocks else 0
     with_draws = [block for block in blocks if block.stage == last and block.draws is not None]
@@ -109,20 +109,20 @@ class Sampler:
         Parameters
         ----------
         data : Data, or tuple (x, y) or (x, y, weights)
-            All training rows. With ``weights`` (N,) the rows are a capacity: each counts by its weight, and a row of
-            weight 0 is not there, whatever it holds. Data of any size up to the capacity then share one compilation.
+            All training rows. With ``weights`` (N,), N is a capacity: each row counts by its weight, and rows of weight
+            0 are ignored, whatever they contain. Data of any size up to N then use the same compiled program.
         key : key
-            Chain c draws from ``fold_in(key, c)``, as in a run whose seed makes this key.
+            The key of chain c is ``fold_in(key, c)``, as in a run with the seed of this key.
         numbers : mapping of float or array (C,), optional
-            What ``make_target`` and the stages' factories read by name. Other values compile nothing anew.
+            Numbers that ``make_target`` and the factories of the stages read by name. New values need no compilation.
         theta : array (D,) or (C, D), optional
-            Where the first stage starts, in place of the program's own start.
+            The start points of the first stage; None means the start that :func:`compile` was given.
 
         Raises
         ------
         ConfigError
-            Data, weights, numbers or theta of the wrong shape or value; what the stages' factories refuse; no chain
-            reached its first draw.
+            If data, weights, numbers or theta have a wrong shape or value, a factory refuses an option, or no chain
+            reaches its first draw.
         """
         return collect(list(self.blocks(data, key, numbers=numbers, theta=theta)))
 
@@ -138,7 +138,10 @@ class Sampler:
         block_seconds: float = 1.0,
         resume: Position | None = None,
     ) -> Iterator[loop.Block]:
-        """The same run, block after block as it is computed; arguments as for a call and for :func:`loop.run`."""
+        """Run the same computation and yield each block when it is done.
+
+        The arguments are those of a call and those of :func:`bdlbench.sampling.loop.run`.
+        """
         shared = self._rows(data)
         lane = self._lanes(key, {} if numbers is None else numbers)
         if theta is not None:
@@ -201,7 +204,7 @@ class Sampler:
                     f"data.weights: {there.sum()} rows are there, and {stage.name} needs at least {size or 1}: give more "
                     "rows, or a smaller schedule.batch_size."
                 )
-        # What is not there may hold anything, a nan too, which times 0 would still be one.
+        # Ignored rows may contain nan, and 0 times nan is nan: they are replaced by copies of the first row in use.
         first = int(np.argmax(there))
         x, y = x.copy(), y.copy()
         x[~there], y[~there] = x[first], y[first]
@@ -216,29 +219,33 @@ def compile(
     start: Literal["prior", "network"] = "prior",
     shapes_kept: int = SHAPES_KEPT,
 ) -> Sampler:
-    """Make a sampler that runs ``stages`` in memory with the loop and the bits of a run, and stores nothing.
+    """Make a sampler that runs ``stages`` in memory. It gives the same bits as a run, and stores nothing.
 
-    It compiles at its first call, and once for each shape of data; the shapes used last are kept. Other data, keys,
-    numbers and start points of these shapes compile nothing, so that it may be called in a loop of one's own.
+    It compiles at the first call for each shape of data, and keeps the programs of the shapes that were used last.
+    Other data, keys, numbers and start points of the same shape need no compilation, so that it can be called in a
+    loop.
 
     Parameters
     ----------
     make_target : (numbers, x, y) -> Target
-        Called while tracing: ``numbers`` maps names to tracers, ``x`` and ``y`` hold all rows.
-        ``lambda numbers, x, y: make_target(model, x, y)`` makes one of a NumPyro model.
+        It is called during tracing: ``numbers`` maps names to tracers, and ``x`` and ``y`` hold all rows. For a NumPyro
+        model it is ``lambda numbers, x, y: make_target(model, x, y)``, with
+        :func:`bdlbench.model.target.make_target`.
     stages : sequence of Stage
-        Each starts where the one before ended; the draws are those of the last, whose ``num_samples`` is 1 or more.
+        Each stage starts where the one before it ended. The result has the draws of the last stage, whose
+        ``num_samples`` must be 1 or more.
     num_chains : int
-        C. The stages' schedules have their own ``num_chains``, which is not read here.
+        C. The ``num_chains`` of the stages' schedules is not used.
     start : "prior" or "network"
-        Where chains start that are given no theta: draws from the prior, or the network's own initialisation.
+        The start of chains for which no theta is given: a draw from the prior, or the network's own initialisation.
     shapes_kept : int
-        At most so many shapes of data keep their compiled programs.
+        The largest number of data shapes whose compiled programs are kept.
 
     Raises
     ------
     ConfigError
-        No stage, no draws, no chain, or a start of another name.
+        If there is no stage, the last stage has no draws, ``num_chains`` or ``shapes_kept`` is less than 1, or
+        ``start`` is unknown.
     """
     if not stages or not stages[-1].schedule.num_samples:
         raise ConfigError("stages must end with a stage whose schedule.num_samples is 1 or more: it gives the draws.")
@@ -246,5 +253,5 @@ def compile(
         raise ConfigError(f"num_chains={num_chains} and shapes_kept={shapes_kept} must be 1 or more.")
     if start not in ("prior", "network"):
         raise ConfigError(f"start={start!r} is unknown: use prior or network.")
-    # The cache is the sampler's own, in which no other program can have this key.
+    # Each sampler has its own cache, in which no other program can have this key.
     return Sampler(Program("in memory", make_target, tuple(stages), start), num_chains, shapes_kept)
