@@ -1,4 +1,4 @@
-"""What tests of the use from Python share: rows, a small network, a short schedule, a model on a tree of inputs."""
+"""What the tests of the Python interface share: rows, a small network, a short schedule, a model of nested inputs."""
 
 import numpy as np
 import numpyro
@@ -15,14 +15,14 @@ TINY = {
 
 
 def rows(n=40, seed=0):
-    """Inputs on unlike scales, amounts about 100."""
+    """Return inputs with very different scales, and targets of about 100."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 3)) * [1.0, 10.0, 100.0] + [0.0, 5.0, -7.0]
     return x, 100 + 3 * x[:, 0] + rng.normal(size=n)
 
 
 def regression_on_tree(x, y=None):
-    """A slope for each group and one for the dose."""
+    """A linear model with a slope for each group and a slope for the dose."""
     w = numpyro.sample("w", dist.Normal(0, 1).expand([3]).to_event(1))
     v = numpyro.sample("v", dist.Normal(0, 1))
     with numpyro.plate("rows", x["dose"].shape[0]):

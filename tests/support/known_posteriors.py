@@ -1,7 +1,7 @@
-"""Posteriors in closed form, samplers run on them in many independent lanes, and the test of moments.
+"""Posteriors in closed form, samplers on them in many independent lanes, and the test of moments.
 
-A check returns the largest |z| over the moments it looks at together with the limit that a right implementation
-exceeds once in 10^6 runs. Tests assert that it does not; the tests of mutants assert that it does.
+A check returns the largest |z| over the moments that it tests, and the limit that a correct implementation exceeds with
+probability 10^-6. Tests assert that the limit is not exceeded. Tests of mutants assert that it is.
 """
 
 import functools
@@ -28,17 +28,25 @@ from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.types import ConfigError, Data, Method, Schedule, Stage, Target
 
 FAMILY_WISE = 1e-6
-"""Probability that one check of a right implementation exceeds its limit."""
+"""The probability that one check of a correct implementation exceeds its limit."""
 PRECISION = 0.01
-"""Largest Monte Carlo standard error of a mean, in standard deviations: a chain that stands still has a larger one."""
+"""The largest Monte Carlo standard error of a mean, in standard deviations. That of a chain that does not move is larger."""
 PRIOR_SCALE = 3.0
 NOISE = 0.5
-"""Scale of the noise of :func:`linear_job`, known to the model."""
+"""The scale of the noise of :func:`linear_job`, which the model knows."""
 Factory = Callable[[Target, Schedule, Mapping[str, Any]], Method]
 
 
 class Verdict(NamedTuple):
-    """The largest |z|, its limit, and the largest Monte Carlo standard error of a mean in standard deviations."""
+    """The result of a check.
+
+    Attributes
+    ----------
+    z, limit : float
+        The largest |z| over the moments, and the limit for it.
+    mcse : float
+        The largest Monte Carlo standard error of a mean, in standard deviations.
+    """
 
     z: float
     limit: float
@@ -46,20 +54,20 @@ class Verdict(NamedTuple):
 
     @property
     def passes(self) -> bool:
-        """Whether the law holds, and the draws move enough to say so."""
+        """Whether the law holds, and the standard errors are small enough to decide it."""
         return bool(self.z <= self.limit and self.mcse <= PRECISION)
 
 
 def limit(num_tests: int, degrees: float) -> float:
-    """Two-sided Bonferroni limit of ``num_tests`` Student's t statistics, family-wise ``FAMILY_WISE``."""
+    """Return the two-sided Bonferroni limit for ``num_tests`` t statistics at the family-wise level ``FAMILY_WISE``."""
     return float(scipy.stats.t.isf(FAMILY_WISE / (2 * num_tests), degrees))
 
 
 def largest_z(per_lane: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Largest |z| of lane averages (C, m) against ``truth`` (m,) and its limit: Student's t with C - 1 degrees.
+    """Return the largest |z| of lane averages (C, m) against ``truth`` (m,), and its limit by Student's t.
 
-    The C lanes are independent whatever the draws of one lane are, so the spread of their averages is the standard
-    error, with no estimate of an autocorrelation in it.
+    The C lanes are independent, although the draws of one lane are not. Therefore the standard error follows from the
+    spread of the lane averages, with C - 1 degrees of freedom, and no autocorrelation has to be estimated.
     """
     lanes = per_lane.shape[0]
     assert np.isfinite(per_lane).all(), "a moment is not finite"
@@ -68,10 +76,10 @@ def largest_z(per_lane: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def moments(draws: np.ndarray, mean: np.ndarray, cov: np.ndarray, per_sd: float = 1.0) -> Verdict:
-    """Every first and second moment of draws (C, n, D) against N(mean, cov).
+    """Test all first and second moments of draws (C, n, D) against N(mean, cov).
 
-    Draws are whitened with ``cov`` first: E[w] = 0 and E[w w'] = I are the same D + D (D + 1) / 2 statements, and all
-    directions, stiff and soft, count alike.
+    The draws are whitened with ``cov``. Then E[w] = 0 and E[w w'] = I are D + D (D + 1) / 2 equations that are
+    equivalent to the moments, and directions with small and large variance have the same weight.
     """
     draws = np.asarray(draws, np.float64)
     white = np.linalg.solve(np.linalg.cholesky(np.asarray(cov, np.float64)), (draws - mean).reshape(-1, len(mean)).T).T
@@ -87,7 +95,7 @@ def moments(draws: np.ndarray, mean: np.ndarray, cov: np.ndarray, per_sd: float 
 
 
 class Gaussian(NamedTuple):
-    """Linear regression y ~ N(x theta, 1), theta ~ N(0, PRIOR_SCALE^2 I), posterior N(mean, inv(precision))."""
+    """Linear regression y ~ N(x theta, 1) with prior theta ~ N(0, PRIOR_SCALE^2 I) and posterior N(mean, precision^-1)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -96,15 +104,15 @@ class Gaussian(NamedTuple):
 
     @property
     def cov(self) -> np.ndarray:
-        """Posterior covariance."""
+        """The posterior covariance (D, D)."""
         return np.linalg.inv(self.precision)
 
 
 def gaussian(dim: int, condition: float, seed: int = 0, copies: int = 1) -> Gaussian:
-    """A posterior of ``dim`` dimensions, its axes turned at random, variances from 1 down to 1 / condition.
+    """Make a posterior of ``dim`` dimensions with random axes and variances from 1 down to 1 / condition.
 
-    The prior is wider than the posterior, so that chains that start from it are overdispersed, and the likelihood is
-    what is missing from the wanted precision: X'X = precision - I / PRIOR_SCALE^2.
+    The prior is wider than the posterior, so that chains that start from the prior are overdispersed. The rows are
+    chosen such that X'X = precision - I / PRIOR_SCALE^2.
     """
     rng = np.random.default_rng([seed, dim, int(condition)])
     axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
@@ -112,7 +120,7 @@ def gaussian(dim: int, condition: float, seed: int = 0, copies: int = 1) -> Gaus
     root = np.linalg.cholesky(precision - np.eye(dim) / PRIOR_SCALE**2).T / np.sqrt(copies)
     x = np.tile(root, (copies, 1))
     y = x @ rng.standard_normal(dim) + rng.standard_normal(dim * copies)
-    # The posterior of the single-precision rows that the samplers are given.
+    # The posterior is computed for the single-precision rows that the samplers get.
     x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
     exact = np.asarray(x, np.float64)
     precision = exact.T @ exact + np.eye(dim) / PRIOR_SCALE**2
@@ -120,10 +128,11 @@ def gaussian(dim: int, condition: float, seed: int = 0, copies: int = 1) -> Gaus
 
 
 def linear_job(path: Path, inference: str, *options: str, chains: int = 64) -> tuple[Job, Gaussian]:
-    """A job of a network without hidden layer on 40 rows of 4 correlated features, known noise, and its posterior.
+    """Make a job of linear regression as a network without hidden layer, and return it with its posterior.
 
-    Theta is the bias, then the kernel. The problem's rows are divided by the noise's scale, which makes it one of
-    :class:`Gaussian`. The first seven of options are what the problem is; ``options`` may change them.
+    There are 40 rows of 4 correlated features, and the noise is known. Theta is the bias, then the kernel. The rows of
+    the returned problem are divided by the scale of the noise, so that it is a :class:`Gaussian`. ``options`` are
+    further overrides, which may also change the problem.
     """
     rng = np.random.default_rng(11)
     x = rng.standard_normal((40, 4)) + 0.8 * rng.standard_normal((40, 1))
@@ -140,19 +149,19 @@ def linear_job(path: Path, inference: str, *options: str, chains: int = 64) -> t
 
 
 def target_of(problem: Any, model: Callable[..., None] | None = None) -> tuple[Target, Data]:
-    """The target and the data of a problem's rows."""
+    """Return the target and the data of a problem."""
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
     return make_target(model or regression, x, y, 1.0), Data(x, y, len(problem.y))
 
 
 def assert_refused(options: Sequence[str], sentence: str, data: str = "diabetes") -> None:
-    """A configuration is refused before anything is compiled, in a sentence that matches."""
+    """Assert that a configuration is refused before compilation, with a message that matches ``sentence``."""
     with pytest.raises(ConfigError, match=sentence):
         check_job(make_job(*configuration.compose([f"data={data}", *options])))
 
 
 def silence(patch: Any) -> None:
-    """Turn a sampler's normal noise off."""
+    """Replace the normal noise of a sampler by zeros."""
     patch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.zeros(shape, dtype))
 
 
@@ -169,7 +178,7 @@ _SERIAL = itertools.count()
 def program(
     stages: tuple[Stage, ...], model: Callable[..., None] = regression, start: str = "prior", key: str | None = None
 ) -> Program:
-    """A program of its own, whatever has been compiled before; ``numbers["temperature"]`` tempers it."""
+    """Make a program with a new key, so that nothing compiled before is used. ``numbers["temperature"]`` tempers it."""
 
     def build(numbers: Mapping[str, Any], x: Any, y: Any) -> Target:
         return make_target(model, x, y, numbers["temperature"])
@@ -178,7 +187,7 @@ def program(
 
 
 def lanes_of(num: int, seed: int = 0, **numbers: Any) -> Lane:
-    """``num`` lanes with keys of their own; each number is shared, or an array (num,)."""
+    """Make ``num`` lanes with different keys. Each number is one value for all lanes, or an array (num,)."""
     keys = jax.vmap(lambda lane: jax.random.fold_in(jax.random.key(seed), lane))(jnp.arange(num))
     given = {"temperature": 1.0, **numbers}
     spread = {name: np.broadcast_to(np.asarray(value, np.float32), (num,)).copy() for name, value in given.items()}
@@ -186,13 +195,13 @@ def lanes_of(num: int, seed: int = 0, **numbers: Any) -> Lane:
 
 
 class Outcome(NamedTuple):
-    """Draws (L, n, D) of the last stage and its blocks."""
+    """The draws (L, n, D) and the blocks of a run."""
 
     draws: np.ndarray
     blocks: list[loop.Block]
 
     def stat(self, name: str) -> np.ndarray:
-        """A statistic of the step before each draw, (L, n)."""
+        """Return a statistic of the step before each draw, (L, n)."""
         return np.concatenate([b.stats[name] for b in self.blocks if b.draws is not None], 1)
 
 
@@ -203,14 +212,14 @@ def sample(
     block_seconds: float = 1.0,
     marks: loop.Marks = lambda stage, phase: (),
 ) -> Outcome:
-    """Drive a program to its end."""
+    """Run a program to its end, and return its draws and blocks."""
     blocks = list(loop.run(program, shared, lane, clock=Clock(), block_seconds=block_seconds, marks=marks))
     kept = [b.draws for b in blocks if b.draws is not None]
     return Outcome(np.concatenate(kept, 1), blocks)
 
 
 def stage(name: str, factory: Callable[..., Method], schedule: Schedule, **options: Any) -> Stage:
-    """A stage of ``factory`` with fixed options; those that are lane numbers are looked up there."""
+    """Make a stage of ``factory`` with fixed options. An option made by :func:`number` is read from the lane."""
 
     def build(target: Target, schedule: Schedule, numbers: Mapping[str, Any]) -> Method:
         given = {
@@ -222,12 +231,12 @@ def stage(name: str, factory: Callable[..., Method], schedule: Schedule, **optio
 
 
 def number(name: str) -> functools.partial[Any]:
-    """An option of :func:`stage` that is a number of the lane."""
+    """Return an option for :func:`stage` whose value is the lane's number of this name."""
     return functools.partial(lambda numbers: numbers[name])
 
 
 def rows(problem: Any) -> Shared:
-    """The rows of a problem as the loop takes them: one data set."""
+    """Return the rows of a problem in the form that the loop needs, as one data set."""
     return Shared(problem.x[None], problem.y[None])
 
 
@@ -240,7 +249,7 @@ def nuts_stage(
     dense_mass: bool = False,
     factory: Callable[..., Method] = nuts,
 ) -> Stage:
-    """NUTS, one chain a lane."""
+    """Make a stage of NUTS."""
     schedule = Schedule(1, num_warmup, num_samples, 1)
     options = {"target_accept_prob": target_accept_prob, "max_tree_depth": max_tree_depth, "dense_mass": dense_mass}
     return stage("nuts", factory, schedule, **options)

@@ -1,11 +1,11 @@
-"""The laws that presets are held to, and the tests of them that a family's file takes over by a class of its own.
+"""The laws that presets must obey, and the tests of these laws, which the test file of each family inherits.
 
-Each preset is run from its own yaml, by way of a configuration, on a Bayesian linear regression (a network of one dense
-layer), whose posterior is known, and against the law that it is declared to have: the posterior itself, the law of its
-own recursion, its variational optimum, the mode. Beside the good lanes run two whose rows hold a NaN.
+Each preset runs from its yaml on a Bayesian linear regression (a network of one dense layer) with known posterior. Its
+draws are compared with the law that is declared for it: the posterior itself, the law of its recursion, its variational
+optimum, or the mode. Two further lanes have rows with NaN.
 
 A file ``tests/inference/test_<family>.py`` declares ``class TestLaws(PresetLaws)`` with the laws and the mutants of the
-presets whose factories are in ``bdlbench/inference/<family>.py``. Tests of what is every preset's read these classes.
+presets whose factories are in ``bdlbench/inference/<family>.py``. Tests of all presets read these classes too.
 """
 
 import ast
@@ -29,11 +29,11 @@ from bdlbench.sampling.programs import NEVER, Shared
 
 FOLDER = Path(__file__).parents[1] / "inference"
 POISONED = 2
-"""Lanes, one a device, whose data have a NaN."""
+"""The number of lanes whose data have NaN."""
 
 
 class Run(NamedTuple):
-    """What a verdict is about: the problem, the schedule, and the draws and statistics of the good lanes."""
+    """The input of a verdict: the problem, the schedule, and the draws and statistics of the lanes without NaN."""
 
     problem: Gaussian
     schedule: Any
@@ -41,11 +41,21 @@ class Run(NamedTuple):
 
 
 class Law(NamedTuple):
-    """What a preset is held to.
+    """The law of a preset.
 
-    ``kind`` says it in words; ``options`` make the run short, ``chains`` is its number of good lanes; ``verdict`` looks
-    at the run. ``deterministic`` names the test of what holds exactly: a function of the same file, or
-    ``file.py::function`` of another one in tests/inference.
+    Attributes
+    ----------
+    kind : str
+        The law in words.
+    deterministic : str
+        The name of the test of what holds exactly, without statistics: a function of the same file, or
+        ``file.py::function`` of another file in tests/inference.
+    chains : int
+        The number of lanes without NaN.
+    options : tuple of str
+        Overrides that make the run short.
+    verdict : (Run) -> Verdict
+        The test of the run.
     """
 
     kind: str
@@ -56,7 +66,7 @@ class Law(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """One expression of a family's module, changed: ``old``, which occurs once, read as ``new``.
+    """A change of one expression of a family's module: ``old``, which occurs exactly once, is replaced by ``new``.
 
     With ``within``, only the text of that function is searched.
     """
@@ -70,7 +80,7 @@ class Mutant(NamedTuple):
 
 
 def schedule(num_warmup: int, num_samples: int, thinning: int, batch_size: int | None = None) -> str:
-    """An override of the last stage's schedule; batches with replacement, whose law is the simplest."""
+    """Return an override of the last stage's schedule. Batches are drawn with replacement, which gives a simple law."""
     size = "null" if batch_size is None else batch_size
     return (
         f"inference.schedule={{num_warmup: {num_warmup}, num_samples: {num_samples}, thinning: {thinning}, "
@@ -79,13 +89,13 @@ def schedule(num_warmup: int, num_samples: int, thinning: int, batch_size: int |
 
 
 def falling(rate: float, steps: int, name: str = "optax.adam") -> str:
-    """An optimiser whose rate falls to nothing, so that what is left of its noise is small against the draws' own."""
+    """Return an optimiser whose rate falls to 0, so that its noise is small compared with the spread of the draws."""
     decay = f"{{_target_: optax.cosine_decay_schedule, init_value: {rate}, decay_steps: {steps}}}"
     return f"inference.optimizer={{_target_: {name}, learning_rate: {decay}}}"
 
 
 def mode(steps: int) -> str:
-    """A MAP stage that converges to rounding: every direction falls below exp(-steps rate curvature)."""
+    """Return a MAP stage that converges up to rounding: errors fall as exp(-steps rate curvature)."""
     descent = "{_target_: optax.sgd, learning_rate: 0.1}"
     plan = f"{{num_warmup: {steps}, num_samples: 0, thinning: 0}}"
     return (
@@ -101,18 +111,18 @@ ALONE = ("inference.before=[]", "inference.start=prior")
 
 
 def posterior(run: Run) -> Verdict:
-    """Every first and second moment; the particles of a lane are pooled."""
+    """Test all first and second moments against the posterior. The particles of a lane are pooled."""
     draws = run.drawn.draws.reshape(len(run.drawn.draws), -1, run.problem.x.shape[1])
     return moments(draws, run.problem.mean, run.problem.cov)
 
 
 def mean_field(run: Run) -> Verdict:
-    """The posterior's mean, and variances 1 / diag(precision): the optimum among independent normals."""
+    """Test the mean-field optimum: the posterior mean, and independent normals with variances 1 / diag(precision)."""
     return moments(run.drawn.draws, run.problem.mean, np.diag(1 / np.diag(run.problem.precision)))
 
 
 def of_its_own(check: Callable[[], Verdict]) -> Callable[[Run], Verdict]:
-    """A law with a problem of its own."""
+    """Make the verdict of a law that is tested on another problem than the run."""
     return lambda run: check()
 
 
@@ -120,29 +130,30 @@ def of_its_own(check: Callable[[], Verdict]) -> Callable[[Run], Verdict]:
 
 
 def module_of(preset: str) -> tuple[str, str]:
-    """The module and the name of a preset's factory."""
+    """Return the module and the name of a preset's factory."""
     module, name = yaml.safe_load((conf_dir() / "inference" / f"{preset}.yaml").read_text())["_target_"].rsplit(".", 1)
     return module, name
 
 
 class PresetLaws:
-    """The tests of the presets of one family. Its subclass in the family's file is named ``TestLaws``.
+    """The tests of the presets of one family. The subclass in the family's file must be named ``TestLaws``.
 
     Attributes
     ----------
     laws : dict
-        Every preset of the family. The first runs at every commit (``make test-quick``) and in ``make test``; the
-        others, its kin, where slow tests run too.
+        The law of each preset of the family. The first runs in ``make test-quick`` and ``make test``, the others only
+        with the slow tests.
     mutants : dict
-        At least one preset with one expression of its module changed, to prove that its law would notice.
+        For at least one preset a change of its module with which the test of the law must fail.
     everyday : tuple of str
-        Mutants that ``make test`` runs; the others are slow.
+        The mutants that ``make test`` runs. The others are slow tests.
     small : dict
-        Options of a preset by which runs of a few steps become smaller, or possible, in tests of all presets.
+        Options for a preset that make short runs cheaper, or possible, in tests of all presets.
     zero, not_zero : dict
-        Numbers of a factory that may be zero, beyond those that usually may, and that may not (see test_every_number).
+        Numbers of a factory that may be zero although others may not, or must not be zero although others may be (see
+        test_every_number).
     refuses : dict
-        Tasks of test_every_task that a preset does not fit, and a piece of the sentence that says why.
+        Tasks of test_every_task that a preset refuses, each with a part of the message.
     """
 
     laws: ClassVar[Mapping[str, Law]] = {}
@@ -154,7 +165,7 @@ class PresetLaws:
     refuses: ClassVar[Mapping[tuple[str, str], str]] = {}
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One test for each law, and one for each mutant."""
+        """Parametrise the tests: one for each law, and one for each mutant."""
         if "preset" in metafunc.fixturenames:
             first = next(iter(self.laws))
             marks = {name: pytest.mark.quick if name == first else pytest.mark.slow for name in self.laws}
@@ -166,13 +177,13 @@ class PresetLaws:
     def measure(
         self, preset: str, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> tuple[Verdict, np.ndarray, np.ndarray]:
-        """The verdict on the good lanes, and of all lanes the first bad step and whether any draw is not finite."""
+        """Return the verdict on the lanes without NaN, and for all lanes the first bad step and whether a draw is bad."""
         law = self.laws[preset]
-        monkeypatch.setattr(loop, "_PROGRAMS", loop.ProgramCache(64))  # a mutant has the key of what it mutates
+        monkeypatch.setattr(loop, "_PROGRAMS", loop.ProgramCache(64))  # a mutant has the key of the original program
         job, problem = linear_job(path, preset, *law.options, chains=law.chains + POISONED)
         shared, lane, _, _ = arrange([job])
         poisoned = shared.y.copy()
-        poisoned[:, ::2] = np.nan  # a batch without one is rare
+        poisoned[:, ::2] = np.nan  # almost every batch has a NaN
         both = Shared(np.concatenate([shared.x, shared.x]), np.concatenate([shared.y, poisoned]))
         lane = lane._replace(dataset=(np.arange(len(lane.dataset)) >= law.chains).astype(np.int32))
         drawn = sample(job.program, both, lane, block_seconds=1e9)
@@ -189,7 +200,7 @@ class PresetLaws:
         return law.verdict(run), bad, lost
 
     def test_a_preset_obeys_its_law(self, preset, tmp_path, monkeypatch):
-        """Laws 2 to 4 on the good lanes and, beside them, law 7: every lane with a NaN is found, no other one is."""
+        """Laws 2 to 4 hold on the lanes without NaN. Law 7: exactly the lanes with NaN are reported as bad."""
         verdict, bad, lost = self.measure(preset, tmp_path, monkeypatch)
         assert verdict.passes, verdict
         assert (bad[:-POISONED] == NEVER).all()
@@ -197,7 +208,7 @@ class PresetLaws:
         assert not lost[:-POISONED].any()
 
     def test_a_mutant_does_not_obey_the_law(self, changed, tmp_path, monkeypatch):
-        """Law 5: the check that passes a preset fails it with one expression changed."""
+        """Law 5: the check that a preset passes fails for the preset with one changed expression."""
         module, name = module_of(changed)
         factory = target_of({"_target_": f"{module}.{name}"}, "inference")
         mutant = getattr(mutate(module, *self.mutants[changed]), name)
@@ -207,7 +218,7 @@ class PresetLaws:
         assert not verdict.passes, verdict
 
     def test_law_1_has_a_test(self):
-        """The named tests of what holds exactly exist."""
+        """The tests that the laws name in ``deterministic`` exist."""
         for preset, law in self.laws.items():
             file, _, name = law.deterministic.rpartition("::")
             path = FOLDER / file if file else Path(inspect.getfile(type(self)))
@@ -217,7 +228,7 @@ class PresetLaws:
 
 @functools.cache
 def families() -> dict[str, type[PresetLaws]]:
-    """The class ``TestLaws`` of each file of tests/inference that has one, by the file's family."""
+    """Return the class ``TestLaws`` of each file of tests/inference that has one, by the name of the family."""
     found = {}
     for path in sorted(FOLDER.glob("test_*.py")):
         if "PresetLaws" not in path.read_text(encoding="utf-8"):
@@ -232,5 +243,5 @@ def families() -> dict[str, type[PresetLaws]]:
 
 
 def declared(attribute: str) -> dict[Any, Any]:
-    """What the families declare under a name, all together."""
+    """Return the entries of an attribute of all families in one dict."""
     return {key: value for family in families().values() for key, value in getattr(family, attribute).items()}

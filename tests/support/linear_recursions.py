@@ -1,7 +1,8 @@
-"""Laws of linear recursions z' = step(z; batch) + noise on Gaussian posteriors: stationary, and at every step.
+"""Moments of linear recursions z' = step(z; batch) + noise on Gaussian posteriors: stationary, and at every step.
 
-A step takes ``grad``, the gradient of the log density as a function of theta, and the state z, theta first. It is
-affine in z when the gradient is. Batches are drawn with replacement: a batch's map is the mean of its rows'.
+A step gets ``grad``, the gradient of the log density as a function of theta, and the state z, which starts with theta.
+It is affine in z if the gradient is affine in theta. Batches are drawn with replacement. The map of a batch is the mean
+of the maps of its rows.
 """
 
 import functools
@@ -17,14 +18,14 @@ Step = Callable[[Gradient, np.ndarray], np.ndarray]
 
 
 def affine(step: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:
-    """The matrix of an affine map on (z, 1)."""
+    """Return the matrix (size + 1, size + 1) that applies an affine map of z to the vector (z, 1)."""
     zero = step(np.zeros(size))
     columns = [step(e) - zero for e in np.eye(size)]
     return np.block([[np.stack(columns, 1), zero[:, None]], [np.zeros((1, size)), np.ones((1, 1))]])
 
 
 def gradients(problem: Gaussian) -> list[Gradient]:
-    """Of each row, N times over, and of the prior."""
+    """Return for each row the gradient of N times its log likelihood plus the log prior."""
     x, y = problem.x.astype(np.float64), problem.y.astype(np.float64)
     prior = np.eye(x.shape[1]) / PRIOR_SCALE**2
     return [
@@ -34,23 +35,23 @@ def gradients(problem: Gaussian) -> list[Gradient]:
 
 
 class Moments(NamedTuple):
-    """First and second moment of (z, 1) as one matrix S, (size + 1, size + 1)."""
+    """The matrix S = E[(z, 1) (z, 1)'] (size + 1, size + 1), which holds the first and second moments of z."""
 
     second: np.ndarray
 
     @property
     def mean(self) -> np.ndarray:
-        """Of z."""
+        """The mean of z."""
         return self.second[:-1, -1]
 
     @property
     def cov(self) -> np.ndarray:
-        """Of z."""
+        """The covariance of z."""
         return self.second[:-1, :-1] - np.outer(self.mean, self.mean)
 
 
 class Recursion(NamedTuple):
-    """One step: the matrices of its rows' maps (N, size + 1, size + 1), the noise's covariance, and the batch size."""
+    """One step: the matrices of the rows' maps (N, size + 1, size + 1), the covariance of the noise, the batch size."""
 
     maps: np.ndarray
     noise: np.ndarray
@@ -58,11 +59,15 @@ class Recursion(NamedTuple):
 
     @property
     def mean_map(self) -> np.ndarray:
-        """E[T]."""
+        """The mean map E[T], where T is the random matrix of a batch."""
         return self.maps.mean(0)
 
     def after(self, moments: Moments) -> Moments:
-        """S' = E[T S T'] + Q, with E[T x T] = Tm x Tm + (mean_i T_i x T_i - Tm x Tm) / B."""
+        """Return the moments after the step, S' = E[T S T'] + Q.
+
+        E[T x T] = Tm x Tm + (mean_i T_i x T_i - Tm x Tm) / B with Tm = E[T], the Kronecker product x and B rows in a
+        batch.
+        """
         mean = self.mean_map
         second = mean @ moments.second @ mean.T
         if self.batch_size is not None:
@@ -72,7 +77,7 @@ class Recursion(NamedTuple):
         return Moments(second)
 
     def stationary(self) -> Moments:
-        """The fixed point of :meth:`after`; without batches it is Lyapunov's, Sigma = F Sigma F' + Q."""
+        """Return the fixed point of :meth:`after`. Without batches it solves Lyapunov's Sigma = F Sigma F' + Q."""
         mean, size = self.mean_map, len(self.noise)
         if self.batch_size is None:
             loc = np.linalg.solve(np.eye(size) - mean[:-1, :-1], mean[:-1, -1])
@@ -87,7 +92,7 @@ class Recursion(NamedTuple):
 
 
 def moments_of(mean: np.ndarray, cov: np.ndarray) -> Moments:
-    """Moments of a vector with this mean and covariance."""
+    """Return the moments of a vector with this mean and covariance."""
     one = np.append(mean, 1.0)
     second = np.outer(one, one)
     second[:-1, :-1] += cov
@@ -95,14 +100,14 @@ def moments_of(mean: np.ndarray, cov: np.ndarray) -> Moments:
 
 
 def recursion(problem: Gaussian, step: Step, noise: np.ndarray, batch_size: int | None) -> Recursion:
-    """The recursion of a step on a problem's rows."""
+    """Make the recursion of a step for the rows of a problem."""
     size = len(noise)
     maps = np.stack([affine(functools.partial(step, grad), size) for grad in gradients(problem)])
     return Recursion(maps, noise, batch_size)
 
 
 def law(problem: Gaussian, step: Step, noise: np.ndarray, batch_size: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Stationary mean and covariance of theta."""
+    """Return the stationary mean (D,) and covariance (D, D) of theta."""
     found, dim = recursion(problem, step, noise, batch_size).stationary(), problem.x.shape[1]
     return found.mean[:dim], found.cov[:dim, :dim]
 
@@ -111,17 +116,17 @@ def law(problem: Gaussian, step: Step, noise: np.ndarray, batch_size: int | None
 
 
 def langevin(dim: int, eps: float) -> tuple[Step, np.ndarray]:
-    """theta + eps g + sqrt(2 eps) xi."""
+    """SGLD: theta' = theta + eps g(theta) + sqrt(2 eps) xi. Return the step and the covariance of the noise."""
     return lambda grad, theta: theta + eps * grad(theta), 2 * eps * np.eye(dim)
 
 
 def ascent(dim: int, eps: float) -> tuple[Step, np.ndarray]:
-    """Langevin's step without its noise."""
+    """Gradient ascent: the step of :func:`langevin` without noise."""
     return langevin(dim, eps)[0], np.zeros((dim, dim))
 
 
 def sghmc(dim: int, h: float, damping: float, noisy: bool = True) -> tuple[Step, np.ndarray]:
-    """theta' = theta + h m, m' = (1 - damping) m + h g(theta') + sqrt(2 damping) xi; damping is h alpha."""
+    """SGHMC: theta' = theta + h m, m' = (1 - damping) m + h g(theta') + sqrt(2 damping) xi, where damping = h alpha."""
 
     def step(grad: Gradient, z: np.ndarray) -> np.ndarray:
         theta = z[:dim] + h * z[dim:]
@@ -131,7 +136,7 @@ def sghmc(dim: int, h: float, damping: float, noisy: bool = True) -> tuple[Step,
 
 
 def baoa(dim: int, h: float, friction: float) -> tuple[Step, np.ndarray]:
-    """Kick, half a drift, partial refreshment, half a drift."""
+    """BAOA: m += h g, theta += h m / 2, m <- exp(-h friction) m + noise, theta += h m / 2."""
     kept = np.exp(-h * friction)
 
     def step(grad: Gradient, z: np.ndarray) -> np.ndarray:
@@ -142,14 +147,17 @@ def baoa(dim: int, h: float, friction: float) -> tuple[Step, np.ndarray]:
 
 
 def control_variates(problem: Gaussian, eps: float, anchor: np.ndarray) -> tuple[Step, np.ndarray]:
-    """theta + eps [g_N(anchor) + g_B(theta) - g_B(anchor)] + sqrt(2 eps) xi."""
+    """SGLD-CV: theta' = theta + eps [g_N(anchor) + g_B(theta) - g_B(anchor)] + sqrt(2 eps) xi."""
     at_anchor = np.mean([grad(anchor) for grad in gradients(problem)], 0)
     step = lambda grad, theta: theta + eps * (at_anchor + grad(theta) - grad(anchor))
     return step, 2 * eps * np.eye(len(anchor))
 
 
 def heavy_ball(problem: Gaussian, rate: float, momentum: float) -> tuple[Step, np.ndarray]:
-    """Optax's SGD with momentum on -log density / N: trace' = -g / N + momentum trace, theta' = theta - rate trace'."""
+    """SGD with momentum as in optax, on -log density / N.
+
+    trace' = -g / N + momentum trace, theta' = theta - rate trace'.
+    """
     num_rows, dim = problem.x.shape
 
     def step(grad: Gradient, z: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a user might bring: a Linen module, a network that ignores the likelihood, NumPyro models, a data set; named by _target_."""
+"""Models, networks and a data set that a user could write, and that configurations name by ``_target_``."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from bdlbench.data.dataset import Dataset, make_dataset
 
 
 class LinenMLP(linen.Module):
-    """One hidden layer, in Linen."""
+    """A Linen network with one hidden layer."""
 
     width: int
     out_features: int
@@ -23,7 +23,7 @@ class LinenMLP(linen.Module):
 
 
 class OneOutput(linen.Module):
-    """A network with one output, whatever is asked."""
+    """A network that always has one output, even if the likelihood needs more."""
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ class OneOutput(linen.Module):
 
 
 def no_module(*, width: int) -> str:
-    """Not a network at all."""
+    """A factory that does not return a network."""
     return "network"
 
 
@@ -43,21 +43,21 @@ def poisson(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
 
 
 def heavy(x: jax.Array, y: jax.Array | None = None, *, df: float) -> None:
-    """Linear regression with Student's t of so many degrees of freedom."""
+    """Linear regression with noise from Student's t distribution with ``df`` degrees of freedom."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.StudentT(df, x @ w, 1.0), obs=y)
 
 
 def student(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
-    """Robust linear regression without intercept."""
+    """Linear regression without intercept, with noise from Student's t distribution with 4 degrees of freedom."""
     w = numpyro.sample("w", dist.Normal(0.0, scale).expand([x.shape[1]]).to_event(1))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.StudentT(4.0, x @ w, 1.0), obs=y)
 
 
 def two_wells(x: jax.Array, y: jax.Array | None = None, *, depth: float) -> None:
-    """theta ~ N(0, 3^2) between two narrow wells at -5 and 5; from theta = 4 on the density is not a number."""
+    """theta ~ N(0, 3^2) with two narrow modes at -5 and 5. For theta > 4 the density is NaN."""
     theta = numpyro.sample("theta", dist.Normal(0.0, 3.0))
     wells = jnp.logaddexp(-depth * (theta + 5) ** 2, -depth * (theta - 5) ** 2)
     numpyro.factor("wells", jnp.where(theta > 4, jnp.nan, wells))
@@ -66,14 +66,14 @@ def two_wells(x: jax.Array, y: jax.Array | None = None, *, depth: float) -> None
 
 
 def steep(x: jax.Array, y: jax.Array | None = None) -> None:
-    """exp(80 u) x, u uniform on (0, 1): where x is 0 nothing is learned, and where it is 1 the likelihood overflows."""
+    """y ~ N(exp(80 u) x, 1), u ~ U(0, 1). Rows with x = 0 do not depend on u; with x = 1 the likelihood overflows."""
     u = numpyro.sample("u", dist.Uniform(0.0, 1.0))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.Normal(jnp.exp(80.0 * u) * x[:, 0], 1.0), obs=y)
 
 
 def far_test() -> Dataset:
-    """Ten training rows at 0 and three test rows at 1."""
+    """Return a data set with ten training rows at x = 0 and three test rows at x = 1."""
     train, test = (np.zeros((10, 1)), np.linspace(-1.0, 1.0, 10)), (np.ones((3, 1)), np.zeros(3))
     return make_dataset(
         name="far_test", task="regression", train=train, test=test, standardize=False, feature_names=("x",)
@@ -81,24 +81,24 @@ def far_test() -> Dataset:
 
 
 def discrete(x: jax.Array, y: jax.Array | None = None) -> None:
-    """A latent site that gradients cannot move."""
+    """A model with a discrete latent site, which gradient methods cannot sample."""
     z = numpyro.sample("z", dist.Bernoulli(0.5))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
 
 
 def nothing_latent(x: jax.Array, y: jax.Array | None = None) -> None:
-    """Nothing to infer."""
+    """A model without latent sites."""
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
 
 
 def nothing_observed(x: jax.Array, y: jax.Array | None = None) -> None:
-    """No site observes y."""
+    """A model without an observed site."""
     numpyro.sample("w", dist.Normal(0.0, 1.0))
 
 
 def one_number(x: jax.Array, y: jax.Array | None = None) -> None:
-    """All rows in one joint density: no log likelihood a row."""
+    """A model with one joint density of all rows, so that there is no log likelihood for each row."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))
     numpyro.sample("y", dist.MultivariateNormal(w * jnp.ones(x.shape[0]), jnp.eye(x.shape[0])), obs=y)

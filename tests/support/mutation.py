@@ -1,4 +1,4 @@
-"""Mutants: a module of the library with one expression changed, to prove that a law's test would notice."""
+"""Mutants: a module of bdlbench with one changed expression. The test of a law must fail for each of them."""
 
 import importlib
 import inspect
@@ -6,9 +6,9 @@ import types
 
 
 def mutate(module: str, old: str, new: str, within: str | None = None) -> types.ModuleType:
-    """The module ``module`` executed again under its own name with ``old``, which must occur once, read as ``new``.
+    """Execute a module again under its own name, with ``old`` replaced by ``new``, and return it.
 
-    With ``within``, a function or class of the module, only its own text is searched.
+    ``old`` must occur exactly once. If ``within`` names a function or class of the module, only its text is searched.
     """
     original = importlib.import_module(module)
     source = inspect.getsource(original)

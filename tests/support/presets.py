@@ -1,4 +1,4 @@
-"""Every inference preset, shortened to what a test has time for, and what of a run must not depend on interruptions."""
+"""Shortened versions of all inference presets, and the results of a run that interruptions must not change."""
 
 import json
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml")
 
 
 def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
-    """Parameters of a test that takes seconds each: ``always`` in every run, the others where slow tests run too."""
+    """Return parameters for a slow test. Those in ``always`` run every time, the others only with the slow tests."""
     names = list(names)
     assert set(always) <= set(names)
     return [
@@ -27,12 +27,12 @@ def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
 
 
 def first_of(cases: list[Any]) -> list[Any]:
-    """Parameters of a test of kin cases: the first in every run, the others where slow tests run too."""
+    """Return parameters for similar cases. The first runs every time, the others only with the slow tests."""
     return [cases[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[1:])]
 
 
 def shortened(preset: str, warmup: int, samples: int, before: int, chains: int = 2) -> list[str]:
-    """Overrides that choose a preset and cut it to so many steps and draws; one that keeps one draw keeps it."""
+    """Return overrides that choose a preset with fewer steps and draws. A preset with one draw keeps it."""
     import yaml
 
     node = yaml.safe_load((conf_dir() / "inference" / f"{preset}.yaml").read_text())
@@ -54,7 +54,7 @@ def shortened(preset: str, warmup: int, samples: int, before: int, chains: int =
 
 
 def outcome(store: Store, run_id: str) -> dict[str, Any]:
-    """All of a run that must be the same bits however often it was interrupted: arrays, curve, record."""
+    """Return the arrays, the curve and the record entries of a run that must not depend on interruptions, bit by bit."""
     record = store.record(run_id)
     found: dict[str, Any] = {
         name: json.dumps(record[name], sort_keys=True)
@@ -80,7 +80,7 @@ def outcome(store: Store, run_id: str) -> dict[str, Any]:
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Bitwise, NaN equal to NaN."""
+    """Assert that two outcomes are equal bit by bit. NaN equals NaN."""
     assert one.keys() == other.keys()
     for name, value in one.items():
         if isinstance(value, np.ndarray):
@@ -90,6 +90,6 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert value == other[name], name
 
 
-# Last, because the families' test files that this reads import what stands above.
+# This is the last statement, because it imports the test files of the families, and these import the names above.
 FIRST = sorted(next(iter(family.laws)) for family in families().values())
-"""One preset a family: the first of its laws."""
+"""One preset of each family: the first of its laws."""

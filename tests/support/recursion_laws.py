@@ -1,4 +1,4 @@
-"""Laws of presets that are linear recursions on a Gaussian posterior: moments at the step of each draw."""
+"""Laws of presets that are linear recursions on a Gaussian posterior: the moments at the step of each draw."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,17 @@ from laws import Run
 from linear_recursions import Moments, Recursion, moments_of, recursion
 
 CYCLES = 10
-"""Of the cyclical presets' runs: each explores for 30 steps."""
+"""The number of cycles in the runs of the cyclical presets. Each cycle explores for 30 steps."""
 
 
 def of_recursion(
     at: Callable[[Run, int], Recursion], start: Callable[[Run], Moments], num_cycles: int = 1
 ) -> Callable[[Run], Verdict]:
-    """Moments at the step of each draw, warm-up and all, from those of the start: ``at(run, t)`` is step t."""
+    """Make the verdict that compares draws with the exact moments at their steps.
+
+    The moments follow from those of the start, through all steps including warm-up. ``at(run, t)`` is the recursion of
+    step t.
+    """
 
     def verdict(run: Run) -> Verdict:
         dim, plan = run.problem.x.shape[1], run.schedule
@@ -36,24 +40,24 @@ def of_recursion(
 
 
 def cycle(run: Run) -> int:
-    """Steps of a cycle."""
+    """Return the number of steps of a cycle."""
     return (run.schedule.num_warmup + run.schedule.num_samples * run.schedule.thinning) // CYCLES
 
 
 def cosine(run: Run, t: int) -> float:
-    """The factor of a cycle's step size."""
+    """Return the factor by which the cosine schedule multiplies the step size at step t."""
     return float((np.cos(np.pi * (t % cycle(run)) / cycle(run)) + 1) / 2)
 
 
 def from_prior(run: Run, momentum: bool = False) -> Moments:
-    """Theta from the prior and, if there is one, a standard normal momentum."""
+    """Return the moments of theta drawn from the prior and, with ``momentum``, a standard normal momentum."""
     dim = run.problem.x.shape[1]
     variances = np.concatenate([np.full(dim, PRIOR_SCALE**2), np.ones(dim * momentum)])
     return moments_of(np.zeros(len(variances)), np.diag(variances))
 
 
 def constant(make: Callable[[Run], tuple[Any, np.ndarray]]) -> Callable[[Run, int], Recursion]:
-    """The same recursion at every step, made once a run."""
+    """Return a function that gives the same recursion at every step. It is made once for each run."""
     made: dict[int, Recursion] = {}
 
     def at(run: Run, t: int) -> Recursion:

@@ -1,4 +1,4 @@
-"""A small network on fixed rows, as a target."""
+"""The target of a small network on fixed rows."""
 
 import functools
 
@@ -13,7 +13,7 @@ from bdlbench.types import Data
 
 
 def network_target(num_rows=24, features=3, temperature=1.0, width=4, task="regression"):
-    """A tanh network with learned noise on fixed rows: target and data."""
+    """Return the target and the data of a tanh network with learned noise on fixed rows."""
     rng = np.random.default_rng(2)
     x = rng.standard_normal((num_rows, features))
     y = np.sin(x.sum(1)) + 0.1 * rng.standard_normal(num_rows)

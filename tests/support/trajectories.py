@@ -1,6 +1,7 @@
-"""Trajectories of 200 steps, with the same noise and batches as BlackJAX's: a contracting map.
+"""Compare trajectories of 200 steps with those of BlackJAX, which get the same noise and the same batches.
 
-1e-16 a step is not amplified, so 1e-10 leaves room for the order of sums.
+Each step is a contraction, so that rounding errors of about 1e-16 in a step do not grow. A tolerance of 1e-10 allows
+for sums in another order.
 """
 
 import jax
@@ -16,7 +17,7 @@ STEPS_AS_BLACKJAX = Schedule(1, 0, NUM_STEPS, 1, 4)
 
 
 def small_problem():
-    """A target in double precision and the batch of step t: 4 of 20 rows in turn."""
+    """Return a target in double precision, and a function from t to its batch: 4 of 20 rows, in turn."""
     known = gaussian(5, 20, copies=4)
     x, y = jnp.asarray(known.x, float), jnp.asarray(known.y, float)
 
@@ -28,7 +29,7 @@ def small_problem():
 
 
 def trajectory(method, target, batch):
-    """Theta after each step of ours, and the first state."""
+    """Return the first state of our method, and theta after each of its steps."""
 
     @jax.jit
     def run(key):
@@ -44,7 +45,7 @@ def trajectory(method, target, batch):
 
 
 def assert_same_path(ours, theirs):
-    """The chain moves, and both go the same way."""
+    """Assert that the chain moves, and that both trajectories are equal up to rounding."""
     assert np.isfinite(ours).all()
     assert np.ptp(ours, axis=0).min() > 0.1
     np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)

@@ -1,7 +1,7 @@
-"""The checker behind jaxtyping's import hook: beartype, with what stands for a float in this library.
+"""The type checker for jaxtyping's import hook: beartype, which accepts more types for an annotation ``float``.
 
-The numbers of a configuration are floats; while a program is traced they are JAX scalars, and an int is a float (PEP
-484).
+The numbers of a configuration are floats. While a program is traced they are JAX scalars. An int is also accepted as a
+float (PEP 484).
 """
 
 import jax
