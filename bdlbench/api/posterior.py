@@ -158,7 +158,10 @@ def _merged(options: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> d
 def from_draws(
     parts: Parts, rows: Rows, job: Job, draws: fitting.Draws, progress: Any, rest: Mapping[str, float] | None = None
 ) -> "Posterior":
-    """The posterior of what was sampled; ``rest`` is the price of weights that were fitted to a mode before."""
+    """Make the posterior from the draws of a fit.
+
+    ``rest`` has the gradients and seconds of the earlier fit of weights that stay at a mode, if there are such weights.
+    """
     dataset = job.dataset
     server = Server(
         program=job.program,
@@ -309,19 +312,20 @@ class Posterior:
 
         Parameters
         ----------
-        x : as at the fit
-            Columns of a DataFrame are found by name.
+        x : rows, in the same form as at the fit
+            The columns of a DataFrame are found by name.
         num_draws : int, optional
-            At most about so many draws, evenly spaced; all where None.
+            About the largest number of draws to use, evenly spaced; None means all.
         precision : "float32" or "float64"
-            In which the draws meet the rows. In double precision a row's prediction hardly depends on the others.
+            The precision of the computation. In double precision the prediction of a row hardly depends on the other
+            rows.
 
         Raises
         ------
         ConfigError
-            For rows that do not fit those of the fit.
+            If the rows do not fit those of the fit.
         FloatingPointError
-            Where finite draws predict what is not finite.
+            If a finite draw gives a prediction that is not finite.
         """
         server = self._server
         seen = server.inputs.standardised(x)

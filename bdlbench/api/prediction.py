@@ -47,7 +47,7 @@ class Prediction:
 
     @property
     def num_targets(self) -> int:
-        """K, the number of targets a row."""
+        """K, the number of targets of each row."""
         return self._targets.shape[0] if self._targets.shape else 1
 
     # ---- amounts
@@ -145,7 +145,7 @@ class Prediction:
 
     @property
     def labels(self) -> np.ndarray:
-        """The most probable class of each row (n,), the first one of equals."""
+        """The most probable class of each row (n,); if several are equally probable, the first of them."""
         return self.classes[self.probs.argmax(axis=-1)]
 
     @property

@@ -379,9 +379,11 @@ def make_job(parts: Parts, rows: Rows, seed: int) -> Job:
 def make_program(
     parts: Parts, nodes: Mapping[str, Any], numbers: Mapping[str, float], inputs: Inputs, targets: Targets
 ) -> Program:
-    """The program of a fit. Without objects of the caller's its key is that of a run, whose compiled code it shares.
+    """Make the program of a fit.
 
-    Without a method it has no stages, and serves predictions only.
+    If all parts of the model are given by configurations, the key of the program is that of the same run on the command
+    line, so that both use the same compiled code. Without a method the program has no stages and serves only
+    predictions.
     """
     stages: tuple[Stage, ...] = ()
     start: Any = "network"

@@ -62,7 +62,7 @@ class Server:
 
     @property
     def shared(self) -> Shared:
-        """Rows that show the model its shapes; no value of theirs is used."""
+        """Rows of zeros, from which the model takes only its shapes."""
         y_type = np.float32 if self.targets.classes is None else np.int32
         return Shared(
             np.zeros((1, self.rows, *self.feature_shape), np.float32),

@@ -16,7 +16,7 @@ class Moments(NamedTuple):
 
     @property
     def sd(self) -> np.ndarray:
-        """Standard deviations (3,)."""
+        """The standard deviations (3,) of w, b and sigma."""
         return np.sqrt(np.diag(self.covariance))
 
 
