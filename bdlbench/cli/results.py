@@ -69,20 +69,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="only runs with this label or setting, as in data=diabetes inference.step_size=1e-5",
     )
-    filters.add_argument("--status", nargs="+", choices=STATUSES, help="only runs that ended so")
+    filters.add_argument("--status", nargs="+", choices=STATUSES, help="only runs with this status")
 
     def add(name: str, command: Callable[[Any], int | None], help: str, *parents: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", parents=parents)
         added.set_defaults(command=command)
         return added
 
-    listed = add("list", _list, "list the finished runs, or those that are not", store, filters)
+    listed = add("list", _list, "list the finished runs, or the unfinished ones", store, filters)
     which = listed.add_mutually_exclusive_group()
-    which.add_argument("--unfinished", action="store_true", help="runs in progress or broken off, and how far they are")
+    which.add_argument(
+        "--unfinished", action="store_true", help="runs in progress or interrupted, and how far they are"
+    )
     which.add_argument("--running", action="store_true", help="runs that a process is writing now")
     tailed = add("tail", tail, "show how far a run is: the end of its curve, and whether its process is alive", store)
     tailed.add_argument("id", help="its id or a unique beginning")
-    tailed.add_argument("--lines", type=int, default=10, metavar="N", help="so many looks (default: %(default)s)")
+    tailed.add_argument(
+        "--lines", type=int, default=10, metavar="N", help="how many looks to print (default: %(default)s)"
+    )
     tailed.add_argument("--follow", action="store_true", help="go on until the run ends")
     tailed.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help=argparse.SUPPRESS)
     add("show", _show, "print the record of a run as JSON", store).add_argument(
@@ -96,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--aggregate", action="store_true", help="means over splits and seeds, with standard errors")
     diff = add("diff", _diff, "show where the configurations of two runs differ", store)
     diff.add_argument("ids", nargs=2, metavar="ID")
-    delete = add("delete", _delete, "delete failed and diverged runs, on confirmation", store)
+    delete = add("delete", _delete, "delete failed and diverged runs, after a confirmation", store)
     delete.add_argument("--failed", action="store_true", required=True, help="all runs that are not complete")
     delete.add_argument("--yes", action="store_true", help="do not ask")
     sql = add("sql", _sql, "answer a DuckDB query over the table 'runs'", store)
@@ -115,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     predicted = add("predict", predict, "predict new rows of a CSV file with a stored run, in original units", store)
     predicted.add_argument("id", help="its id or a unique beginning")
     predicted.add_argument("rows", help="a CSV file with a header line, whose columns are found by name")
-    predicted.add_argument("--trust", action="store_true", help="call what the run names that is not bdlbench's own")
+    predicted.add_argument("--trust", action="store_true", help="call factories that bdlbench does not ship")
     predicted.add_argument("-o", "--output", metavar="FILE", help="a CSV file (default: standard output)")
     add("data", _data, "list the data sets")
     return parser
@@ -129,7 +133,7 @@ def _list(arguments: argparse.Namespace) -> None:
         held = [(id, store.holder(id)) for id in store.unfinished()]
         held = [(id, by) for id, by in held if by or arguments.unfinished]
         if held:
-            cells = [[id, f"running ({by})" if by else "broken off", last_look(store, id)] for id, by in held]
+            cells = [[id, f"running ({by})" if by else "interrupted", last_look(store, id)] for id, by in held]
             _print(_grid(["id", "state", "last look"], cells))
         else:
             print(f"No {'running' if arguments.running else 'unfinished'} runs in {arguments.store}.")
@@ -142,7 +146,7 @@ def _list(arguments: argparse.Namespace) -> None:
         _say_empty(arguments)
     unfinished = store.unfinished()
     if unfinished:
-        print(f"{len(unfinished)} unfinished (in progress or broken off): {', '.join(unfinished[:5])}", end="")
+        print(f"{len(unfinished)} unfinished (in progress or interrupted): {', '.join(unfinished[:5])}", end="")
         print(", ..." if len(unfinished) > 5 else "")
 
 
@@ -246,7 +250,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     for row in rows:
         lacks = wanted if arguments.metric else rescore.lacking(store.record(row["id"]), wanted)
         if not lacks:
-            print(f"{row['id']}: has them all")
+            print(f"{row['id']}: has all these metrics already")
             continue
         try:
             rescore.rescore(store, row["id"], lacks, trust=arguments.trust)

@@ -57,7 +57,7 @@ def _state(store: Store, id: str) -> str:
     if by is None and id in store.finished():
         record = store.record(id)
         return printable(f"{id}: {record['status']}" + (f": {record['reason']}" if record.get("reason") else ""))
-    state = f"running ({by})" if by else "broken off; the same command goes on with it"
+    state = f"running ({by})" if by else "interrupted; the same command continues it"
     return printable(f"{id}: {state}; {last_look(store, id)}")
 
 

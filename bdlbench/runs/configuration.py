@@ -286,7 +286,7 @@ def checked_schedule(node: Any, path: str, last: Schedule | None) -> Schedule:
         raise ConfigError(f"{path}.batching={given['batching']!r} is unknown: use epoch or iid.")
     if (steps := given["num_warmup"] + given["num_samples"] * given["thinning"]) > MOST_STEPS:
         raise ConfigError(
-            f"{path}.num_warmup + num_samples thinning = {steps} is more than the {MOST_STEPS} steps that are counted: "
+            f"{path}.num_warmup + num_samples thinning = {steps} is more than {MOST_STEPS}, the largest number of steps: "
             "take fewer."
         )
     return Schedule(**given)

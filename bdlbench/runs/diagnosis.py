@@ -11,7 +11,7 @@ from bdlbench.runs.job import Job
 from bdlbench.runs.tally import BOUNDS, Tally
 from bdlbench.sampling.programs import UNFINISHED
 
-NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs moments are left out"
+NO_MOMENTS = "y has no finite variance given theta: RMSE and all metrics that need moments are left out"
 
 
 class Diagnosis(NamedTuple):
@@ -61,7 +61,7 @@ def status(job: Job, tally: Tally) -> tuple[str, str | None]:
             count = sum(first == UNFINISHED for first, _, _ in bad.values())
             return "diverged", (
                 f"the warm-up of {method} did not reach the posterior in {count} of {chains} chains (first in "
-                f"chain {chain}): give it more steps, or settings with which a step goes further"
+                f"chain {chain}): give it more steps, or settings with longer steps"
             )
         if step == 0 and phase == "warmup" and stage == 0:
             return "diverged", (

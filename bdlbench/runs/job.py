@@ -259,7 +259,9 @@ def check_job(job: Job) -> None:
     if not isinstance(job.seed, int) or isinstance(job.seed, bool) or not 0 <= job.seed < 2**32:
         raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
     if not 0 < job.numbers["temperature"] < math.inf:
-        raise ConfigError(f"temperature={job.numbers['temperature']} must be positive, finite; 1 is the Bayesian one.")
+        raise ConfigError(
+            f"temperature={job.numbers['temperature']} must be a positive finite number: use 1 for the Bayesian posterior."
+        )
     check_optimizers(job.config["inference"], "inference")
     nodes = stages.nodes(job.config["inference"])
     size = len(job.dataset.train.y)

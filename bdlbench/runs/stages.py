@@ -65,13 +65,13 @@ def check(stage: Stage, target: Target, data: Data, numbers: Mapping[str, Any], 
         raise ConfigError(f"inference.schedule.thinning=0 would keep one state of {stage.name}: use 1 or more.")
     if method.start == "own" and not first:
         raise ConfigError(
-            f"inference.before has no use for {stage.name}, which begins at draws from the prior of its own: leave no "
-            "stage before it, as inference.before=[] does."
+            f"inference.before has a stage before {stage.name}, which draws its own start points from the prior: leave "
+            "that stage out, as inference.before=[] does."
         )
     if method.start == "own" and parent is not None:
         raise ConfigError(
-            f"warm_start={parent.id} has no use for {stage.name}, which begins at draws from the prior of its own: use "
-            "null."
+            f"warm_start={parent.id} cannot be used with {stage.name}, which draws its own start points from the prior: "
+            "use null."
         )
     if method.start == "mode" and first and parent is None:
         raise ConfigError(

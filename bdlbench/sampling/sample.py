@@ -73,8 +73,8 @@ def collect(blocks: Sequence[loop.Block]) -> Sample:
     with_draws = [block for block in blocks if block.stage == last and block.draws is not None]
     if not with_draws:
         raise ConfigError(
-            "inference: no chain reached its first draw, as the log density of each was not finite or its warm-up came "
-            "to no end: use a smaller step size or another start."
+            "inference: no chain reached its first draw, because its log density was not finite or its warm-up did not "
+            "reach the posterior: use a smaller step size or another start."
         )
     drawn, end = loop.joined(with_draws), blocks[-1]
     assert drawn.draws is not None
@@ -195,7 +195,7 @@ class Sampler:
             return Shared(x[None], y[None], held)
         weights = np.asarray(data.weights, np.float64 if jax.config.jax_enable_x64 else np.float32)
         if weights.shape != (len(y),) or not (np.isfinite(weights).all() and (weights >= 0).all()):
-            raise ConfigError(f"data.weights must be one finite number from 0 on for each of the {len(y)} rows.")
+            raise ConfigError(f"data.weights must be a finite number, at least 0, for each of the {len(y)} rows.")
         there = weights > 0
         for stage in self.program.stages:
             size = stage.schedule.batch_size

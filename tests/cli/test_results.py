@@ -133,7 +133,7 @@ def test_a_running_run_is_listed_and_tailed(started, path, capsys):
     assert [line.split()[:3] for line in looks] == [["sample", "2", "draws"], ["sample", "5", "draws"]]
     assert looks[1].endswith("lppd -1.25")
     assert main(["list"]) == 0
-    assert "1 unfinished (in progress or broken off): svi-c1" in capsys.readouterr().out
+    assert "1 unfinished (in progress or interrupted): svi-c1" in capsys.readouterr().out
 
 
 def test_a_run_broken_off_says_so(path, capsys):
@@ -142,9 +142,9 @@ def test_a_run_broken_off_says_so(path, capsys):
         pass
     assert main(["tail", "svi-c1"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("svi-c1: broken off; the same command goes on with it; not looked at yet")
+    assert out.startswith("svi-c1: interrupted; the same command continues it; not looked at yet")
     assert main(["list", "--unfinished"]) == 0
-    assert "broken off" in capsys.readouterr().out
+    assert "interrupted" in capsys.readouterr().out
     assert main(["list", "--running"]) == 0
     assert capsys.readouterr().out == "No running runs in results/store.\n"
 

@@ -296,7 +296,7 @@ BAD = {
     "half a chain": (["inference.schedule.num_chains=1.5"], "whole number"),
     "unknown schedule option": (["+inference.schedule.burnin=3"], "burnin"),
     "unknown batching": (["inference.schedule.batching=random"], "epoch or iid"),
-    "zero temperature": (["temperature=0"], "must be positive"),
+    "zero temperature": (["temperature=0"], "must be a positive finite number"),
     "negative seed": (["seed=-1"], "seed"),
     "negative prior scale": (["prior.weight_scale=-1"], "weight_scale"),
     "unknown guide": (["inference=svi", "inference.guide=normal"], "guide"),

@@ -104,8 +104,8 @@ SMC += "initial_step_size: 0.2, target_accept_prob: 0.8, schedule: {num_warmup: 
             "inference.before.1.schedule.num_samples=2 does not fit map",
         ),
         (["inference=mile", "inference.l_factor=-1"], "inference.l_factor=-1.0 must be"),
-        (["inference=smc", f"inference.before=[{MODE}]"], "inference.before has no use for smc"),
-        (["inference=nuts", f"inference.before=[{MODE},{SMC}]"], "inference.before has no use for smc"),
+        (["inference=smc", f"inference.before=[{MODE}]"], "inference.before has a stage before smc"),
+        (["inference=nuts", f"inference.before=[{MODE},{SMC}]"], "inference.before has a stage before smc"),
         (
             ["inference=laplace", "inference.before=[]"],
             "inference.before has no stage that finds the mode that laplace",
@@ -133,7 +133,7 @@ def test_a_stored_run_stands_for_the_stages_before(store_path):
     check_job(make_job(*compose(["inference=laplace", *asked])))
     with pytest.raises(ConfigError, match="finds the mode"):  # the same program from no run is another question
         check_job(make_job(*compose(["inference=laplace", "inference.before=[]", *asked[:2]])))
-    with pytest.raises(ConfigError, match=f"^warm_start={parent} has no use for smc"):
+    with pytest.raises(ConfigError, match=f"^warm_start={parent} cannot be used with smc"):
         check_job(make_job(*compose(["inference=smc", *asked])))
 
 

@@ -107,7 +107,7 @@ def test_the_command_adds_metrics(store_path, capsys):
     assert f"{record['id']}: rmse, coverage_80" in capsys.readouterr().out
     assert main(["rescore", *where]) == 0
     assert main(["rescore", *where]) == 0
-    assert "has them all" in capsys.readouterr().out
+    assert "has all these metrics already" in capsys.readouterr().out
     assert main(["rescore", *where, "--metric", "nonsense"]) == 2
     assert "nonsense" in capsys.readouterr().err
     assert Store(store_path).verify(record["id"]) == []

@@ -74,7 +74,9 @@ class Ray:
                         runtime_env={"env_vars": passed_on()},
                     )
             except (ConnectionError, ValueError) as error:
-                raise ConfigError(f"{SECTION}.address={self.address!r} leads to no Ray cluster: {error}") from error
+                raise ConfigError(
+                    f"{SECTION}.address={self.address!r} is not the address of a Ray cluster: {error}"
+                ) from error
         pending: dict[Any, int] = {}
         try:
             remote = ray.remote(**self.takes)(call)
