@@ -238,13 +238,14 @@ def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
         storage.write(look)
     chains = tally.sound_chains() if draws.markov else []
     mixing = storage.mixing(chains, tally.drawn) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
-    found = diagnosis(job, tally, mixing)
+    found = diagnosis(job, tally, mixing, markov=draws.markov)
     counts = {"num_diverging": tally.num_diverging, "num_nonfinite": tally.num_nonfinite}
     return {
         "status": found.status,
         "reason": found.reason,
         "diagnostics": {**found.diagnostics, **counts, "num_grads": draws.num_grads(len(train.y))},
         "warnings": [*([] if found.reason is None else [found.reason]), *found.warnings],
+        "not_assessed": found.not_assessed,
     }
 
 

@@ -13,7 +13,7 @@ from bdlbench.api.problem import Parts, Rows
 from bdlbench.api.serving import Server
 from bdlbench.data.dataset import Dataset, Scaler
 from bdlbench.errors import ConfigError
-from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
+from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS, TEMPERATURE
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.configuration import PROGRAM_SECTIONS
 from bdlbench.runs.job import Job
@@ -90,12 +90,14 @@ def load_run(store: Store, prefix: str, *, trust: bool = False) -> Posterior:
     nodes = {name: job.config[name] for name in PROGRAM_SECTIONS if job.config.get(name) is not None}
     parts = Parts(nodes, {}, job.numbers["temperature"], dict(job.labels))
     found = {name: record["metrics"].get(name) for name in (*CHAIN_DIAGNOSTICS, "psis_khat")}
+    found |= {name: record["metrics"][name] for name in TEMPERATURE if name in record["metrics"]}
     counts = {name: record[name] for name in ("num_diverging", "num_nonfinite", "num_grads")}
     report = {
         "status": record["status"],
         "reason": record["reason"],
         "diagnostics": found | counts,
         "warnings": [*([record["reason"]] if record["reason"] else []), *record["warnings"]],
+        "not_assessed": record.get("not_assessed", []),
     }
     facts = {
         "schedule": dict(job.program.stages[-1].schedule._asdict()),

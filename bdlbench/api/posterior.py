@@ -278,7 +278,8 @@ class Posterior:
         """How good the draws are, as in a record of a run; in function space, at up to 500 training rows.
 
         ``rhat_max``, ``ess_bulk_min``, ``ess_bulk_median``, ``ess_tail_min`` (None where draws are no Markov chain),
-        ``psis_khat`` where the method has a density, ``num_diverging``, ``num_nonfinite`` and ``num_grads``, gradient
+        ``psis_khat`` where the method has a density, ``configurational_temperature`` and its error where a sampler makes no
+        Metropolis test, ``num_diverging``, ``num_nonfinite`` and ``num_grads``, gradient
         evaluations on all rows by phase. Made when it is first asked for.
         """
         return dict(self._report["diagnostics"])
@@ -287,6 +288,11 @@ class Posterior:
     def warnings(self) -> list[str]:
         """What a reader of the results must know."""
         return list(self._report["warnings"])
+
+    @property
+    def not_assessed(self) -> list[str]:
+        """What could not be diagnosed, each with the reason."""
+        return list(self._report.get("not_assessed", []))
 
     def __repr__(self) -> str:
         labels = self._parts.labels
@@ -298,7 +304,8 @@ class Posterior:
         shown = {"rhat_max": "R-hat", "ess_bulk_min": "bulk ESS", "psis_khat": "k-hat", "num_diverging": "divergences"}
         found = {word: self.diagnostics.get(name) for name, word in shown.items()}
         lines.append("  " + ", ".join(f"{word} {value:.4g}" for word, value in found.items() if value is not None))
-        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+        lines += [f"  warning: {text}" for text in self.warnings]
+        return "\n".join([*lines, *(f"  not assessed: {text}" for text in self.not_assessed)])
 
     # ---- new rows
 

@@ -58,7 +58,7 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         records have them; coverage of the 90 % interval; gradients (warm-up, sampling and the run that it was started
         from, in evaluations on the full data); gradients that the search for tuned settings used, if a run has such
         settings; seconds by phase; the smallest bulk ESS and the largest R-hat in function space; and the number of
-        warnings, whose text is below the table. A value that a record does not have is "–". A run that is not complete
+        warnings and of checks that could not be made, whose text is below the table. A value that a record does not have is "–". A run that is not complete
         shows its status and reason.
     """
     from rich import box
@@ -125,6 +125,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
     several = len({record["labels"].get("data") for record in records}) > 1
     sections: dict[str, list[list[str]]] = {}
     notes: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
     over: set[str] = set()
     for name, group in zip(names, groups, strict=True):
         finished = [record for record in group if record["status"] == "complete"] if aggregate else group
@@ -150,6 +151,8 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
         for record in group:
             for warning in record["warnings"]:
                 notes.setdefault(_shorten(warning), []).append(f"{data} {name}" if several else name)
+            for check in record.get("not_assessed") or ():
+                missing.setdefault(_shorten(check), []).append(f"{data} {name}" if several else name)
 
     columns = ["method", *(["over"] if aggregate else []), *(title for _, title in scores)]
     columns += ["gradients", *(["tuning"] if tuned else []), _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
@@ -160,7 +163,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
             f"± is the standard error of the mean over {' or '.join(sorted(over))}, as the column 'over' says{within}; "
             "ESS and R-hat are the worst of the runs."
         )
-    for text, owners in notes.items():
+    for text, owners in [*notes.items(), *((f"not assessed: {text}", owners) for text, owners in missing.items())]:
         counts = {owner: owners.count(owner) for owner in dict.fromkeys(owners)}
         below.append(f"{', '.join(f'{o} ({n}x)' if n > 1 else o for o, n in counts.items())}: {text}")
     return Comparison(columns, list(sections.items()), below)
@@ -292,6 +295,8 @@ def _gradients(record: Record) -> float | None:
 
 def _state(group: Sequence[Record], aggregate: bool) -> str:
     warnings = str(sum(len(record["warnings"]) for record in group))
+    if missing := sum(len(record.get("not_assessed") or ()) for record in group):
+        warnings += f" ({missing} not assessed)"
     if not aggregate and group[0]["status"] != "complete":
         return f"{group[0]['status']}: {_shorten(group[0].get('reason') or 'no reason given')}; {warnings}"
     bad = [record["status"] for record in group if record["status"] != "complete"]

@@ -45,7 +45,7 @@ def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) 
         with clock.measure("predict"):
             scores = all_scores(job.metrics, tally.mixtures, job.dataset, tally.scores(job.metrics, job.dataset))
             mixing = member.storage.mixing(tally.sound_chains() if markov else [], tally.drawn)
-            found = diagnosis(job, tally, mixing)
+            found = diagnosis(job, tally, mixing, markov=markov)
         record = common_fields(job, member.share(clock, num_jobs), num_jobs) | {
             "status": found.status,
             "reason": found.reason,
@@ -55,6 +55,7 @@ def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) 
             "num_diverging": tally.num_diverging,
             "num_nonfinite": tally.num_nonfinite,
             "warnings": found.warnings,
+            "not_assessed": found.not_assessed,
         }
     except Exception as error:
         if memory.is_out_of_memory(error):

@@ -16,7 +16,7 @@ from bdlbench.sampling.programs import NEVER
 
 FACTS = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "drawn", "population", "moments", "capped")
 """Plain values that a checkpoint keeps."""
-SERIES = ("energy", "log_ratios")
+SERIES = ("energy", "log_ratios", "temperatures")
 """Lists of arrays (C, n) that a checkpoint keeps."""
 BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
 """Statistics that say that a transition was cut short, and the option that did it."""
@@ -60,6 +60,8 @@ class Tally:
         Draws at which each statistic of ``BOUNDS`` was reached.
     energy, log_ratios : list of arrays (C, n)
         Energies of a Hamiltonian sampler; log importance ratios of an approximation with a density.
+    temperatures : list of arrays (C, n)
+        Terms of the configurational temperature of a sampler without a Metropolis test, in units of the run's own.
     """
 
     def __init__(self, num_chains: int, places: Sequence[str], *, gaussian: bool) -> None:
@@ -74,6 +76,7 @@ class Tally:
         self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
+        self.temperatures: list[np.ndarray] = []
         self._scored: tuple[int, dict[str, float]] | None = None
 
     def charge(self, block: Block, num_rows: int, *, last: bool) -> None:
@@ -111,6 +114,8 @@ class Tally:
                 self.capped[name] = self.capped.get(name, 0) + int(look.stats[name].sum())
         if "energy" in look.stats:
             self.energy.append(look.stats["energy"])
+        if "configurational_temperature" in look.stats:
+            self.temperatures.append(look.stats["configurational_temperature"])
         if "log_q" in look.stats:
             ratio = look.stats["log_density"].astype(np.float64) - look.stats["log_q"]
             self.log_ratios.append(np.where(look.good, ratio, np.nan))

@@ -17,7 +17,7 @@ STATUSES = ("complete", "diverged", "failed")
 REQUIRED = ("status", "labels", "metrics", "seconds", "num_grads", "device", "versions", "warnings")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
 IDENTITY = ("id", "status", "reason", *LABELS, "seed", "split")
-COST = ("tuning_num_grads", "lanes", "peak_memory_bytes", "device", "warnings", "created")
+COST = ("tuning_num_grads", "lanes", "peak_memory_bytes", "device", "warnings", "not_assessed", "created")
 PREFIXES = ("seconds_", "num_grads_", "config.")
 
 Record = dict[str, Any]
@@ -179,6 +179,7 @@ def row(record: Record, *, config: bool) -> dict[str, Any]:
     if not isinstance(columns["created"], str):
         raise TypeError("created is no time")
     columns["warnings"] = len(record["warnings"])
+    columns["not_assessed"] = len(record["not_assessed"]) if "not_assessed" in record else None
     if config:
         columns.update(flatten(settings, "config."))
     return columns

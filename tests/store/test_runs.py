@@ -103,6 +103,7 @@ def test_runs_is_one_flat_row_a_run(store, make_run):
         "peak_memory_bytes",
         "device",
         "warnings",
+        "not_assessed",
         "created",
     ]
     assert frame.columns.tolist() == columns + metrics + seconds + rest
