@@ -58,8 +58,8 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         records have them; coverage of the 90 % interval; gradients (warm-up, sampling and the run that it was started
         from, in evaluations on the full data); gradients that the search for tuned settings used, if a run has such
         settings; seconds by phase; the smallest bulk ESS and the largest R-hat in function space; and the number of
-        warnings and of checks that could not be made, whose text is below the table. A value that a record does not have is "–". A run that is not complete
-        shows its status and reason.
+        warnings and of checks that could not be made, whose text is below the table. A value that a record does not have
+        is "–". A run that is not complete shows its status and reason.
     """
     from rich import box
     from rich.markup import escape

@@ -23,7 +23,7 @@ from bdlbench.sampling.position import Position
 from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.store import RunWriter
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of what a checkpoint holds; one of another version is not used."""
 SHARE = 0.02
 """Checkpoints take at most this share of a run: those of large states come less often than was asked for."""
@@ -49,8 +49,8 @@ class Saved(NamedTuple):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As arrays by name, with what :func:`read` needs to know whether they fit."""
-        tally, allocated, seconds, curve_seconds = self.earlier
-        header = {**_made_by(), "seconds": dict(seconds), "curve_seconds": curve_seconds, "pending": None}
+        tally, allocated, seconds = self.earlier
+        header = {**_made_by(), "seconds": dict(seconds), "pending": None}
         header["allocated"] = [[*variable, *found] for variable, found in allocated.items()]
         out = {f"position/{name}": a for name, a in self.position.arrays().items()}
         out |= {f"tally/{name}": a for name, a in (tally or {}).items()}
@@ -99,7 +99,7 @@ def read(arrays: Mapping[str, np.ndarray]) -> Saved:
         first, steps = header["pending"]
         pending = _block(where, first, steps, arrays["draws"], part("stats/"))
     allocated = {(group, name): (tuple(like), dtype) for group, name, like, dtype in header["allocated"]}
-    return Saved(where, Earlier(part("tally/"), allocated, header["seconds"], header["curve_seconds"]), pending)
+    return Saved(where, Earlier(part("tally/"), allocated, header["seconds"]), pending)
 
 
 def _block(where: Position, first: int, steps: int, draws: np.ndarray, stats: dict[str, np.ndarray]) -> Block:
@@ -192,8 +192,7 @@ class Checkpoints:
         waiting = loop.joined(pending) if pending else None
         for member in members:
             own, storage = None if waiting is None else waiting.of(member.lanes), member.storage
-            seconds, curve = member.share(self.clock, self.num_jobs), member.curve_seconds + self.clock.sampling()
-            earlier = Earlier(member.tally.state(), storage.allocated, seconds, curve)
+            earlier = Earlier(member.tally.state(), storage.allocated, member.share(self.clock, self.num_jobs))
             storage.writer.checkpoint(Saved(where.of(member.lanes), earlier, own).arrays())
         self.last = self.now()
         self.wait = max(self.every, (self.last - began) / SHARE)

@@ -191,7 +191,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
             look = look_at(block, member.lanes, schedule.thinning, sites, predictions, member.tally.moments)
             member.use(look)
             if look.stop in sample_marks:
-                member.append_curve("sample", member.tally, clock)
+                member.append_curve("sample", member.tally, clock, len(jobs))
 
     def peek(block: loop.Block) -> None:
         """Score an approximation while it is being optimised, by a few draws from it."""
@@ -203,7 +203,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
             if not member.tally.over:
                 tally = Tally(member.job.num_chains, [], gaussian=gaussian)
                 tally.add(look_at(ahead, member.lanes, 0, {}, predictions, None))
-                member.append_curve("warmup", tally, clock)
+                member.append_curve("warmup", tally, clock, len(jobs))
 
     wanted = [job.config["store"]["checkpoint_seconds"] for job in jobs]
     every = min((seconds for seconds in wanted if seconds is not None), default=None)

@@ -233,6 +233,10 @@ def test_a_diverging_job_leaves_its_group_alone(store_path):
     ]
     records = run_group(jobs, Store(store_path), Silent())
     assert [record["status"] for record in records] == ["complete", "diverged", "complete"]
+    taken = (
+        records[2]["seconds"]["warmup"] + records[2]["seconds"]["sample"]
+    )  # its share, in the curve as in the record
+    assert Store(store_path).curve(records[2]["id"])["seconds"].iloc[-1] == pytest.approx(taken)
     apart = store_path.parent / "alone"
     for record, size in zip(records[1:], ("1e6", "2e-4"), strict=True):
         alone = run(options("sgld", apart, f"inference.step_size={size}"))
