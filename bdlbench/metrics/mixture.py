@@ -8,6 +8,10 @@ from scipy.special import entr
 
 from bdlbench.metrics.checks import Floats
 
+FEWEST_KEPT = 128
+"""Draws whose components are kept however many points there are."""
+MOST_VALUES = 2**24
+"""Draws times points of the components that are kept beyond that."""
 _FIELDS = ("log_lik", "mean", "variance", "cdf", "probs")
 # 2^64 divided by the golden ratio: multiples of it, modulo 2^64, are the most evenly spread of all rotations.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -28,13 +32,14 @@ class PredictiveMixture:
     Parameters
     ----------
     max_components : int
-        The largest number of draws of which (mean, variance) are kept.
+        The largest number of draws of which (mean, variance) are kept. Of more than 16,777 points fewer are, so that
+        they take at most 256 MiB, but 128 at least.
     gaussian : bool
         Whether p(y | x, theta) is Gaussian. Where it is not, ``loc`` and ``scale`` are not offered, since CRPS and
         intervals would take them for Gaussian components.
     """
 
-    def __init__(self, *, max_components: int = 128, gaussian: bool = True) -> None:
+    def __init__(self, *, max_components: int = 1000, gaussian: bool = True) -> None:
         if max_components < 1:
             raise ValueError(f"max_components is {max_components}, but must be at least 1")
         self.max_components = max_components
@@ -47,6 +52,7 @@ class PredictiveMixture:
         self._squares: Floats = np.empty(0)
         self._means: dict[str, Floats] = {}
         self._kept_index = np.empty(0, np.int64)
+        self._most = max_components
         self._kept: dict[str, Floats] = {}
 
     def update(self, block: Mapping[str, Any]) -> None:
@@ -177,6 +183,7 @@ class PredictiveMixture:
         self._shape = tuple(int(size) for size in state["shape"])
         self._peak, self._sum, self._squares = (np.array(state[name]) for name in ("peak", "sum", "squares"))
         self._kept_index = np.array(state["kept_index"])
+        self._most = self._room(self._shape[0]) if self._shape else self.max_components
         named = [(name.partition("/"), value) for name, value in state.items()]
         self._means = {name: np.array(value) for (kind, _, name), value in named if kind == "means"}
         self._kept = {name: np.array(value) for (kind, _, name), value in named if kind == "kept"}
@@ -222,12 +229,16 @@ class PredictiveMixture:
         self._means = {name: np.zeros(arrays[name].shape[1:]) for name in self._fields - {"log_lik"}}
         if "probs" in arrays:
             self._means["entropy"] = np.zeros(num_points)
+        self._most = self._room(num_points)
         self._kept = {name: np.empty((0, num_points)) for name in ("mean", "variance") if name in arrays}
+
+    def _room(self, num_points: int) -> int:
+        return min(self.max_components, max(FEWEST_KEPT, MOST_VALUES // max(1, num_points)))
 
     def _keep(self, arrays: Mapping[str, Floats], size: int) -> None:
         index = np.concatenate([self._kept_index, np.arange(self.num_draws, self.num_draws + size)])
         priority = index.astype(np.uint64) * _GOLDEN  # wraps modulo 2^64, exactly
-        chosen = np.sort(np.argsort(priority)[: self.max_components])
+        chosen = np.sort(np.argsort(priority)[: self._most])
         old = chosen[chosen < len(self._kept_index)]
         new = chosen[chosen >= len(self._kept_index)] - len(self._kept_index)
         for name, kept in self._kept.items():

@@ -28,8 +28,8 @@ STATES = 4
 """Temporaries of a step, in states: an optimiser's moments and updates are as large as what it moves."""
 LOOK = 256
 """Draws of a chain between two looks at most, with the padding of the last block of predictions."""
-COMPONENTS = 300
-"""Doubles a test row that a running predictive mixture keeps, about: two for each of its 128 components, and moments."""
+COMPONENTS = 2010
+"""Doubles a test row that a running predictive mixture keeps, at most: two for each of 1,000 components, and moments."""
 
 
 class Footprint(NamedTuple):

@@ -1,13 +1,16 @@
 """The metrics of a predictive mixture, in the units that a record states them in."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bdlbench.data import Dataset
+from bdlbench.metrics.calibration import interval_width, interval_width_mcse
 from bdlbench.metrics.evaluate import evaluate
 from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.metrics.predictive import MIN_DRAWS, crps, crps_mcse
 from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
 
 Metrics = Mapping[str, Callable[..., Any]]
@@ -15,6 +18,8 @@ OOD = "ood/"
 """Prefix that tells the name of out-of-distribution rows from that of shifted rows."""
 STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
 """Metrics that have units. A record states them in standardised units too."""
+MCSE = {crps: crps_mcse, interval_width: interval_width_mcse}
+"""Metrics of the components of the draws, with the Monte Carlo error that having so many of them leaves."""
 DETECTION = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
 
 
@@ -64,6 +69,16 @@ def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) 
     return {key: float(score(known, unknown)) for key, score in DETECTION.items()}
 
 
+def errors_of(metrics: Metrics) -> dict[str, Callable[..., Any]]:
+    """The Monte Carlo errors of those metrics that have one, with the options of each."""
+    out = {}
+    for name, metric in metrics.items():
+        function, options = (metric.func, metric.keywords) if isinstance(metric, functools.partial) else (metric, {})
+        if function in MCSE:
+            out[name] = functools.partial(MCSE[function], **options)
+    return out
+
+
 def all_scores(
     metrics: Metrics,
     mixtures: Mapping[str, PredictiveMixture],
@@ -85,7 +100,8 @@ def all_scores(
     Returns
     -------
     dict
-        Metrics at the test rows, with ``standardized``, ``shifted`` and ``ood`` as dicts where there are any.
+        Metrics at the test rows, with ``mcse`` (Monte Carlo errors, in original units), ``standardized``, ``shifted`` and
+        ``ood`` as dicts where there are any.
     """
 
     def both_units(plain: Mapping[str, float], mixture: PredictiveMixture, y: np.ndarray) -> dict[str, Any]:
@@ -97,6 +113,8 @@ def all_scores(
     own = mixtures[""]
     plain = scores(metrics, own, dataset) if plain is None else plain
     out = {} if dataset.test is None else both_units(plain, own, dataset.test.y)
+    if plain and own.num_draws >= MIN_DRAWS and (errors := scores(errors_of(metrics), own, dataset)):
+        out["mcse"] = errors
     for place, mixture in mixtures.items():
         if place.startswith(OOD):
             out.setdefault("ood", {})[place.removeprefix(OOD)] = detection(own, mixture, dataset.task)
