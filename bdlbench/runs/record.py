@@ -8,12 +8,15 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from bdlbench.data import Dataset
 from bdlbench.runs import memory, tuned
 from bdlbench.runs.diagnosis import diagnosis
 from bdlbench.runs.job import Job, short_hash
 from bdlbench.runs.member import PHASES, Member
 from bdlbench.runs.provenance import device, git_commit, peak_memory, versions
-from bdlbench.runs.scores import all_scores
+from bdlbench.runs.scores import all_scores, original
 from bdlbench.sampling.clock import Clock
 from bdlbench.store import NoRoom, RunWriter
 
@@ -116,6 +119,17 @@ def failure(error: BaseException, in_memory: Sequence[Job] = ()) -> Record:
     return {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
 
 
+def rows(dataset: Dataset) -> Record:
+    """The numbers of training and test rows, and a hash of the targets that are scored, in original units."""
+    test = dataset.test
+    if test is None:
+        return {"num_rows": {"train": len(dataset.train.y), "test": 0}, "test_checksum": None}
+    # Single precision, in which targets that were scaled by other moments come back equal.
+    targets = np.asarray(original(test.y, dataset), np.float32)
+    checksum = short_hash(targets.tobytes().hex())
+    return {"num_rows": {"train": len(dataset.train.y), "test": len(test.y)}, "test_checksum": checksum}
+
+
 def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
     """What every record says, a failed one too."""
     return {
@@ -135,6 +149,7 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "versions": versions(),
         "git_commit": git_commit(),
         "data_checksum": job.dataset.checksum,
+        **rows(job.dataset),
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
         "warm_start": job.parent and job.parent.record(),
         "warnings": tuned.warnings(job.config, job.labels),
