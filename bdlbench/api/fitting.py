@@ -17,7 +17,7 @@ from bdlbench.runs.diagnosis import diagnosis, status
 from bdlbench.runs.job import Job, check_job
 from bdlbench.runs.look import look_at
 from bdlbench.runs.progress import Notebook, Progress, make_progress
-from bdlbench.runs.storage import Storage
+from bdlbench.runs.storage import TEST_GROUPS, Storage
 from bdlbench.runs.tally import Tally
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
@@ -91,7 +91,7 @@ class _Memory(RunWriter):
         chunk_draws: int | None = None,
     ) -> None:
         """Make room for what diagnostics read."""
-        if group in ("log_likelihood", "posterior_predictive"):
+        if group in TEST_GROUPS:
             self.arrays[group, name] = np.empty(shape, dtype)
 
     def write(self, group: str, name: str, start_draw: int, array: Any) -> None:

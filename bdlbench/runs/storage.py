@@ -1,7 +1,7 @@
 """What of one run goes to its folder while it runs: arrays of draws and predictions, and the lines of its curve."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from bdlbench.store.writer import RunWriter
 
 SITE_STAT = {"log_density": "lp"}
 """ArviZ's names for statistics, where they differ."""
+TEST_GROUPS = ("predictions", "log_likelihood_test")
+"""Groups whose draws have a row for each test row."""
 Variable = tuple[str, str]
 """Group and name of an array."""
 
@@ -53,8 +55,8 @@ class Storage:
         """Store the targets, in original units, of the test rows whose predictions are stored."""
         if self.dataset.test is not None:
             y = original(self.dataset.test.y, self.dataset)[: self.rows]
-            self.writer.allocate("observed_data", "y", y.shape, y.dtype, ["row"])
-            self.writer.write("observed_data", "y", 0, y)
+            self.writer.allocate("predictions_constant_data", "y", y.shape, y.dtype, ["row"])
+            self.writer.write("predictions_constant_data", "y", 0, y)
 
     def write(self, look: Look) -> None:
         """Store sites, statistics and predictions at the test rows; what is not finite is stored as NaN."""
@@ -77,14 +79,14 @@ class Storage:
         top = {name: values[:, :, : self.rows] for name, values in own.items()}
         # The log density of a row has no offset, so that the precision it was computed in keeps all its digits.
         log_lik = (top["log_lik"].astype(np.float64) - math.log(scale)).astype(top["log_lik"].dtype)
-        self._write("log_likelihood", "y", log_lik, look.first_draw, look.shown)
+        self._write("log_likelihood_test", "y", log_lik, look.first_draw, look.shown)
         if "probs" in top:
-            self._write("posterior_predictive", "probs", top["probs"], look.first_draw, look.shown)
-            self._write("posterior_predictive", "y", top["sample"], look.first_draw, every)
+            self._write("predictions", "probs", top["probs"], look.first_draw, look.shown)
+            self._write("predictions", "y", top["sample"], look.first_draw, every)
             return
         for name, key in [("mean", "mean")] * ("mean" in top) + [("y", "sample")]:
             values = top[key].astype(np.float64) * scale + loc  # an offset may be large beside the spread
-            self._write("posterior_predictive", name, values, look.first_draw, look.shown)
+            self._write("predictions", name, values, look.first_draw, look.shown)
 
     def _write(self, group: str, name: str, values: np.ndarray, start: int, good: np.ndarray) -> None:
         """Write (C, n, ...), bad draws as NaN where the dtype has one."""
@@ -98,17 +100,20 @@ class Storage:
         """Make room for all draws of a variable of shape ``like`` (C, ...)."""
         chains, *extra = like
         self.allocated[group, name] = (chains, *extra), np.dtype(dtype).str
-        if group in ("log_likelihood", "posterior_predictive"):
+        coords = {}
+        if group in TEST_GROUPS:
             dims = ["row", *(["class"] if len(extra) > 1 else [])]
+            names = self.dataset.class_names
+            coords = {"class": np.array(list(names))} if len(extra) > 1 and names else {}
         else:
             dims = [f"{name}_dim_{axis}" for axis in range(len(extra))]
         size = math.prod(extra) * np.dtype(dtype).itemsize
         block = max(1, min(self.num_samples, 2**20 // max(1, size)))
         shape = (chains, self.num_samples, *extra)
-        self.writer.allocate(group, name, shape, dtype, ["chain", "draw", *dims], chunk_draws=block)
+        self.writer.allocate(group, name, shape, dtype, ["chain", "draw", *dims], coords, chunk_draws=block)
 
     def mixing(self, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
-        """ESS and R-hat of function values and log likelihoods at the test rows; of the sites without test rows.
+        """ESS and R-hat of means, class probabilities and log likelihoods at the test rows; of the sites without such rows.
 
         Parameters
         ----------
@@ -119,16 +124,30 @@ class Storage:
         """
         if not chains:
             return dict.fromkeys(CHAIN_DIAGNOSTICS)
-        wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
+        wanted = [("log_likelihood_test", "y"), ("predictions", "mean"), ("predictions", "probs")]
         if self.dataset.test is None:
             wanted = [variable for variable in self.allocated if variable[0] == "posterior"]
-        found = [self._mixing_of(*v, chains, num_draws) for v in wanted if v in self.allocated]
+        found = [one for v in wanted if v in self.allocated for one in self._mixing_of(*v, chains, num_draws)]
         reduce: dict[str, Any] = {"ess_bulk_median": np.median, "rhat_max": max}
         values = {name: [d[name] for d in found if d[name] is not None] for name in CHAIN_DIAGNOSTICS}
         return {name: float(reduce.get(name, min)(some)) if some else None for name, some in values.items()}
 
-    def _mixing_of(self, group: str, name: str, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
+    def _mixing_of(self, group: str, name: str, chains: Sequence[int], num_draws: int) -> Iterator[dict[str, Any]]:
         some, extra = list(chains), self.allocated[group, name][0][1:]
+        if name == "probs" and group in TEST_GROUPS:
+            # The last class is what the others leave. As many at a time as take 64 MiB: each read goes through all chunks.
+            rows, classes = extra
+            width = max(1, 2**26 // (4 * len(self.allocated[group, name][0]) * num_draws * rows))
+            for start in range(0, classes - 1, width):
+                part = self.writer.read_columns(group, name, start, min(start + width, classes - 1))[some]
+                flat = part.reshape(*part.shape[:2], -1)
+                yield function_diagnostics(
+                    lambda start, stop, flat=flat: flat[..., start:stop],
+                    flat.shape[-1],
+                    num_chains=len(some),
+                    num_draws=num_draws,
+                )
+            return
         if len(extra) > 1:  # a matrix-valued site of a model without test rows: small enough to read at once
             whole = self.writer.read_columns(group, name, 0, extra[-1])[some]
             flat = whole.reshape(*whole.shape[:2], -1)
@@ -136,4 +155,4 @@ class Storage:
         else:
             columns = extra[0] if extra else 1
             read = lambda start, stop: self.writer.read_columns(group, name, start, stop)[some]  # noqa: E731
-        return function_diagnostics(read, columns, num_chains=len(some), num_draws=num_draws)
+        yield function_diagnostics(read, columns, num_chains=len(some), num_draws=num_draws)

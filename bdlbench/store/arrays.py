@@ -19,7 +19,17 @@ from bdlbench.errors import ConfigError
 from bdlbench.store import layout
 from bdlbench.store.layout import Variable
 
-GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data", "constant_data")
+GROUPS = (
+    "posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data", "constant_data",
+    "predictions", "log_likelihood_test", "predictions_constant_data",
+)  # fmt: skip
+"""Groups of the ArviZ schema, in which the rows of ``observed_data`` were learned from and those of ``predictions`` were
+not, and ``log_likelihood_test``, which is that of the latter."""
+EARLIER = {
+    "posterior_predictive": "predictions", "log_likelihood": "log_likelihood_test",
+    "observed_data": "predictions_constant_data",
+}  # fmt: skip
+"""Where schema 2 has what schema 1 stored of test rows."""
 BUFFER_BYTES = 4 * 2**20
 """Most bytes of a run's draws that wait in memory. It is small because a sweep writes many runs at the same time."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdlbench.errors import ConfigError
 from bdlbench.store import records, table
+from bdlbench.store.arrays import EARLIER
 from bdlbench.store.codecs import refuse_codecs
 from bdlbench.store.errors import LaterSchema, StoreError, clear_disk_errors
 from bdlbench.store.files import FolderLock, checksum, holder, read_regular, refuse_link, replace_file, size_of
@@ -262,6 +263,9 @@ class Store:
     def posterior(self, id: str) -> "xr.DataTree":
         """The run's draws as a DataTree of the ArviZ schema. Values are read from disk when they are used.
 
+        What belongs to test rows is in ``predictions``, ``log_likelihood_test`` and ``predictions_constant_data``, also of
+        runs that were stored with schema 1, which had other names for these groups.
+
         Raises
         ------
         ConfigError
@@ -276,7 +280,10 @@ class Store:
         if not path.is_dir():
             raise ConfigError(f"id: run '{id}' in '{self.path}' stored no draws; choose a run that is complete.")
         refuse_codecs(path)
-        return xr.open_datatree(path, engine="zarr")
+        tree = xr.open_datatree(path, engine="zarr")
+        if "posterior_predictive" in tree.children:  # which schema 2 does not have
+            tree.children = {EARLIER.get(name, name): group for name, group in tree.children.items()}
+        return tree
 
     def curve(self, id: str) -> "pd.DataFrame":
         """Scores of the posterior so far, with the gradients, seconds and draws spent on it; a row for each mark.

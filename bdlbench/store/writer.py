@@ -144,7 +144,7 @@ class RunWriter:
         Parameters
         ----------
         group : str
-            ``posterior``, ``sample_stats``, ``posterior_predictive``, ``log_likelihood``, ``observed_data`` or ``constant_data``.
+            One of :data:`bdlbench.store.arrays.GROUPS`.
         name : str
             The site's name.
         shape : sequence of int

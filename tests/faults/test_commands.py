@@ -270,7 +270,7 @@ FILES = (
     "curve.jsonl",
     "run.json",
     "posterior.zarr/posterior/zarr.json",
-    "posterior.zarr/log_likelihood/y/c/0/0/0",
+    "posterior.zarr/log_likelihood_test/y/c/0/0/0",
 )
 
 
@@ -294,7 +294,9 @@ def test_a_damaged_run_is_set_aside_and_repeated(damage, tmp_path):
     assert json.loads((tmp_path / run_id / "run.json").read_text())["status"] == "complete"
 
 
-@pytest.mark.parametrize("name", ["checkpoint/state.npz", "curve.jsonl", "posterior.zarr/log_likelihood/y/c/0/0/0"])
+@pytest.mark.parametrize(
+    "name", ["checkpoint/state.npz", "curve.jsonl", "posterior.zarr/log_likelihood_test/y/c/0/0/0"]
+)
 def test_an_interrupted_run_with_damaged_files_starts_over(name, undisturbed, tmp_path):
     """What a checkpoint stands on is checked before anything is built on it."""
     process = start(*LONG, f"store.path={tmp_path}")

@@ -126,7 +126,7 @@ def test_a_failure_between_any_two_files_of_the_draws_can_be_continued(place, st
     record = run_config(made, labels)
     assert record["status"] == "complete", record["reason"]
     one, other = (Store(p).posterior(record["id"]) for p in (store_path, f"{store_path}/whole"))
-    for part in ("posterior", "sample_stats", "log_likelihood"):
+    for part in ("posterior", "sample_stats", "log_likelihood_test"):
         for name, values in other[part].variables.items():
             np.testing.assert_array_equal(one[part][name], values)
     assert whole["metrics"] == record["metrics"]

@@ -38,6 +38,24 @@ def test_blocks_equal_the_whole(store, block, chunk, config, record_of):
     np.testing.assert_array_equal(w.values, values)
 
 
+def test_groups_of_test_rows_have_the_names_of_schema_2_whenever_they_were_stored(store, config, record_of):
+    """A run of schema 1 called them as ArviZ calls what belongs to training rows, whose loo took test rows for these."""
+    values = normal(CHAINS, DRAWS, WIDTH)
+    before = ("posterior_predictive", "log_likelihood", "observed_data")
+    with store.writer("earlier", config) as writer:
+        for group in before[:2]:
+            writer.allocate(group, "y", values.shape, "float32", ("chain", "draw", "row"))
+            write_blocks(writer, group, "y", values, 50)
+        writer.allocate("observed_data", "y", (WIDTH,), "float32", ("row",))
+        writer.write("observed_data", "y", 0, values[0, 0])
+        writer.finish(record_of() | {"schema": 1})
+    with store.posterior("earlier") as tree:
+        assert set(tree.children) == {"predictions", "log_likelihood_test", "predictions_constant_data"}
+        np.testing.assert_array_equal(tree["log_likelihood_test"]["y"].values, values)
+        np.testing.assert_array_equal(tree["predictions_constant_data"]["y"].values, values[0, 0])
+    assert store.record("earlier")["schema"] == 1 and not store.verify("earlier")
+
+
 def test_arviz_reads_it(store, config, record_of):
     """ArviZ summarises the stored tree as it does the same draws handed to it in memory."""
     import arviz as az
