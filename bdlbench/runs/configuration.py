@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bdlbench import options
 from bdlbench.errors import ConfigError
 from bdlbench.options import at_least, non_negative, positive, static_names
+from bdlbench.runs.start import with_init
 from bdlbench.types import Schedule
 
 TARGET_SECTIONS = ("model", "network", "prior", "likelihood")
@@ -33,7 +34,7 @@ MOVED: dict[str, str] = {}
 
 No factory that a configuration of this package ever named has moved so far.
 """
-STAGE_KEYS = ("schedule", "start", "before")
+STAGE_KEYS = ("schedule", "start", "before", "init")
 """Keys of an inference configuration that are not its factory's parameters."""
 
 
@@ -91,7 +92,8 @@ def with_options(group: str, node: Any, options: Mapping[str, Any]) -> dict[str,
             OmegaConf.update(config, f"{group}.{path}", value, merge=True)
         except (OmegaConfBaseException, AttributeError, TypeError, IndexError) as error:
             raise ConfigError(f"{group}.{path}={value!r} cannot be set: {_first_line(error)}.") from error
-    return typing.cast(dict[str, Any], resolve(config)[group])
+    found = typing.cast(dict[str, Any], resolve(config)[group])
+    return with_init(found) if group == "inference" else found
 
 
 def default_metric_nodes() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from bdlbench.runs.job import Job
 from bdlbench.runs.tally import BOUNDS, Tally
 from bdlbench.sampling.programs import UNFINISHED
 
-TEMPERATURE_TOLERANCE = 0.1
+TEMPERATURE_TOLERANCE = 0.2
 """Relative error of the configurational temperature above which a run has a warning."""
 NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs moments are left out"
 

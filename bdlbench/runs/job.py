@@ -29,6 +29,7 @@ from bdlbench.runs.configuration import (
     split,
     target_of,
 )
+from bdlbench.runs.start import with_init
 from bdlbench.sampling.programs import Numbers, Program
 from bdlbench.types import Data, Method, Schedule, Stage, Target
 
@@ -66,6 +67,9 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
         One sentence on what does not fit, before anything is compiled or written.
     """
     refuse_missing(config)
+    if config["inference"].get("init") is not None and config.get("warm_start") is not None:
+        raise ConfigError("inference.init and warm_start both say where chains start: give one of them.")
+    config = {**config, "inference": with_init(config["inference"])}
     check_options(config)
     tuned.check_tuned_for(config)
     config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}

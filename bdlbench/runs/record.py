@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bdlbench.data import Dataset
-from bdlbench.runs import memory, tuned
+from bdlbench.runs import memory, start, tuned
 from bdlbench.runs.diagnosis import diagnosis
 from bdlbench.runs.job import Job, short_hash
 from bdlbench.runs.member import PHASES, Member
@@ -151,6 +151,7 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "data_checksum": job.dataset.checksum,
         **rows(job.dataset),
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
+        "start": start.described(job.program, job.parent),
         "warm_start": job.parent and job.parent.record(),
         "warnings": tuned.warnings(job.config, job.labels),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
