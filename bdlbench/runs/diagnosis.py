@@ -168,9 +168,9 @@ def temperature(tally: Tally, wanted: float) -> dict[str, float | None]:
 
 
 def temperature_warnings(diagnostics: Mapping[str, Any], wanted: float) -> list[str]:
-    """What the configurational temperature warns of: an error of more than a tenth that is no Monte Carlo error."""
+    """What the configurational temperature warns of: an error of more than a fifth that is no Monte Carlo error."""
     value, error = (diagnostics.get(name) for name in TEMPERATURE)
-    if value is None or abs(value - wanted) <= max(TEMPERATURE_TOLERANCE * wanted, 4 * error):
+    if value is None or error is None or abs(value - wanted) <= max(TEMPERATURE_TOLERANCE * wanted, 4 * error):
         return []
     spread = "wider" if value > wanted else "narrower"
     return [
@@ -208,7 +208,7 @@ def not_assessed(job: Job, tally: Tally, diagnostics: Mapping[str, Any], *, mark
         out.append("Pareto k-hat: fewer than 25 draws a chain, or draws that are not finite")
     if tally.temperatures:
         value, error = (diagnostics[name] for name in TEMPERATURE)
-        if value is None:
+        if value is None or error is None:
             why = few if tally.drawn < MIN_DRAWS else "no chain is finite throughout"
             out.append(f"configurational temperature: {why}")
         elif 4 * error > 0.5 * job.numbers["temperature"]:

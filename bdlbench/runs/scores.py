@@ -18,7 +18,7 @@ OOD = "ood/"
 """Prefix that tells the name of out-of-distribution rows from that of shifted rows."""
 STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
 """Metrics that have units. A record states them in standardised units too."""
-MCSE = {crps: crps_mcse, interval_width: interval_width_mcse}
+MCSE: dict[Any, Callable[..., Any]] = {crps: crps_mcse, interval_width: interval_width_mcse}
 """Metrics of the components of the draws, with the Monte Carlo error that having so many of them leaves."""
 DETECTION = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
 
@@ -71,7 +71,7 @@ def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) 
 
 def errors_of(metrics: Metrics) -> dict[str, Callable[..., Any]]:
     """The Monte Carlo errors of those metrics that have one, with the options of each."""
-    out = {}
+    out: dict[str, Callable[..., Any]] = {}
     for name, metric in metrics.items():
         function, options = (metric.func, metric.keywords) if isinstance(metric, functools.partial) else (metric, {})
         if function in MCSE:

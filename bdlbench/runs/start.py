@@ -5,6 +5,7 @@ from typing import Any
 
 from bdlbench.errors import ConfigError
 
+# Keywords, as one of the names is also that of a method, which no string outside of inference may be.
 STEPS = dict(prior=0, map=3000, adam=200)
 """Steps of Adam on the log density that follow a draw from the prior."""
 

@@ -1,5 +1,6 @@
 """What of one run goes to its folder while it runs: arrays of draws and predictions, and the lines of its curve."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -142,10 +143,7 @@ class Storage:
                 part = self.writer.read_columns(group, name, start, min(start + width, classes - 1))[some]
                 flat = part.reshape(*part.shape[:2], -1)
                 yield function_diagnostics(
-                    lambda start, stop, flat=flat: flat[..., start:stop],
-                    flat.shape[-1],
-                    num_chains=len(some),
-                    num_draws=num_draws,
+                    functools.partial(_columns, flat), flat.shape[-1], num_chains=len(some), num_draws=num_draws
                 )
             return
         if len(extra) > 1:  # a matrix-valued site of a model without test rows: small enough to read at once
@@ -156,3 +154,7 @@ class Storage:
             columns = extra[0] if extra else 1
             read = lambda start, stop: self.writer.read_columns(group, name, start, stop)[some]  # noqa: E731
         yield function_diagnostics(read, columns, num_chains=len(some), num_draws=num_draws)
+
+
+def _columns(values: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return values[..., start:stop]
