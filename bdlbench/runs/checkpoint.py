@@ -23,7 +23,7 @@ from bdlbench.sampling.position import Position
 from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.store import RunWriter
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of what a checkpoint holds; one of another version is not used."""
 SHARE = 0.02
 """Checkpoints take at most this share of a run: those of large states come less often than was asked for."""
@@ -184,13 +184,13 @@ class Checkpoints:
         return self.wait is not None and self.now() - self.last >= self.wait
 
     def write(self, members: Sequence[Member], position: Callable[[], Position], pending: Sequence[Block]) -> None:
-        """Write one for each member, each whole or not at all; without ``every`` nothing."""
+        """Write one for each member that has its folder, each whole or not at all; without ``every`` nothing."""
         if self.every is None:
             return
         began = self.now()
         where = position()
         waiting = loop.joined(pending) if pending else None
-        for member in members:
+        for member in (each for each in members if not each.storage.writer.gone):
             own, storage = None if waiting is None else waiting.of(member.lanes), member.storage
             seconds, curve = member.share(self.clock, self.num_jobs), member.curve_seconds + self.clock.sampling()
             earlier = Earlier(member.tally.state(), storage.allocated, seconds, curve)

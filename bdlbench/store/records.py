@@ -10,7 +10,7 @@ from typing import Any
 
 from bdlbench.store.errors import LaterSchema, StoreError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the store's format, written into every record. A reader refuses records of a later version."""
 
 STATUSES = ("complete", "diverged", "failed")
@@ -141,7 +141,7 @@ def validated(record: Mapping[str, Any], run_id: str, config: Mapping[str, Any])
         raise ValueError(f"Status '{record['status']}' of run {run_id} is none of {', '.join(STATUSES)}.")
     if record["status"] != "complete" and not record.get("reason"):
         raise ValueError(f"Run {run_id} is {record['status']}, but its record gives no reason.")
-    if record.get("schema", SCHEMA) != SCHEMA:
+    if record.get("schema", SCHEMA) > SCHEMA:
         raise ValueError(f"The record of run {run_id} has schema {record['schema']}; this store writes {SCHEMA}.")
     if record.get("id", run_id) != run_id:
         raise ValueError(f"The record of '{record['id']}' cannot be stored as run '{run_id}'.")

@@ -269,8 +269,7 @@ FILES = (
     "config.yaml",
     "curve.jsonl",
     "run.json",
-    "posterior.zarr/posterior/zarr.json",
-    "posterior.zarr/log_likelihood/y/c/0/0/0",
+    "posterior.zarr.zip",
 )
 
 

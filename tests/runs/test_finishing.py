@@ -55,7 +55,7 @@ def test_draws_that_cannot_be_stored_cost_their_own_run_only(error, reason, stor
     assert len(sampled) == 4
     store = Store(store_path)
     assert store.record(records[1]["id"])["reason"] == records[1]["reason"]
-    assert not (store.path / records[1]["id"] / "posterior.zarr").exists()
+    assert not (store.path / records[1]["id"] / "posterior.zarr.zip").exists()
     assert all(store.verify(record["id"]) == [] for record in records)
 
 
