@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 
 class Lenient:
@@ -18,7 +18,7 @@ class Lenient:
         Where one line says that this one cannot be written to, unless its reader has closed it.
     """
 
-    def __init__(self, stream: TextIO, told: Any = None) -> None:
+    def __init__(self, stream: Any, told: Any = None) -> None:
         self._stream, self._told = stream, told
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

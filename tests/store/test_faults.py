@@ -96,7 +96,12 @@ def test_a_kill_leaves_no_half_run(tmp_path, where, config, record_of):
     store = Store(tmp_path)
     assert not store.has("run") and len(store.runs()) == 0 and store.unfinished() == ["run"]
     with store.writer("run", config) as writer:
-        assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.yaml", "curve.jsonl"}
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {
+            ".lock",
+            ".attempt",
+            "config.yaml",
+            "curve.jsonl",
+        }
         writer.finish(record_of())
     assert store.has("run") and store.verify("run") == []
 
@@ -319,6 +324,36 @@ def test_a_folder_that_is_removed_is_not_written_again(store, config, record_of)
     assert not (store.path / "run").exists()
 
 
+def test_deaths_without_progress_are_counted(tmp_path, config):
+    """A kill counts, an error does not, and a kill after a new checkpoint begins the count again."""
+    script = """
+        def attempt(then, checkpoint=False):
+            if (pid := os.fork()) == 0:
+                try:
+                    with store.writer("run", CONFIG, resume=True) as writer:
+                        if checkpoint:
+                            writer.checkpoint({"t": np.array(2)})
+                        then()
+                finally:
+                    os._exit(0)
+            os.waitpid(pid, 0)
+            print(store.deaths("run"))
+        attempt(kill)
+        attempt(kill)
+        attempt(kill)
+        attempt(kill, checkpoint=True)
+        attempt(kill)
+        attempt(lambda: 1 / 0)
+        attempt(kill)
+    """
+    process = python(script, tmp_path)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert out.split() == ["1", "2", "3", "0", "1", "0", "1"]
+    with Store(tmp_path).writer("run", config, resume=True):
+        assert Store(tmp_path).deaths("run") == 0  # somebody writes it
+
+
 def test_what_lies_beside_a_finished_record_is_swept_when_it_is_found(store, make_run):
     """The checkpoint that a kill after the record left, unless somebody holds the run's lock."""
     make_run("run")
@@ -496,7 +531,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert out.splitlines() == [
-        "[10] False ['.lock', 'checkpoint', 'config.yaml', 'curve.jsonl', 'posterior.zarr']",
+        "[10] False ['.attempt', '.lock', 'checkpoint', 'config.yaml', 'curve.jsonl', 'posterior.zarr']",
         "True",
         "True []",
     ]
