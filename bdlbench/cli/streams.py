@@ -70,6 +70,6 @@ def make_lenient() -> None:
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if not isinstance(sys.stderr, Lenient):
-        sys.stderr = Lenient(sys.stderr)  # type: ignore[assignment]
+        sys.stderr = Lenient(sys.stderr)
     if not isinstance(sys.stdout, Lenient):
-        sys.stdout = Lenient(sys.stdout, sys.stderr)  # type: ignore[assignment]
+        sys.stdout = Lenient(sys.stdout, sys.stderr)
