@@ -163,7 +163,15 @@ def is_sentence(text: str) -> bool:
     return raw is None and "\n" not in text and text[-1] in ".?" and (":" in text or " must " in text)
 
 
-@pytest.mark.parametrize("kind", [NUMBERS, SCHEDULES, TEXTS, NAMES], ids=["numbers", "schedules", "texts", "names"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(NUMBERS, id="numbers", marks=pytest.mark.slow),
+        pytest.param(SCHEDULES, id="schedules"),
+        pytest.param(TEXTS, id="texts"),
+        pytest.param(NAMES, id="names", marks=pytest.mark.slow),  # Hydra composes each of them
+    ],
+)
 def test_each_bad_value_has_its_sentence(kind, composer, tmp_path, monkeypatch):
     """None accepted, none raw, the field in each; and no file, wherever it might have been put."""
     monkeypatch.chdir(tmp_path)
