@@ -76,13 +76,15 @@ def show(measured: dict[str, list[Row] | str]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{device()}, JAX {jax.__version__}")
-    table.add_column("what", overflow="fold")
+    table.add_column("what", overflow="fold", min_width=24)
     for column in ("median [min-max]", "limit", "met"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("today's best elsewhere", overflow="fold")
     for name, rows in measured.items():
         if isinstance(rows, str):
-            table.add_row(name, rows if rows.startswith("failed") else f"skipped: {rows}")
+            # The reason of a failure is long, and only the last column is made for that.
+            state, _, reason = rows.partition(": ") if rows.startswith("failed") else ("skipped", "", rows)
+            table.add_row(name, state, "", "", " ".join(reason.split()))
             continue
         for row in rows:
             spread = f" [{row.values and min(row.values):.3g}-{max(row.values):.3g}]" if len(row.values) > 1 else ""

@@ -47,6 +47,7 @@ def fit_stored(parts: Parts, rows: Rows, seed: int, store: str | Path | Store, p
         "rerun": False,
         "progress": shown.get(progress, progress),
         "store": {"path": str(path), "predictive_rows": 500, "checkpoint_seconds": 30},
+        "limits": {"memory": "on", "attempts": 3},
         "paths": {"data": None, "mirror": None},
     }
     record = run_config(config, {"data": "rows", **parts.labels})

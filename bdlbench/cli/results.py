@@ -1,13 +1,15 @@
 """``bdlbench-results``: what is in the store. Reads records alone, so it starts without JAX."""
 
 import argparse
-import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bdlbench import __version__
 from bdlbench.cli.predict import predict
+from bdlbench.cli.streams import make_lenient
 from bdlbench.cli.tail import in_text, last_look, tail
 from bdlbench.errors import ConfigError
 from bdlbench.report.escaping import printable
@@ -30,24 +32,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Arguments after the program's name; those of the process where None.
     """
-    arguments = _parser().parse_args(argv)
+    if argv is None:
+        make_lenient()
     try:
+        arguments = _parser().parse_args(argv)
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _show_warning
             return arguments.command(arguments) or 0
-    except BrokenPipeError:  # the reader of the pipe, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:  # how one leaves `tail --follow`
         return 130
     except (StoreError, RunBusy, ConfigError) as error:
         print(f"bdlbench-results: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    finally:
+        if argv is None:  # while the interpreter ends nobody can catch what Python's own handler raises
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bdlbench-results", description="List, compare and check stored runs.")
+    parser.add_argument("--version", action="version", version=f"bdlbench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--store", default=DEFAULT_STORE, metavar="PATH", help="the store (default: %(default)s)")

@@ -184,13 +184,13 @@ class Checkpoints:
         return self.wait is not None and self.now() - self.last >= self.wait
 
     def write(self, members: Sequence[Member], position: Callable[[], Position], pending: Sequence[Block]) -> None:
-        """Write one for each member, each whole or not at all; without ``every`` nothing."""
+        """Write one for each member that has its folder, each whole or not at all; without ``every`` nothing."""
         if self.every is None:
             return
         began = self.now()
         where = position()
         waiting = loop.joined(pending) if pending else None
-        for member in members:
+        for member in (each for each in members if not each.storage.writer.gone):
             own, storage = None if waiting is None else waiting.of(member.lanes), member.storage
             earlier = Earlier(member.tally.state(), storage.allocated, member.share(self.clock, self.num_jobs))
             storage.writer.checkpoint(Saved(where.of(member.lanes), earlier, own).arrays())

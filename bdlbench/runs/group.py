@@ -10,7 +10,7 @@ import numpy as np
 
 from bdlbench import signals
 from bdlbench.errors import ConfigError
-from bdlbench.runs import checkpoint, configuration, rescore, warm_start
+from bdlbench.runs import checkpoint, configuration, memory, rescore, warm_start
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.job import Job, check_job, make_job
 from bdlbench.runs.look import look_at
@@ -23,7 +23,7 @@ from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.devices import setup_jax
 from bdlbench.sampling.marks import curve_marks, looks, num_steps
 from bdlbench.sampling.predictions import Predictor, is_gaussian
-from bdlbench.sampling.programs import NEVER
+from bdlbench.sampling.programs import NEVER, size_of
 from bdlbench.store import NoRoom, RunBusy, RunExists, Store, StoreError
 
 PROVISIONAL_DRAWS = 100
@@ -41,6 +41,7 @@ def run(overrides: Sequence[str] = ()) -> Record:
 def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
     """Run one resolved configuration, or find its record."""
     started = time.perf_counter()
+    configuration.check_sections(config)
     setup_jax()
     store = Store(config["store"]["path"])
     progress = make_progress(config["progress"])
@@ -145,6 +146,9 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
     jobs, program, first = part.jobs, part.jobs[0].program, part.jobs[0].dataset
     assert first.task != "density"  # refused with the configuration
     shared, lane, test, apart = arrange(jobs)
+    active = lane._replace(active=np.ones(len(lane.dataset), bool))
+    stages = [loop.stage_programs(program, index, shared, active) for index in range(len(program.stages))]
+    memory.refuse(jobs[0], stages, size_of(shared), len(lane.dataset))
     shared = lanes.replicate(shared)  # once, for sampling and predictions
     gaussian = is_gaussian(program, jobs[0].numbers, first.train.x, first.train.y)
     markov = loop.is_markov(program, shared, lane)
@@ -186,7 +190,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         sites = predictor.sites(block.draws)
         predictions = {place: p.predict(block.draws, block.first_draw, block.anchor) for place, p in at.items()}
         for member in members:
-            if member.tally.over:
+            if member.tally.over or member.storage.writer.gone:
                 continue
             look = look_at(block, member.lanes, schedule.thinning, sites, predictions, member.tally.moments)
             member.use(look)
@@ -200,7 +204,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         predictions = {"": predictor.predict(draws)}
         ahead = block._replace(draws=draws, first_draw=0, stats={}, bad_step=np.full(len(draws), NEVER))
         for member in members:
-            if not member.tally.over:
+            if not (member.tally.over or member.storage.writer.gone):
                 tally = Tally(member.job.num_chains, [], gaussian=gaussian)
                 tally.add(look_at(ahead, member.lanes, 0, {}, predictions, None))
                 member.append_curve("warmup", tally, clock, len(jobs))

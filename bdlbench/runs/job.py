@@ -21,6 +21,7 @@ from bdlbench.runs.configuration import (
     call,
     check_optimizers,
     check_options,
+    check_sections,
     checked_schedule,
     coerced,
     fill,
@@ -66,6 +67,7 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     ConfigError
         One sentence on what does not fit, before anything is compiled or written.
     """
+    check_sections(config)
     refuse_missing(config)
     if config["inference"].get("init") is not None and config.get("warm_start") is not None:
         raise ConfigError("inference.init and warm_start both say where chains start: give one of them.")
@@ -225,8 +227,6 @@ def check_job(job: Job) -> None:
     import jax
     import jax.numpy as jnp
 
-    if not isinstance(job.seed, int) or isinstance(job.seed, bool) or not 0 <= job.seed < 2**32:
-        raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
     if not 0 < job.numbers["temperature"] < math.inf:
         raise ConfigError(f"temperature={job.numbers['temperature']} must be positive, finite; 1 is the Bayesian one.")
     check_optimizers(job.config["inference"], "inference")

@@ -19,6 +19,7 @@ from bdlbench.runs.provenance import device, git_commit, peak_memory, versions
 from bdlbench.runs.scores import all_scores, original
 from bdlbench.sampling.clock import Clock
 from bdlbench.store import NoRoom, RunWriter
+from bdlbench.store.errors import FolderGone
 
 Record = dict[str, Any]
 
@@ -45,6 +46,7 @@ def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) 
     """
     job, tally = member.job, member.tally
     try:
+        member.storage.writer.check_there()
         with clock.measure("predict"):
             scores = all_scores(job.metrics, tally.mixtures, job.dataset, tally.scores(job.metrics, job.dataset))
             mixing = member.storage.mixing(tally.sound_chains() if markov else [], tally.drawn)
@@ -113,6 +115,8 @@ def failure(error: BaseException, in_memory: Sequence[Job] = ()) -> Record:
     """What a record says of an exception; of jobs that ran out of memory, what they need."""
     lines = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    if isinstance(error, FolderGone):
+        reason = str(error)
     if in_memory and memory.is_out_of_memory(error):
         reason = memory.reason(error, in_memory)
     trace = "".join(traceback.format_exception(error))

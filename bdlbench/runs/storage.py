@@ -50,7 +50,8 @@ class Storage:
         self.allocated: dict[Variable, tuple[Sequence[int], str]] = {}
         """Shape (C, ...) of one draw of each variable, and its dtype."""
         for variable, (like, dtype) in allocated.items():
-            self._allocate(*variable, like, dtype)
+            packed = variable[0] == "predictions" and dataset.task == "regression"
+            self._allocate(*variable, like, dtype, self._units() if packed else None)
 
     def observed(self) -> None:
         """Store the targets, in original units, of the test rows whose predictions are stored."""
@@ -75,8 +76,7 @@ class Storage:
         own = look.predictions.get("")
         if own is None:
             return
-        scaler = self.dataset.y_scaler
-        loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+        scale, loc = self._units()
         top = {name: values[:, :, : self.rows] for name, values in own.items()}
         # The log density of a row has no offset, so that the precision it was computed in keeps all its digits.
         log_lik = (top["log_lik"].astype(np.float64) - math.log(scale)).astype(top["log_lik"].dtype)
@@ -86,18 +86,37 @@ class Storage:
             self._write("predictions", "y", top["sample"], look.first_draw, every)
             return
         for name, key in [("mean", "mean")] * ("mean" in top) + [("y", "sample")]:
-            values = top[key].astype(np.float64) * scale + loc  # an offset may be large beside the spread
-            self._write("predictions", name, values, look.first_draw, look.shown)
+            values = top[key] if np.issubdtype(top[key].dtype, np.floating) else top[key].astype(np.float64)
+            self._write("predictions", name, values, look.first_draw, look.shown, packing=(scale, loc))
 
-    def _write(self, group: str, name: str, values: np.ndarray, start: int, good: np.ndarray) -> None:
-        """Write (C, n, ...), bad draws as NaN where the dtype has one."""
+    def _units(self) -> tuple[float, float]:
+        """Scale and offset that turn standardised targets into original ones."""
+        scaler = self.dataset.y_scaler
+        return (1.0, 0.0) if scaler is None else (float(scaler.scale), float(scaler.loc))
+
+    def _write(
+        self,
+        group: str,
+        name: str,
+        values: np.ndarray,
+        start: int,
+        good: np.ndarray,
+        packing: tuple[float, float] | None = None,
+    ) -> None:
+        """Write (C, n, ...), bad draws as NaN where the dtype has one.
+
+        Predictions are computed in standardised units. They are stored as they are, with scale and offset as their
+        packing: an offset that is large beside the spread would need twice the digits.
+        """
         if np.issubdtype(values.dtype, np.floating) and not good.all():
             values = np.where(good.reshape(*good.shape, *[1] * (values.ndim - 2)), values, np.nan).astype(values.dtype)
         if (group, name) not in self.allocated:
-            self._allocate(group, name, (len(values), *values.shape[2:]), values.dtype)
+            self._allocate(group, name, (len(values), *values.shape[2:]), values.dtype, packing)
         self.writer.write(group, name, start, values)
 
-    def _allocate(self, group: str, name: str, like: Sequence[int], dtype: Any) -> None:
+    def _allocate(
+        self, group: str, name: str, like: Sequence[int], dtype: Any, packing: tuple[float, float] | None
+    ) -> None:
         """Make room for all draws of a variable of shape ``like`` (C, ...)."""
         chains, *extra = like
         self.allocated[group, name] = (chains, *extra), np.dtype(dtype).str
@@ -111,7 +130,8 @@ class Storage:
         size = math.prod(extra) * np.dtype(dtype).itemsize
         block = max(1, min(self.num_samples, 2**20 // max(1, size)))
         shape = (chains, self.num_samples, *extra)
-        self.writer.allocate(group, name, shape, dtype, ["chain", "draw", *dims], coords, chunk_draws=block)
+        dims = ["chain", "draw", *dims]
+        self.writer.allocate(group, name, shape, dtype, dims, coords, chunk_draws=block, packing=packing)
 
     def mixing(self, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
         """ESS and R-hat of means, class probabilities and log likelihoods at the test rows; of the sites without such rows.

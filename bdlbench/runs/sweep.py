@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from bdlbench.errors import ConfigError
-from bdlbench.runs import group, memory
+from bdlbench.runs import configuration, group, memory
 from bdlbench.runs.executors.base import Executor
 from bdlbench.runs.executors.local import Local
 from bdlbench.runs.job import Job, check_job, make_job
@@ -62,8 +62,9 @@ class Plan:
         first: dict[tuple[str, str], int] = {}
         found = 0
         for index, (config, labels, overrides) in enumerate(composed):
-            path = config["store"]["path"]
             try:
+                configuration.check_sections(config)
+                path = config["store"]["path"]
                 store = self.stores.setdefault(path, Store(path))
                 job, self.records[index] = group.look_up(config, labels, store, progress.note)
                 if self.records[index] is not None:
@@ -75,12 +76,16 @@ class Plan:
                 else:
                     check_job(job)
                     store.check_writable()
+                    died = pass_over(job, store, overrides)
                     first[path, job.id] = index
                     if store.has(job.id):
                         self.before[path, job.id] = store.record(job.id)
-                    self.groups.setdefault((group_key(job), path), []).append((index, job))
+                    # One that died is done last and alone: it may be at fault, and others died with it.
+                    key = died, job.id if died else group_key(job)
+                    self.groups.setdefault((key, path), []).append((index, job))
             except Exception as error:
                 outcome.errors.append(f"{explain(error)} ({overrides})")
+        self.groups = dict(sorted(self.groups.items(), key=lambda group: group[0][0][0]))
         if found and len(composed) > 20:
             progress.note(f"{found} of {len(composed)} runs found in the store")
         self.num_runs = sum(len(members) for members in self.groups.values())
@@ -108,6 +113,23 @@ class Plan:
             self.records[index] = record
         for index, other in self.same.items():
             self.records[index] = self.records[other]
+
+
+def pass_over(job: Job, store: Store, overrides: str) -> int:
+    """How often a run has died, see :meth:`bdlbench.store.Store.deaths`.
+
+    Raises
+    ------
+    ConfigError
+        If it died ``limits.attempts`` times. The sentence has the command that tries it again.
+    """
+    most, died = job.config.get("limits", {}).get("attempts"), store.deaths(job.id)
+    if most is not None and died >= most and not job.config["rerun"]:
+        raise ConfigError(
+            f"{job.id} was killed {died} times without progress, by the kernel for its memory perhaps, and is passed over: "
+            f"'bdlbench {overrides} limits.attempts=null' tries it again."
+        )
+    return died
 
 
 def run_sweep(

@@ -6,7 +6,7 @@ import pytest
 
 from bdlbench.types import Method, Schedule
 from benchmarks import problems, rows_methods, timing
-from benchmarks.__main__ import ROWS, main
+from benchmarks.__main__ import ROWS, main, show
 
 CASES = rows_methods.FULL | rows_methods.BATCHES
 
@@ -16,6 +16,15 @@ def test_measures_take_turns_and_the_first_round_is_thrown_away():
     found = timing.in_turns({"a": lambda: order.append("a") or 2.0, "b": lambda: order.append("b") or 1.0}, 2)
     assert order == ["b", "a", "a", "b", "b", "a"]
     assert timing.ratios(found["a"], found["b"]) == [2.0, 2.0]
+
+
+def test_a_long_reason_leaves_the_names_readable(capsys):
+    """Into a file too, which has no width of its own."""
+    row = timing.Row("a step of a method", "ms", [1.0])
+    show({"sgld": [row], "nuts": "failed: ValueError: " + "no such thing " * 50, "lanes": "no accelerator"})
+    lines = capsys.readouterr().out.splitlines()
+    for name, state in (("a step of a method", "1 ms"), ("nuts", "failed"), ("lanes", "skipped")):
+        assert any(name in line and state in line for line in lines), lines
 
 
 LIMITS = {

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from archives import unpacked
 
 import bdlbench as bdl
 from bdlbench.cli.results import main
@@ -47,6 +48,7 @@ def test_a_linearised_run_of_before_is_refused_by_name(stored, tmp_path, capsys)
 
     store, run_id = stored
     shutil.copytree(store, tmp_path / "old")
+    unpacked(tmp_path / "old" / run_id)
     shutil.rmtree(tmp_path / "old" / run_id / "posterior.zarr" / "constant_data")
     text = (tmp_path / "old" / run_id / "posterior.zarr" / "zarr.json").read_text()
     import json
