@@ -24,8 +24,9 @@ def execute(argv: list[str] | None = None) -> int:
     launcher.OUTCOME.append(outcome)
     if argv is not None:
         sys.argv = ["bdlbench", *argv]
-    # A user's own networks and models lie where the command is given.
-    sys.path.insert(0, os.getcwd())
+    # A user's own networks and models lie where the command is given. Last, so that no library finds them in place of a
+    # module of its own.
+    sys.path.append(os.getcwd())
     # Hydra raises instead of printing and leaving, so that one sentence can be made of what it says.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 

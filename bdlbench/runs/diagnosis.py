@@ -11,8 +11,6 @@ from bdlbench.runs.job import Job
 from bdlbench.runs.tally import BOUNDS, Tally
 from bdlbench.sampling.programs import UNFINISHED
 
-NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs moments are left out"
-
 
 class Diagnosis(NamedTuple):
     """What a record says of how a run ended.
@@ -119,7 +117,7 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
     if job.numbers["temperature"] != 1:
         out.append(f"tempered: T = {job.numbers['temperature']:g}, not the Bayesian posterior")
     out += tuned.warnings(job.config, job.labels)
-    return out if tally.moments is not False else [*out, NO_MOMENTS]
+    return out
 
 
 def energy_warnings(energy: np.ndarray) -> list[str]:

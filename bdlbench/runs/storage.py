@@ -1,7 +1,7 @@
 """What of one run goes to its folder while it runs: arrays of draws and predictions, and the lines of its curve."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from bdlbench.store.writer import RunWriter
 
 SITE_STAT = {"log_density": "lp"}
 """ArviZ's names for statistics, where they differ."""
+READ_BYTES = 2**27
+"""Bytes of stored draws that diagnostics hold at a time, about."""
 Variable = tuple[str, str]
 """Group and name of an array."""
 
@@ -80,9 +82,12 @@ class Storage:
         self._write("log_likelihood", "y", log_lik, look.first_draw, look.shown)
         if "probs" in top:
             self._write("posterior_predictive", "probs", top["probs"], look.first_draw, look.shown)
-            self._write("posterior_predictive", "y", top["sample"], look.first_draw, every)
+            if "sample" in top:
+                self._write("posterior_predictive", "y", top["sample"], look.first_draw, every)
             return
-        for name, key in [("mean", "mean")] * ("mean" in top) + [("y", "sample")]:
+        for name, key in (("mean", "mean"), ("y", "sample")):
+            if key not in top or key in look.absent:
+                continue
             values = top[key].astype(np.float64) * scale + loc  # an offset may be large beside the spread
             self._write("posterior_predictive", name, values, look.first_draw, look.shown)
 
@@ -107,8 +112,12 @@ class Storage:
         shape = (chains, self.num_samples, *extra)
         self.writer.allocate(group, name, shape, dtype, ["chain", "draw", *dims], chunk_draws=block)
 
-    def mixing(self, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
-        """ESS and R-hat of function values and log likelihoods at the test rows; of the sites without test rows.
+    def mixing(self, chains: Sequence[int], num_draws: int, absent: Collection[str] = ()) -> dict[str, Any]:
+        """ESS and R-hat in function space; of the sites where there are no test rows.
+
+        The functions are, at each test row, the log likelihood, and the mean of y given theta or the probability of the
+        class that competes with the label: the one with the largest mean probability of the others. The label's own is
+        the likelihood, whose ranks the diagnostics see, and with two classes the other is its complement.
 
         Parameters
         ----------
@@ -116,10 +125,13 @@ class Storage:
             Those that are looked at; all their draws must be finite.
         num_draws : int
             Draws of each of them.
+        absent : collection of str
+            ``mean`` where y given theta has none.
         """
         if not chains:
             return dict.fromkeys(CHAIN_DIAGNOSTICS)
-        wanted = [("log_likelihood", "y"), ("posterior_predictive", "mean")]
+        wanted = [("log_likelihood", "y"), ("posterior_predictive", "probs")]
+        wanted += [] if "mean" in absent else [("posterior_predictive", "mean")]
         if self.dataset.test is None:
             wanted = [variable for variable in self.allocated if variable[0] == "posterior"]
         found = [self._mixing_of(*v, chains, num_draws) for v in wanted if v in self.allocated]
@@ -129,11 +141,36 @@ class Storage:
 
     def _mixing_of(self, group: str, name: str, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
         some, extra = list(chains), self.allocated[group, name][0][1:]
-        if len(extra) > 1:  # a matrix-valued site of a model without test rows: small enough to read at once
-            whole = self.writer.read_columns(group, name, 0, extra[-1])[some]
-            flat = whole.reshape(*whole.shape[:2], -1)
+        if len(extra) > 1:
+            if name == "probs":
+                flat = self._competing(some, *extra)
+            else:  # a matrix-valued site of a model without test rows: small enough to read at once
+                whole = self.writer.read_columns(group, name, 0, extra[-1])[some]
+                flat = whole.reshape(*whole.shape[:2], -1)
             columns, read = flat.shape[-1], lambda start, stop: flat[..., start:stop]
         else:
             columns = extra[0] if extra else 1
             read = lambda start, stop: self.writer.read_columns(group, name, start, stop)[some]  # noqa: E731
         return function_diagnostics(read, columns, num_chains=len(some), num_draws=num_draws)
+
+    def _competing(self, chains: list[int], rows: int, classes: int) -> np.ndarray:
+        """Draws (C, S, rows) of the probability of each row's competing class; no row where there are two classes."""
+
+        def parts() -> Iterator[tuple[int, np.ndarray]]:
+            """The classes, as many at a time as fit, as (first class, draws (C, S, rows, k))."""
+            width = max(1, READ_BYTES // (4 * len(chains) * self.num_samples * rows))
+            for start in range(0, classes, width):
+                yield start, self._probs(start, min(start + width, classes))[chains]
+
+        assert self.dataset.test is not None
+        mean = np.concatenate([values.mean((0, 1)) for _, values in parts()], -1)
+        mean[np.arange(rows), self.dataset.test.y[:rows]] = -1.0
+        chosen = mean.argmax(-1)[: 0 if classes == 2 else rows]
+        out: dict[int, np.ndarray] = {}
+        for start, values in parts():
+            for row in np.flatnonzero((chosen >= start) & (chosen < start + values.shape[-1])).tolist():
+                out[row] = values[..., row, chosen[row] - start]
+        return np.stack([out[row] for row in sorted(out)], -1) if out else np.empty((len(chains), 0, 0))
+
+    def _probs(self, start: int, stop: int) -> np.ndarray:
+        return self.writer.read_columns("posterior_predictive", "probs", start, stop)
