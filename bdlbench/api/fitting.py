@@ -16,6 +16,7 @@ from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.diagnosis import diagnosis, status
 from bdlbench.runs.job import Job, check_job
 from bdlbench.runs.look import look_at
+from bdlbench.runs.observed import as_seen
 from bdlbench.runs.progress import Notebook, Progress, make_progress
 from bdlbench.runs.storage import TEST_GROUPS, Storage
 from bdlbench.runs.tally import Tally
@@ -130,7 +131,7 @@ def prepare(
     )
     rows = make_rows(parts, x, y, standardize=standardize)
     job = make_job(parts, rows, seed)
-    check_job(job)
+    job = check_job(job)
     return parts, rows, job
 
 
@@ -185,7 +186,7 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
         message = f"{job.id}: done in {clock.sampling():.1f} s"
     finally:
         progress.finish(message)
-    looks = [look_at(block, every, thinning, {}, {}, None) for block in blocks]
+    looks = [look_at(block, every, thinning, {}, {}) for block in blocks]
     good = [look.good for look in looks]
     seen = _copied(tally)
     for look in looks:
@@ -222,7 +223,9 @@ def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
     """What a record would say of the draws: diagnostics in function space, at training rows, and warnings."""
     some = slice(DIAGNOSED_ROWS)
     train = job.dataset.train
-    rows = ModelRows(train.x[some], train.y[some])
+    first = dataclasses.replace(job.dataset, test=ModelRows(train.x[some], train.y[some]), shifted={})
+    rows = as_seen(job.program, job.numbers, first).test  # hidden rows may hold any y
+    assert rows is not None
     schedule = job.program.stages[-1].schedule
     # Ranks and ratios have no units, so that the targets need not be scaled back.
     dataset = dataclasses.replace(job.dataset, test=rows, y_scaler=None)
@@ -233,11 +236,12 @@ def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
         assert block.draws is not None
         seen = predictor.predict(block.draws, block.first_draw, block.anchor)
         seen = _as_rows(seen) if rows.y.ndim == 2 else seen
-        look = look_at(block, slice(0, job.num_chains), schedule.thinning, {}, {"": seen}, tally.moments)
+        own = slice(0, job.num_chains)
+        look = look_at(block, own, schedule.thinning, {}, {"": seen}, tally.absent, gaussian=draws.gaussian)
         tally.add(look)
         storage.write(look)
     chains = tally.sound_chains() if draws.markov else []
-    mixing = storage.mixing(chains, tally.drawn) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
+    mixing = storage.mixing(chains, tally.drawn, tally.absent) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
     found = diagnosis(job, tally, mixing, markov=draws.markov)
     counts = {"num_diverging": tally.num_diverging, "num_nonfinite": tally.num_nonfinite}
     return {
@@ -251,8 +255,9 @@ def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
 
 def _as_rows(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Predictions (C, n, T, K) of several targets as those of T K rows, each with the joint log likelihood of its row."""
-    width = seen["mean"].shape[-1]
-    flat = {name: seen[name].reshape(*seen[name].shape[:2], -1) for name in ("mean", "variance", "sample")}
+    width = max(seen[name].shape[-1] for name in ("mean", "sample") if name in seen)
+    names = [name for name in ("mean", "variance", "sample") if name in seen]
+    flat = {name: seen[name].reshape(*seen[name].shape[:2], -1) for name in names}
     return {**flat, "log_lik": np.repeat(seen["log_lik"], width, -1)}
 
 

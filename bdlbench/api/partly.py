@@ -52,7 +52,7 @@ def fix_the_rest(
         labels={**parts.labels, "inference": "map of the rest"},
     )
     first = make_job(mode, rows, job.seed)
-    check_job(first)
+    first = check_job(first)
     train = first.dataset.train
     target = first.program.make_target(first.numbers, jnp.asarray(train.x), jnp.asarray(train.y))
     draws = fitting.sample(first, shown)

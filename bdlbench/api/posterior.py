@@ -138,7 +138,7 @@ def fit(
                 raise ConfigError("store does not keep partly Bayesian networks: leave it out, and save the posterior.")
             parts, price = partly.fix_the_rest(parts, rows, job, bayesian, rest, shown)
             job = make_job(parts, rows, job.seed)
-            check_job(job)
+            job = check_job(job)
         if store is not None:
             from bdlbench.api.stored import fit_stored
 
@@ -343,16 +343,20 @@ class Posterior:
             return server.predict(seen, y, seed=seed, every=every, precision=precision)
 
         arrays = again(None, 0)
-        wanted = ("mean", "variance", "probs", "sample")
+        wanted = ("mean", "variance", "probs", "sample", "log_lik")
         kept: dict[str, np.ndarray] = {name: arrays[name] for name in wanted if name in arrays}
         for name in ("mean", "probs"):
-            if name in kept and not (fine := np.isfinite(kept[name])).all() and fine.any():
+            # Of other likelihoods than the normal it may be the mean that does not exist.
+            at_fault = name in kept and (name == "probs" or server.gaussian)
+            if at_fault and not (fine := np.isfinite(kept[name])).all() and fine.any():
                 draw, row = np.argwhere(~fine)[0][:2]
                 raise FloatingPointError(
                     f"The prediction of draw {draw} at row {row} is not finite: see that x is of the size of the "
                     "training rows."
                 )
-        return Prediction(kept, server.targets, gaussian=server.gaussian, again=again)
+        return Prediction(
+            kept, server.targets, gaussian=server.gaussian, again=again, scored=lambda: server.scored(seen)
+        )
 
     def standardize(self, x: Any) -> Any:
         """Rows as the model sees them: what :meth:`apply` hands to a module."""

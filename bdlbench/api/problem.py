@@ -26,7 +26,7 @@ from bdlbench.data.dataset import Dataset, Scaler, make_dataset
 from bdlbench.errors import ConfigError
 from bdlbench.options import coerce, parameters
 from bdlbench.runs import configuration
-from bdlbench.runs.job import Job, make_stages, name_of_target
+from bdlbench.runs.job import Job, declared, make_stages, name_of_target
 from bdlbench.sampling.programs import Program
 from bdlbench.types import Schedule, Stage, Target
 
@@ -445,7 +445,7 @@ def build_model(
         needs = parameters(configuration.target_of(node, "model"))
         given: dict[str, Any] = {}
         if "network" in needs:
-            given["network"] = objects.get("network") or call(fill(nodes["network"], numbers), "network")
+            given["network"] = objects.get("network") or declared(fill(nodes["network"], numbers), "network")
         if "prior" in needs:
             prior = objects["prior"] if "prior" in objects else call(fill(nodes["prior"], numbers), "prior")()
             given["prior"] = _prior(prior)
@@ -457,7 +457,17 @@ def build_model(
         model = _Fixed(model, parts.fixed)
     if inputs.tree is None:
         return model
-    return lambda x, y=None: model(inputs.unpack(x), y)
+    return _Unpacked(model, inputs)
+
+
+class _Unpacked:
+    """A NumPyro model over packed rows; ``fn`` is the caller's, over a tree of arrays."""
+
+    def __init__(self, model: Callable[..., None], inputs: Inputs) -> None:
+        self.fn, self.inputs = model, inputs
+
+    def __call__(self, x: Any, y: Any = None) -> None:
+        self.fn(self.inputs.unpack(x), y)
 
 
 class _Fixed(Messenger):

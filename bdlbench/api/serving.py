@@ -119,6 +119,17 @@ class Server:
         together = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
         return {name: self._good(values, every) for name, values in together.items()}
 
+    def scored(self, x: np.ndarray) -> np.ndarray:
+        """Which standardised rows the model observes, (n,) bool: all but those that a mask hides."""
+        from bdlbench.model.checks import scored_rows
+
+        train = self.shared.x[0], self.shared.y[0]
+        masked: list[bool] = []
+        jax.eval_shape(lambda: masked.append(self.program.make_target(self.numbers, *train).scored is not None))
+        if not masked[0]:
+            return np.ones(len(x), bool)
+        return scored_rows(self.program.make_target, dict(self.numbers), train, x.astype(np.float32))
+
     def sites(self) -> dict[str, np.ndarray]:
         """The model's named sites, chains (C P, S, ...); NaN where a draw is not good."""
         with settings():

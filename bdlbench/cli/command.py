@@ -25,8 +25,9 @@ def execute(argv: list[str] | None = None) -> int:
     outcome = Outcome()
     launcher.OUTCOME.append(outcome)
     sys.argv = ["bdlbench", *each_alone([at_home(one) for one in (sys.argv[1:] if argv is None else argv)])]
-    # A user's own networks and models lie where the command is given.
-    sys.path.insert(0, os.getcwd())
+    # A user's own networks and models lie where the command is given. Last, so that no library finds them in place of a
+    # module of its own.
+    sys.path.append(os.getcwd())
     # Hydra raises instead of printing and leaving, so that one sentence can be made of what it says.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 

@@ -88,6 +88,11 @@ def predictive(
 
     scaler = dataset.y_scaler
     loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+    if any(name not in found or not np.isfinite(found[name]).all() for name in ("mean", "variance")):
+        raise ConfigError(
+            f"id: y given theta has no finite mean and variance in run '{run_id}': use "
+            f"bdlbench.load('{run_id}', store=...).predict(x).quantile(...)."
+        )
     mean = found["mean"].astype(np.float64) * scale + loc
     variance = found["variance"].astype(np.float64) * scale**2
     out = {"mean": mean, "variance": variance, "levels": np.asarray(quantiles, np.float64)}

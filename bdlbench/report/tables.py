@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 MISSING = "–"
+NONE = "does not exist"
+"""In place of a score that a likelihood does not have, as Cauchy's has no mean to be off by."""
 PHASES = ("setup", "compile", "warmup", "sample", "predict")
 _SECONDS = "seconds: setup/compile/warm-up/sample/predict"
 _TITLES = {"crps": "CRPS", "rmse": "RMSE"}
@@ -60,7 +62,8 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         from, in evaluations on the full data); gradients that the search for tuned settings used, if a run has such
         settings; seconds by phase; the smallest bulk ESS and the largest R-hat in function space; and the number of
         warnings and of checks that could not be made, whose text is below the table. A value that a record does not have
-        is "–". A run that is not complete shows its status and reason.
+        is "–", and a score that its likelihood does not have "does not exist", with the reason below the table. A run that
+        is not complete shows its status and reason.
     """
     from rich import box
     from rich.markup import escape
@@ -87,7 +90,7 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         if len(content.sections) > 1:
             table.add_row(f"[bold]{escape(printable(data))}[/bold]")
         for cells in rows:
-            table.add_row(*(escape(printable(cell)) for cell in cells))
+            table.add_row(*(escape(printable(cell)).replace(NONE, "does\nnot exist") for cell in cells))
         table.add_section()
     return table
 
@@ -156,6 +159,10 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
                 notes.setdefault(_shorten(warning), []).append(f"{data} {name}" if several else name)
             for check in record.get("not_assessed") or ():
                 missing.setdefault(_shorten(check), []).append(f"{data} {name}" if several else name)
+            for key, why in (record.get("not_existing") or {}).items():
+                if any(key == shown for shown, _ in scores):
+                    text = f"{dict(scores)[key]} does not exist: {why}"
+                    notes.setdefault(_shorten(text), []).append(f"{data} {name}" if several else name)
 
     columns = ["method", *(["over"] if aggregate else []), *(title for _, title in scores)]
     columns += ["gradients", *(["tuning"] if tuned else []), _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
@@ -264,6 +271,8 @@ def _repeats(records: Sequence[Record]) -> tuple[list[list[Record]], str]:
 
 
 def _score(key: str, records: Sequence[Record], spread: Sequence[Sequence[Record]]) -> str:
+    if any(key in (record.get("not_existing") or {}) for record in records):
+        return NONE
     style = ".4g" if key in _TITLES else ".3f"
     values = [record["metrics"].get(key) for record in records]
     mean = _mean(values)

@@ -10,6 +10,7 @@ import difflib
 import functools
 import math
 import re
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -40,6 +41,9 @@ No factory that a configuration of this package ever named has moved so far.
 """
 STAGE_KEYS = ("schedule", "start", "before", "init")
 """Keys of an inference configuration that are not its factory's parameters."""
+
+ROWS_INTERACT = "rows_interact"
+"""Key of a network or a model by which it declares that what it says of a row depends on other rows."""
 
 
 def conf_dir() -> Path:
@@ -222,6 +226,14 @@ def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
     try:
         return get_object(MOVED.get(node["_target_"], node["_target_"]))
     except (ImportError, ValueError, AttributeError) as error:
+        first = str(node["_target_"]).split(".")[0]
+        for mine in (Path(f"{first}.py"), Path(first) / "__init__.py"):
+            found = getattr(sys.modules.get(first), "__file__", None)
+            if mine.is_file() and first in sys.modules and (found is None or Path(found).resolve() != mine.resolve()):
+                raise ConfigError(
+                    f"{path}._target_={node['_target_']}: {mine} in the working folder has the name of an installed module, "
+                    "which is found in its place: rename it."
+                ) from error
         reason = _first_line(error).rstrip(":. ")
         raise ConfigError(
             f"{path}._target_={node['_target_']} names no factory ({reason}): check the name, or choose one with "
@@ -237,7 +249,11 @@ def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
     ConfigError
         For an option that the factory does not take, one it needs, or a value of the wrong type.
     """
-    reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
+    reserved: tuple[str, ...] = STAGE_KEYS if path.split(".")[0] == "inference" else ()
+    if path in ("network", "model") and ROWS_INTERACT in node:
+        reserved = (ROWS_INTERACT,)
+        if not isinstance(node[ROWS_INTERACT], bool):
+            raise ConfigError(f"{path}.{ROWS_INTERACT}={node[ROWS_INTERACT]!r} must be true or false.")
     # The sections of a program are built for the model, and the places of files are known to the run.
     provided = PROGRAM_SECTIONS if path == "model" else ("files",) if path.split(".")[0] == "data" else ()
     return options.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)

@@ -13,7 +13,6 @@ from bdlbench.sampling.programs import UNFINISHED
 
 TEMPERATURE_TOLERANCE = 0.2
 """Relative error of the configurational temperature above which a run has a warning."""
-NO_MOMENTS = "y has no finite variance given theta: RMSE and all that needs moments are left out"
 
 
 class Diagnosis(NamedTuple):
@@ -132,7 +131,7 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
     if job.numbers["temperature"] != 1:
         out.append(f"tempered: T = {job.numbers['temperature']:g}, not the Bayesian posterior")
     out += tuned.warnings(job.config, job.labels)
-    return out if tally.moments is not False else [*out, NO_MOMENTS]
+    return out
 
 
 def energy_warnings(energy: np.ndarray) -> list[str]:

@@ -49,7 +49,7 @@ def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
     if record is not None:
         progress.note(f"{job.id}: found in the store")
         return record
-    check_job(job)
+    job = check_job(job)
     store.check_writable()
     return run_group([job], store, progress, time.perf_counter() - started)[0]
 
@@ -192,7 +192,8 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         for member in members:
             if member.tally.over or member.storage.writer.gone:
                 continue
-            look = look_at(block, member.lanes, schedule.thinning, sites, predictions, member.tally.moments)
+            absent = member.tally.absent
+            look = look_at(block, member.lanes, schedule.thinning, sites, predictions, absent, gaussian=gaussian)
             member.use(look)
             if look.stop in sample_marks:
                 member.append_curve("sample", member.tally, clock, len(jobs))
@@ -206,7 +207,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         for member in members:
             if not (member.tally.over or member.storage.writer.gone):
                 tally = Tally(member.job.num_chains, [], gaussian=gaussian)
-                tally.add(look_at(ahead, member.lanes, 0, {}, predictions, None))
+                tally.add(look_at(ahead, member.lanes, 0, {}, predictions, gaussian=gaussian))
                 member.append_curve("warmup", tally, clock, len(jobs))
 
     wanted = [job.config["store"]["checkpoint_seconds"] for job in jobs]

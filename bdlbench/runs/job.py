@@ -14,8 +14,9 @@ from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.inference import schedules
 from bdlbench.options import coerce, parameters
-from bdlbench.runs import stages, tuned, warm_start
+from bdlbench.runs import observed, stages, tuned, warm_start
 from bdlbench.runs.configuration import (
+    ROWS_INTERACT,
     STAGE_KEYS,
     TARGET_SECTIONS,
     call,
@@ -200,13 +201,21 @@ def build_target(program: Mapping[str, Any], task: Any, num_outputs: int, number
         if name in needs:
             if name not in program:
                 raise ConfigError(f"{name} is missing, but the model needs it: choose one with {name}=<option>.")
-            parts[name] = call(fill(program[name], numbers), name)
+            parts[name] = declared(fill(program[name], numbers), name)
     if "prior" in parts:
         parts["prior"] = parts["prior"]()
     if "likelihood" in parts:
         parts["likelihood"] = parts["likelihood"](task, num_outputs)
-    model = functools.partial(call(node, "model"), **parts)
+    model = functools.partial(declared(node, "model"), **parts)
     return make_target(model, x, y, numbers["temperature"])
+
+
+def declared(node: Mapping[str, Any], path: str) -> Any:
+    """What :func:`call` makes of a node, with the attribute ``rows_interact`` where the node declares it."""
+    made = call({key: value for key, value in node.items() if key != ROWS_INTERACT}, path)
+    if node.get(ROWS_INTERACT):
+        made.rows_interact = True
+    return made
 
 
 def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
@@ -222,8 +231,19 @@ def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
 _CHECKED: set[Any] = set()  # programs, numbers and shapes: the splits of a sweep are checked once
 
 
-def check_job(job: Job) -> None:
-    """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
+def check_job(job: Job) -> Job:
+    """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail.
+
+    Returns
+    -------
+    Job
+        With the rows as the model sees them; see :func:`seen`.
+
+    Raises
+    ------
+    ConfigError
+        One sentence on what does not fit, before anything is compiled for the run or written.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -239,6 +259,7 @@ def check_job(job: Job) -> None:
         x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
         data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
+        observed.remember(job.program, job.dataset, target)
         if target.needs_key:
             data = data._replace(key=jax.random.key(0))
         for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
@@ -263,4 +284,12 @@ def check_job(job: Job) -> None:
             schedules.check_learning_rates(node, path, stage.schedule, functools.partial(call, partial=False))
         jax.eval_shape(build)
         _CHECKED.add(key)
+    observed.check_values(job.program, job.numbers, job.dataset)
+    job = seen(job)
     warm_start.thetas([job])
+    return job
+
+
+def seen(job: Job) -> Job:
+    """The job with its rows as its model sees them: rows that a mask hides are not scored, and the model's notes."""
+    return dataclasses.replace(job, dataset=observed.as_seen(job.program, job.numbers, job.dataset))

@@ -16,7 +16,7 @@ from bdlbench.runs.diagnosis import diagnosis
 from bdlbench.runs.job import Job, short_hash
 from bdlbench.runs.member import PHASES, Member
 from bdlbench.runs.provenance import device, git_commit, peak_memory, versions
-from bdlbench.runs.scores import all_scores, original
+from bdlbench.runs.scores import all_scores, lacking, original
 from bdlbench.sampling.clock import Clock
 from bdlbench.store import NoRoom, RunWriter
 from bdlbench.store.errors import FolderGone
@@ -49,12 +49,13 @@ def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) 
         member.storage.writer.check_there()
         with clock.measure("predict"):
             scores = all_scores(job.metrics, tally.mixtures, job.dataset, tally.scores(job.metrics, job.dataset))
-            mixing = member.storage.mixing(tally.sound_chains() if markov else [], tally.drawn)
+            mixing = member.storage.mixing(tally.sound_chains() if markov else [], tally.drawn, tally.absent)
             found = diagnosis(job, tally, mixing, markov=markov)
         record = common_fields(job, member.share(clock, num_jobs), num_jobs) | {
             "status": found.status,
             "reason": found.reason,
             "metrics": {**scores, **found.diagnostics},
+            "not_existing": lacking(job.metrics, tally.mixtures[""], job.dataset.task),
             "num_grads": member.num_grads(),
             "num_draws": tally.num_draws,
             "num_diverging": tally.num_diverging,
@@ -154,6 +155,7 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "git_commit": git_commit(),
         "data_checksum": job.dataset.checksum,
         **rows(job.dataset),
+        "num_scored_rows": 0 if job.dataset.test is None else len(job.dataset.test.y),
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
         "start": start.described(job.program, job.parent),
         "warm_start": job.parent and job.parent.record(),

@@ -8,7 +8,7 @@ import numpy as np
 
 from bdlbench.data import Dataset
 from bdlbench.metrics.calibration import interval_width, interval_width_mcse
-from bdlbench.metrics.evaluate import evaluate
+from bdlbench.metrics.evaluate import evaluate, not_existing
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.metrics.predictive import MIN_DRAWS, crps, crps_mcse
 from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
@@ -57,6 +57,11 @@ def scores(
     return evaluate(metrics, original(y, dataset), here)
 
 
+def lacking(metrics: Metrics, mixture: PredictiveMixture, task: str) -> dict[str, str]:
+    """The metrics that do not exist for the likelihood, with the reason; none of a mixture without draws."""
+    return {} if mixture.num_draws == 0 else not_existing(metrics, mixture.ingredients(), task)
+
+
 def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) -> dict[str, float]:
     """How well uncertainty tells rows out of distribution from test rows, which it should score lower.
 
@@ -65,6 +70,8 @@ def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) 
     if inside.num_draws == 0 or outside.num_draws == 0:
         return {}
     name = "entropy_of_mean" if task == "classification" else "model_variance"
+    if name not in inside.ingredients():
+        return {}
     known, unknown = inside.ingredients()[name], outside.ingredients()[name]
     return {key: float(score(known, unknown)) for key, score in DETECTION.items()}
 

@@ -1,8 +1,7 @@
 """What of one run goes to its folder while it runs: arrays of draws and predictions, and the lines of its curve."""
 
-import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ SITE_STAT = {"log_density": "lp"}
 """ArviZ's names for statistics, where they differ."""
 TEST_GROUPS = ("predictions", "log_likelihood_test")
 """Groups whose draws have a row for each test row."""
+READ_BYTES = 2**27
+"""Bytes of stored draws that diagnostics hold at a time, about."""
 Variable = tuple[str, str]
 """Group and name of an array."""
 
@@ -83,9 +84,12 @@ class Storage:
         self._write("log_likelihood_test", "y", log_lik, look.first_draw, look.shown)
         if "probs" in top:
             self._write("predictions", "probs", top["probs"], look.first_draw, look.shown)
-            self._write("predictions", "y", top["sample"], look.first_draw, every)
+            if "sample" in top:
+                self._write("predictions", "y", top["sample"], look.first_draw, every)
             return
-        for name, key in [("mean", "mean")] * ("mean" in top) + [("y", "sample")]:
+        for name, key in (("mean", "mean"), ("y", "sample")):
+            if key not in top or key in look.absent:
+                continue
             values = top[key] if np.issubdtype(top[key].dtype, np.floating) else top[key].astype(np.float64)
             self._write("predictions", name, values, look.first_draw, look.shown, packing=(scale, loc))
 
@@ -133,8 +137,12 @@ class Storage:
         dims = ["chain", "draw", *dims]
         self.writer.allocate(group, name, shape, dtype, dims, coords, chunk_draws=block, packing=packing)
 
-    def mixing(self, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
-        """ESS and R-hat of means, class probabilities and log likelihoods at the test rows; of the sites without such rows.
+    def mixing(self, chains: Sequence[int], num_draws: int, absent: Collection[str] = ()) -> dict[str, Any]:
+        """ESS and R-hat in function space; of the sites where there are no test rows.
+
+        The functions are, at each test row, the log likelihood, and the mean of y given theta or the probability of the
+        class that competes with the label: the one with the largest mean probability of the others. The label's own is
+        the likelihood, whose ranks the diagnostics see, and with two classes the other is its complement.
 
         Parameters
         ----------
@@ -142,39 +150,52 @@ class Storage:
             Those that are looked at; all their draws must be finite.
         num_draws : int
             Draws of each of them.
+        absent : collection of str
+            ``mean`` where y given theta has none.
         """
         if not chains:
             return dict.fromkeys(CHAIN_DIAGNOSTICS)
-        wanted = [("log_likelihood_test", "y"), ("predictions", "mean"), ("predictions", "probs")]
+        wanted = [("log_likelihood_test", "y"), ("predictions", "probs")]
+        wanted += [] if "mean" in absent else [("predictions", "mean")]
         if self.dataset.test is None:
             wanted = [variable for variable in self.allocated if variable[0] == "posterior"]
-        found = [one for v in wanted if v in self.allocated for one in self._mixing_of(*v, chains, num_draws)]
+        found = [self._mixing_of(*v, chains, num_draws) for v in wanted if v in self.allocated]
         reduce: dict[str, Any] = {"ess_bulk_median": np.median, "rhat_max": max}
         values = {name: [d[name] for d in found if d[name] is not None] for name in CHAIN_DIAGNOSTICS}
         return {name: float(reduce.get(name, min)(some)) if some else None for name, some in values.items()}
 
-    def _mixing_of(self, group: str, name: str, chains: Sequence[int], num_draws: int) -> Iterator[dict[str, Any]]:
+    def _mixing_of(self, group: str, name: str, chains: Sequence[int], num_draws: int) -> dict[str, Any]:
         some, extra = list(chains), self.allocated[group, name][0][1:]
-        if name == "probs" and group in TEST_GROUPS:
-            # The last class is what the others leave. As many at a time as take 64 MiB: each read goes through all chunks.
-            rows, classes = extra
-            width = max(1, 2**26 // (4 * len(self.allocated[group, name][0]) * num_draws * rows))
-            for start in range(0, classes - 1, width):
-                part = self.writer.read_columns(group, name, start, min(start + width, classes - 1))[some]
-                flat = part.reshape(*part.shape[:2], -1)
-                yield function_diagnostics(
-                    functools.partial(_columns, flat), flat.shape[-1], num_chains=len(some), num_draws=num_draws
-                )
-            return
-        if len(extra) > 1:  # a matrix-valued site of a model without test rows: small enough to read at once
-            whole = self.writer.read_columns(group, name, 0, extra[-1])[some]
-            flat = whole.reshape(*whole.shape[:2], -1)
+        if len(extra) > 1:
+            if name == "probs":
+                flat = self._competing(some, *extra)
+            else:  # a matrix-valued site of a model without test rows: small enough to read at once
+                whole = self.writer.read_columns(group, name, 0, extra[-1])[some]
+                flat = whole.reshape(*whole.shape[:2], -1)
             columns, read = flat.shape[-1], lambda start, stop: flat[..., start:stop]
         else:
             columns = extra[0] if extra else 1
             read = lambda start, stop: self.writer.read_columns(group, name, start, stop)[some]  # noqa: E731
-        yield function_diagnostics(read, columns, num_chains=len(some), num_draws=num_draws)
+        return function_diagnostics(read, columns, num_chains=len(some), num_draws=num_draws)
 
+    def _competing(self, chains: list[int], rows: int, classes: int) -> np.ndarray:
+        """Draws (C, S, rows) of the probability of each row's competing class; no row where there are two classes."""
 
-def _columns(values: np.ndarray, start: int, stop: int) -> np.ndarray:
-    return values[..., start:stop]
+        def parts() -> Iterator[tuple[int, np.ndarray]]:
+            """The classes, as many at a time as fit, as (first class, draws (C, S, rows, k))."""
+            width = max(1, READ_BYTES // (4 * len(chains) * self.num_samples * rows))
+            for start in range(0, classes, width):
+                yield start, self._probs(start, min(start + width, classes))[chains]
+
+        assert self.dataset.test is not None
+        mean = np.concatenate([values.mean((0, 1)) for _, values in parts()], -1)
+        mean[np.arange(rows), self.dataset.test.y[:rows]] = -1.0
+        chosen = mean.argmax(-1)[: 0 if classes == 2 else rows]
+        out: dict[int, np.ndarray] = {}
+        for start, values in parts():
+            for row in np.flatnonzero((chosen >= start) & (chosen < start + values.shape[-1])).tolist():
+                out[row] = values[..., row, chosen[row] - start]
+        return np.stack([out[row] for row in sorted(out)], -1) if out else np.empty((len(chains), 0, 0))
+
+    def _probs(self, start: int, stop: int) -> np.ndarray:
+        return self.writer.read_columns("predictions", "probs", start, stop)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdlbench.runs.job import Job, make_job
+from bdlbench.runs.job import Job, make_job, seen
 from bdlbench.runs.trust import refuse_untrusted
 from bdlbench.sampling.devices import setup_jax
 from bdlbench.store import Store
@@ -34,7 +34,7 @@ def load_job(store: Store, run_id: str, *, trust: bool = False) -> Job:
     job = make_job({**record["config"], "warm_start": None}, record["labels"])
     if job.dataset.checksum != record["data_checksum"]:
         raise ConfigError(f"data: '{job.dataset.name}' has changed since run '{run_id}' was made: run it again.")
-    return job
+    return seen(job)
 
 
 def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: int | None = None) -> np.ndarray:

@@ -14,7 +14,7 @@ from bdlbench.errors import ConfigError
 from bdlbench.runs import configuration, group, memory
 from bdlbench.runs.executors.base import Executor
 from bdlbench.runs.executors.local import Local
-from bdlbench.runs.job import Job, check_job, make_job
+from bdlbench.runs.job import Job, check_job, make_job, seen
 from bdlbench.runs.outcome import Outcome, sentence
 from bdlbench.runs.progress import Mode, Progress, Silent, make_progress
 from bdlbench.runs.record import Record, failed_record
@@ -74,7 +74,7 @@ class Plan:
                 elif (path, job.id) in first:  # options that come to the same run, as n_train=null and n_train=<all>
                     self.same[index] = first[path, job.id]
                 else:
-                    check_job(job)
+                    job = check_job(job)
                     store.check_writable()
                     died = pass_over(job, store, overrides)
                     first[path, job.id] = index
@@ -208,10 +208,10 @@ def run_parcel(parcel: Parcel) -> list[Record]:
     if os.path.isdir(parcel.folder):  # relative paths are meant from there, and a user's own modules lie there
         os.chdir(parcel.folder)
         if parcel.folder not in sys.path:
-            sys.path.insert(0, parcel.folder)
+            sys.path.append(parcel.folder)
     setup_jax()
     store, progress = Store(parcel.store), make_progress(parcel.progress)
-    members = [(i, make_job(*job)) for i, job in enumerate(parcel.jobs)]
+    members = [(i, seen(make_job(*job))) for i, job in enumerate(parcel.jobs)]
     records: list[Record] = []
     with on_signals():
         for batch in batches(members, parcel.max_lanes, parcel.memory_share):

@@ -14,7 +14,7 @@ from bdlbench.runs.scores import Metrics, scores
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 
-FACTS = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "drawn", "population", "moments", "capped")
+FACTS = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "drawn", "population", "absent", "capped")
 """Plain values that a checkpoint keeps."""
 SERIES = ("energy", "log_ratios", "temperatures")
 """Lists of arrays (C, n) that a checkpoint keeps."""
@@ -50,8 +50,8 @@ class Tally:
         Draws of one chain so far.
     population : int
         Particles that a chain carries.
-    moments : bool or None
-        Whether y given theta has a mean and a variance; None before draws have been predicted.
+    absent : list of str
+        Which of mean and variance y given theta does not have, as far as the draws have shown.
     bad : dict
         (step, phase, stage) at which a chain was lost, by chain.
     overflowing : dict
@@ -70,7 +70,7 @@ class Tally:
         self.row_grads = {"warmup": 0, "sample": 0}
         self.num_diverging = self.num_nonfinite = self.num_draws = self.drawn = 0
         self.population = 1
-        self.moments: bool | None = None
+        self.absent: list[str] = []
         self.bad: dict[int, tuple[int, str, int]] = {}
         self.overflowing: dict[int, int] = {}
         self.capped: dict[str, int] = {}
@@ -103,7 +103,11 @@ class Tally:
 
     def add(self, look: Look) -> None:
         """Add the draws of a look."""
-        self.population, self.moments, self.drawn = look.population, look.moments, look.stop
+        self.population, self.drawn = look.population, look.stop
+        if new := look.absent - set(self.absent):
+            self.absent = sorted({*self.absent, *new})
+            for mixture in self.mixtures.values():
+                mixture.forget(new)
         for chain, lost in enumerate((look.good & ~look.shown).sum(1).tolist()):
             if lost:
                 self.overflowing[chain] = self.overflowing.get(chain, 0) + lost

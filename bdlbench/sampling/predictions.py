@@ -63,8 +63,8 @@ class Predictor:
         Returns
         -------
         dict of arrays (L, n, T)
-            ``log_lik`` of the observed targets and ``sample``, a draw of y; for regression ``mean``, ``variance`` and,
-            where the distribution has one, ``cdf`` at the observed targets; for classification ``probs`` (L, n, T, K).
+            ``log_lik`` of the observed targets; where the distribution has them ``sample``, a draw of y, and for
+            regression ``mean``, ``variance`` and ``cdf`` at the observed targets; for classification ``probs`` (L, n, T, K).
         """
         assert self.rows is not None
         held = () if anchor is None else (lanes.place(anchor),)
@@ -154,16 +154,24 @@ def linearised(target: Target, anchor: Array, theta: Array, x: Any) -> dist.Dist
 
 def describe(p: dist.Distribution, y: Array, key: Array, task: Task) -> dict[str, Array]:
     """What is kept of one draw's predictive distribution; see :meth:`Predictor.predict`."""
-    out = {"log_lik": p.log_prob(y), "sample": p.sample(key)}
+    out = {"log_lik": p.log_prob(y)}
+    with contextlib.suppress(*_UNKNOWN):
+        out["sample"] = p.sample(key)
     if task == "classification":
         out["probs"] = class_probabilities(p)
         return out
-    out |= {"mean": p.mean, "variance": p.variance}
-    if not p.support.is_discrete:
-        # Without a CDF there is no coverage: the metrics that need it are left out of the record.
-        with contextlib.suppress(NotImplementedError):
+    # A censored distribution has no moments, and many have no CDF: metrics that need them do not exist.
+    with contextlib.suppress(*_UNKNOWN):
+        out["mean"] = jnp.broadcast_to(p.mean, jnp.shape(y))
+        out["variance"] = jnp.broadcast_to(p.variance, jnp.shape(y))
+    if p.support is not None and not p.support.is_discrete:
+        with contextlib.suppress(*_UNKNOWN):
             out["cdf"] = p.cdf(y)
     return out
+
+
+_UNKNOWN = (NotImplementedError, ImportError)
+"""How NumPyro says that it has no such quantity of a distribution, or not without another library."""
 
 
 def class_probabilities(p: dist.Distribution) -> Array:
