@@ -63,6 +63,7 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
         "objects": {name: _described(thing) for name, thing in parts.objects.items() if name != "inference"},
         "own_inference": "inference" in parts.objects,
         "temperature": parts.temperature,
+        "precision": parts.precision,
         "seed": server.seed,
         "feature_shape": list(server.feature_shape),
         "rows": server.rows,
@@ -133,10 +134,11 @@ def load(
         anchor=arrays.get("anchor"),
         gaussian=about["gaussian"],
     )
-    with settings():
+    with settings(server.precision):
         _check_sites(server, about["sites"], folder)
     stats = {name.removeprefix("stats/"): value for name, value in arrays.items() if name.startswith("stats/")}
-    origin = _origin(about, arrays, parts, inputs, targets, server.seed)
+    with settings(server.precision):
+        origin = _origin(about, arrays, parts, inputs, targets, server.seed)
     return Posterior(server, parts, about["facts"], stats, origin=origin, report=about["report"])
 
 
@@ -218,7 +220,7 @@ def _parts(about: Mapping[str, Any], folder: Path, given: Mapping[str, Any], tru
                 f"'{folder}' names {named}, which is not bdlbench's own: load it with trust=True if you trust who made it."
             )
     nodes = dict(about["nodes"])
-    return Parts(nodes, objects, about["temperature"], about["labels"])
+    return Parts(nodes, objects, about["temperature"], about["labels"], about.get("precision", "float32"))
 
 
 def _check_sites(server: Server, saved: Mapping[str, Any], folder: Path) -> None:

@@ -43,6 +43,7 @@ def fit_stored(parts: Parts, rows: Rows, seed: int, store: str | Path | Store, p
         "metrics": configuration.default_metric_nodes(),
         "seed": seed,
         "temperature": parts.temperature,
+        "precision": parts.precision,
         "warm_start": None,
         "rerun": False,
         "progress": shown.get(progress, progress),

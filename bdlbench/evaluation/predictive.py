@@ -8,9 +8,11 @@ import numpy as np
 from bdlbench.data.inputs import new_inputs
 from bdlbench.metrics.calibration import mixture_quantile
 from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.job import Job
 from bdlbench.runs.stored_draws import load_draws, load_job
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import Shared
 from bdlbench.store import Store
@@ -68,6 +70,13 @@ def predictive(
     >>> found["mean"].mean(0)  # doctest: +SKIP
     """
     job = load_job(store, run_id, trust=trust)
+    with computing_in(job.precision):
+        return _predictive(store, run_id, job, x, num_draws, quantiles)
+
+
+def _predictive(
+    store: Store, run_id: str, job: Job, x: Any, num_draws: int | None, quantiles: Sequence[float]
+) -> dict[str, np.ndarray]:
     dataset = job.dataset
     task: Task = "classification" if dataset.task == "classification" else "regression"
     rows = new_inputs(x, dataset)

@@ -29,8 +29,9 @@ from bdlbench.runs.configuration import (
     split,
     target_of,
 )
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.programs import Numbers, Program
-from bdlbench.types import Data, Method, Schedule, Stage, Target
+from bdlbench.types import Data, Method, Precision, Schedule, Stage, Target
 
 RESULT_VERSION = 3
 """Part of every run's identity: raised when the same configuration would give different results."""
@@ -56,6 +57,16 @@ class Job:
         """Chains of every stage."""
         return self.program.stages[-1].schedule.num_chains
 
+    @property
+    def precision(self) -> Precision:
+        """In which everything of the run is computed."""
+        return precision_of(self.config)
+
+
+def precision_of(config: Mapping[str, Any]) -> Precision:
+    """The precision that a configuration asks for; one that was written before this option existed means float32."""
+    return typing.cast(Precision, config.get("precision", "float32"))
+
 
 def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     """Load the data, split program from numbers and name the run; :func:`check_job` looks at what it would compute.
@@ -68,6 +79,11 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     refuse_missing(config)
     check_options(config)
     tuned.check_tuned_for(config)
+    with computing_in(precision_of(config)):
+        return _make_job(config, labels)
+
+
+def _make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config)
     config, parent = warm_start.resolve(config, dataset.checksum)
@@ -86,6 +102,8 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     }
     if parent is not None:
         identity["warm_start"] = parent.id
+    if precision_of(config) != "float32":  # the default has no entry, so that runs keep the ids they had without it
+        identity["precision"] = config["precision"]
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
     run_id = f"{name}-s{config['seed']}-{digest}"
@@ -218,6 +236,11 @@ _CHECKED: set[Any] = set()  # programs, numbers and shapes: the splits of a swee
 
 def check_job(job: Job) -> None:
     """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail."""
+    with computing_in(job.precision):
+        _check_job(job)
+
+
+def _check_job(job: Job) -> None:
     import jax
     import jax.numpy as jnp
 
@@ -253,7 +276,7 @@ def check_job(job: Job) -> None:
     shapes = tuple(
         None if part is None else (part.x.shape, part.x.dtype.str, part.y.shape, part.y.dtype.str) for part in parts
     )
-    key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
+    key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None, job.precision
     if key not in _CHECKED:
         for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):
             schedules.check_learning_rates(node, path, stage.schedule, functools.partial(call, partial=False))

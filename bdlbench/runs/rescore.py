@@ -19,6 +19,7 @@ from bdlbench.runs.scores import all_scores
 from bdlbench.runs.stored_draws import load_draws, load_job
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.marks import DRAWS_AT_ONCE
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.store import Store
@@ -86,7 +87,8 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
         raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
     job = load_job(store, run_id, trust=trust) if job is None else job
     metrics = make_metrics(wanted)
-    found = all_scores(metrics, _mixtures(store, run_id, job), job.dataset)
+    with computing_in(job.precision):
+        found = all_scores(metrics, _mixtures(store, run_id, job), job.dataset)
 
     def amended(now: Record) -> Record:
         if now["files"] != record["files"]:

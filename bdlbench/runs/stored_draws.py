@@ -6,7 +6,7 @@ import numpy as np
 
 from bdlbench.runs.job import Job, make_job
 from bdlbench.runs.trust import refuse_untrusted
-from bdlbench.sampling.devices import setup_jax
+from bdlbench.sampling.devices import computing_in, setup_jax
 from bdlbench.store import Store
 from bdlbench.types import ConfigError
 
@@ -60,6 +60,11 @@ def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: 
         Where the run has no finite draw.
     """
     job = load_job(store, run_id) if job is None else job
+    with computing_in(job.precision):
+        return _load_draws(store, run_id, job, num_draws)
+
+
+def _load_draws(store: Store, run_id: str, job: Job, num_draws: int | None) -> np.ndarray:
     with store.posterior(run_id) as tree:
         sites = {str(name): _flat(values.to_numpy()) for name, values in tree["posterior"].data_vars.items()}
     good = np.logical_and.reduce([np.isfinite(v).reshape(len(v), -1).all(1) for v in sites.values()])
