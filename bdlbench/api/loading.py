@@ -18,7 +18,7 @@ from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.configuration import PROGRAM_SECTIONS
 from bdlbench.runs.job import Job
-from bdlbench.runs.stored_draws import load_job
+from bdlbench.runs.stored_draws import has_rows, load_job
 from bdlbench.sampling import loop
 from bdlbench.sampling.devices import computing_in, settings
 from bdlbench.store import Store
@@ -69,7 +69,7 @@ def load_run(store: Store, prefix: str, *, trust: bool = False) -> Posterior:
     record = store.record(run_id)
     if record["status"] == "failed":
         raise ConfigError(f"id: run '{run_id}' failed and has no draws: choose a complete run.")
-    job = load_job(store, run_id, trust=trust)
+    job = load_job(store, run_id, trust=trust, rows_needed=False)
     with computing_in(job.precision):
         return _loaded(store, run_id, record, job)
 
@@ -110,7 +110,11 @@ def _loaded(store: Store, run_id: str, record: Mapping[str, Any], job: Job) -> P
         "rest_grads": 0.0,
         "notes": record["notes"],
     }
-    origin = Origin(_rows(job.dataset, inputs, targets), dataclasses.replace(job, parent=None), method.start)
+    origin = None
+    if has_rows(job):
+        origin = Origin(_rows(job.dataset, inputs, targets), dataclasses.replace(job, parent=None), method.start)
+    else:
+        facts["notes"] = [*facts["notes"], "the data of the run have changed or are gone: it only predicts"]
     return Posterior(server, parts, facts, stats, origin=origin, report=report)
 
 

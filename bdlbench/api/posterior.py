@@ -50,7 +50,7 @@ def fit(
     seed: int = 0,
     standardize: bool = True,
     progress: bool | Literal["auto", "lines", "off"] = True,
-    precision: Precision = "float32",
+    precision: Any = "float32",
     bayesian: str | Callable[[str], bool] | None = None,
     store: Any = None,
     options: Mapping[str, Any] | None = None,
@@ -524,8 +524,8 @@ class Posterior:
 
         if self._origin is None:
             raise ConfigError(
-                "update needs the training rows, which this posterior was saved without: save it with rows=True, or fit "
-                "all rows anew."
+                "update needs the training rows, which this posterior lacks: save it with rows=True, put the data of a "
+                "stored run back, or fit all rows anew."
             )
         with settings(self.precision):
             return updated(self, x_more, y_more, self._server.seed + 1 if seed is None else seed)

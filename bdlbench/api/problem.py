@@ -285,6 +285,7 @@ class Rows:
             standardize=False,
             x_scaler=inputs.scaler,
             num_classes=None if targets.classes is None else len(targets.classes),
+            class_names=() if targets.classes is None else tuple(map(str, targets.classes.tolist())),
             feature_names=inputs.seen_names,
             target_name=targets.name,
             notes=self.notes,

@@ -36,7 +36,7 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
     """See :meth:`bdlbench.Posterior.save`."""
     server, parts, origin = posterior._server, posterior._parts, posterior._origin
     if rows and origin is None:
-        raise ConfigError("rows=True: this posterior was loaded without its training rows: save it without them.")
+        raise ConfigError("rows=True: this posterior was loaded without its training rows, so save it without them.")
     if folder.exists() and not (
         folder.is_dir() and ((folder / "posterior.json").is_file() or not any(folder.iterdir()))
     ):

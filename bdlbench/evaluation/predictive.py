@@ -61,15 +61,15 @@ def predictive(
     Raises
     ------
     ConfigError
-        If the inputs do not fit the data set, the run has no draws, its data have changed, its factories are not
-        trusted, or its predictions need more than theta (a linearised network, whose predictions :func:`bdlbench.load` makes).
+        If the inputs do not fit the data set, the run has no draws, its factories are not trusted, or its predictions
+        need more than theta (a linearised network, whose predictions :func:`bdlbench.load` makes).
 
     Examples
     --------
     >>> found = predictive(Store("results/store"), run_id, np.linspace(-1, 1, 50))  # doctest: +SKIP
     >>> found["mean"].mean(0)  # doctest: +SKIP
     """
-    job = load_job(store, run_id, trust=trust)
+    job = load_job(store, run_id, trust=trust, rows_needed=False)
     with computing_in(job.precision):
         return _predictive(store, run_id, job, x, num_draws, quantiles)
 

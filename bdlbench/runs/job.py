@@ -68,8 +68,10 @@ def precision_of(config: Mapping[str, Any]) -> Precision:
     return typing.cast(Precision, config.get("precision", "float32"))
 
 
-def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
+def make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dataset | None = None) -> Job:
     """Load the data, split program from numbers and name the run; :func:`check_job` looks at what it would compute.
+
+    A ``dataset`` that is given takes the place of the one that the configuration names.
 
     Raises
     ------
@@ -80,12 +82,12 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     check_options(config)
     tuned.check_tuned_for(config)
     with computing_in(precision_of(config)):
-        return _make_job(config, labels)
+        return _make_job(config, labels, dataset)
 
 
-def _make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
+def _make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dataset | None) -> Job:
     config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
-    dataset = load_data(config)
+    dataset = load_data(config) if dataset is None else dataset
     config, parent = warm_start.resolve(config, dataset.checksum)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]

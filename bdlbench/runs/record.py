@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bdlbench.data.description import describe
 from bdlbench.runs import memory, tuned
 from bdlbench.runs.diagnosis import diagnosis
 from bdlbench.runs.job import Job, short_hash
@@ -134,6 +135,7 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "versions": versions(),
         "git_commit": git_commit(),
         "data_checksum": job.dataset.checksum,
+        "dataset": describe(job.dataset),
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
         "warm_start": job.parent and job.parent.record(),
         "warnings": tuned.warnings(job.config, job.labels),
