@@ -53,7 +53,7 @@ def fit(
     precision: Any = "float32",
     bayesian: str | Callable[[str], bool] | None = None,
     store: Any = None,
-    options: Mapping[str, Any] | None = None,
+    options: Any = None,
     **keywords: Any,
 ) -> "Posterior":
     r"""Sample or approximate the posterior of a model given rows.
@@ -153,7 +153,9 @@ def fit(
         return from_draws(parts, rows, job, draws, progress, price)
 
 
-def _merged(options: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(options: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"options={options!r} must be a mapping of options by name, as {{'num_samples': 500}}.")
     options = dict(options or {})
     twice = set(options) & set(keywords)
     if twice:
@@ -313,7 +315,7 @@ class Posterior:
 
     # ---- new rows
 
-    def predict(self, x: Any, *, num_draws: int | None = None, precision: Precision | None = None) -> Prediction:
+    def predict(self, x: Any, *, num_draws: int | None = None, precision: Any = None) -> Prediction:
         """The posterior predictive distribution at new rows, in your units.
 
         Methods that linearise the network (Laplace) predict from the linearised one.

@@ -148,8 +148,11 @@ def _place(name: str, value: Any, nodes: dict[str, Any], objects: dict[str, Any]
             raise ConfigError(f"{name} is a mapping without _target_: give {name}._target_ and its options.")
         nodes[name] = configuration.with_options(name, dict(value), {})
         labels[name] = str(value["_target_"]).rsplit(".", 1)[-1]
-    else:
+    elif name == "network" or callable(value) or (name == "prior" and hasattr(value, "event_dim")):
         objects[name], labels[name] = value, _name(value)
+    else:
+        wanted = "a distribution or a function of a weight's name and shape" if name == "prior" else "a function"
+        raise ConfigError(f"{name} is a {type(value).__name__}: give a preset's name, a mapping, or {wanted}.")
 
 
 def _name(thing: Any) -> str:

@@ -77,8 +77,13 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
         "origin": facts,
         "report": dict(posterior._report),
     }  # fmt: skip
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"folder={str(folder)!r} cannot be made ({error.strerror}): choose a place that can be written to."
+        ) from None
     try:
         np.savez(part / "arrays.npz", allow_pickle=False, **arrays)
         about["arrays_sha256"] = _sha256(part / "arrays.npz")

@@ -94,7 +94,7 @@ class Server:
         *,
         seed: int = 0,
         every: int = 1,
-        precision: Precision | None = None,
+        precision: Any = None,
     ) -> dict[str, np.ndarray]:
         """Predictive quantities (S, n, ...) of the good draws at standardised rows; see :class:`Predictor`.
 
