@@ -235,8 +235,8 @@ def save_rows(folder: Path, dataset: Dataset) -> Path:
         if scaler is not None:
             arrays |= {f"{name}_loc": scaler.loc, f"{name}_scale": scaler.scale}
     about = [dataset.task, dataset.target_name, str(dataset.num_outputs), *dataset.notes]
-    words = json.dumps([dataset.rows_checksum, about, dataset.feature_names, dataset.class_names])
-    file = folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}-{dataset.train.x.dtype}.npz"
+    sealed = json.dumps([dataset.rows_checksum, about, dataset.feature_names, dataset.class_names])
+    file = folder / f"{hashlib.sha256(sealed.encode()).hexdigest()[:16]}-{dataset.train.x.dtype}.npz"
     part = file.with_name(f".{file.name}.{os.getpid()}.npz")
     try:
         np.savez(part, allow_pickle=False, about=np.array(about), **arrays)
