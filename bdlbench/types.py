@@ -17,6 +17,7 @@ from bdlbench.errors import ConfigError as ConfigError
 
 Array = jax.Array
 Task = Literal["regression", "classification"]
+Precision = Literal["float32", "float64"]
 Info = Mapping[str, Array]
 """What a step reports: scalars by name. ``num_grads`` is required: gradient evaluations on the data it was handed.
 ``log_density`` (of the tempered target, at the data it was handed), or ``loss`` where a method moves on one, lets the

@@ -27,6 +27,7 @@ from bdlbench.sampling.position import Position
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import Shared
 from bdlbench.store import RunWriter
+from bdlbench.types import Precision
 
 DIAGNOSED_ROWS = 500
 """Training rows at which chains are compared, as a run compares them at so many test rows."""
@@ -118,6 +119,7 @@ def prepare(
     seed: int,
     standardize: bool,
     options: Mapping[str, Any],
+    precision: Precision,
 ) -> tuple[Parts, Rows, Job]:
     """The job of a fit, checked; nothing is compiled."""
     parts = make_parts(
@@ -128,6 +130,7 @@ def prepare(
         temperature=temperature,
         inference=inference,
         options=options,
+        precision=precision,
     )
     rows = make_rows(parts, x, y, standardize=standardize)
     job = make_job(parts, rows, seed)

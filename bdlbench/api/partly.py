@@ -79,6 +79,6 @@ def _chosen(target: Any, sites: Mapping[str, np.ndarray], bayesian: str | Callab
     if bayesian != "last_layer":
         raise ConfigError(f"bayesian={bayesian!r} is unknown: use 'last_layer' or a function of a weight's path.")
     # A site is of the last layer if moving theta there moves it.
-    mask = jnp.asarray(target.last_layer(), jnp.float32)
+    mask = jnp.asarray(target.last_layer(), float)
     still, moved = target.constrain(jnp.zeros(target.dim)), target.constrain(mask)
     return {name for name in weights if not np.array_equal(still[name], moved[name])}

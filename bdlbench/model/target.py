@@ -178,7 +178,8 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
     def flatten(sites: dict[str, Any], values: dict[str, Array]) -> Float[Array, " D"]:
         free = [biject_to(sites[name]["fn"].support).inv(values[name]) for name in layout]
-        return jnp.concatenate([jnp.ravel(part) for part in free])
+        # Flax initialises weights in single precision, whatever the run's is.
+        return jnp.concatenate([jnp.ravel(part).astype(float) for part in free])
 
     def sample_prior(key: Array) -> Float[Array, " D"]:
         sites = handlers.trace(handlers.seed(model, key)).get_trace(x, None)
@@ -200,7 +201,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
             sites, _ = trace(theta, x, None, {})
             return {name: sites[name]["value"] for name in layout} | {"f": sites["f"]["value"]} if "f" in sites else {}
 
-        shapes = jax.eval_shape(values, jax.ShapeDtypeStruct((dim,), jnp.float32))
+        shapes = jax.eval_shape(values, jnp.zeros(dim))
         if "f" not in shapes:
             raise ConfigError(
                 "model: it has no deterministic site 'f', the outputs whose layers could be found: use model=bnn."

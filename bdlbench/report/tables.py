@@ -206,8 +206,9 @@ def _settings(record: Record) -> dict[str, Any]:
     leaves = flatten(record.get("config") or {})
     apart = ("store.", "paths.", "report.", "metrics.", "hydra.", "tuned_for", "tuning_num_grads")
     given = {key: value for key, value in leaves if key not in skip and not key.startswith(apart)}
-    if given.get("warm_start") is None:  # records that were written before this option existed lack it
-        given.pop("warm_start", None)
+    for name, default in (("warm_start", None), ("precision", "float32")):
+        if given.get(name) == default:  # records that were written before these options existed lack them
+            given.pop(name, None)
     return given
 
 

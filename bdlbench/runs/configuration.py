@@ -411,6 +411,8 @@ def check_options(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2^32 - 1.")
     if not isinstance(config["rerun"], bool):
         raise ConfigError(f"rerun={config['rerun']!r} must be true or false.")
+    if (precision := config.get("precision", "float32")) not in ("float32", "float64"):
+        raise ConfigError(f"precision={precision!r} is unknown: use float32 or float64.")
     if config["progress"] not in ("auto", "lines", "off"):
         raise ConfigError(f"progress={config['progress']!r} is unknown: use auto, lines or off.")
     limits = config.get("limits", {})

@@ -20,7 +20,7 @@ from bdlbench.runs.record import Record, failed_record, finish_record, put_recor
 from bdlbench.runs.tally import Tally
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
-from bdlbench.sampling.devices import setup_jax
+from bdlbench.sampling.devices import computing_in, setup_jax
 from bdlbench.sampling.marks import curve_marks, looks, num_steps
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import NEVER, size_of
@@ -102,6 +102,13 @@ def run_group(
     A run that another process is writing is waited for. With ``alone`` a failure is a result: it leaves a record that
     says so. Otherwise it is raised and leaves no record, so that the caller can find out whose failure it is.
     """
+    with computing_in(jobs[0].precision):
+        return _run_group(jobs, store, progress, setup_seconds, alone=alone)
+
+
+def _run_group(
+    jobs: Sequence[Job], store: Store, progress: Progress, setup_seconds: float, *, alone: bool
+) -> list[Record]:
     records: dict[str, Record] = {}
     with contextlib.ExitStack() as stack:
         writers = {}

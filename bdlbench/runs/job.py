@@ -32,8 +32,9 @@ from bdlbench.runs.configuration import (
     target_of,
 )
 from bdlbench.runs.start import with_init
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.programs import Numbers, Program
-from bdlbench.types import Data, Method, Schedule, Stage, Target
+from bdlbench.types import Data, Method, Precision, Schedule, Stage, Target
 
 RESULT_VERSION = 3
 """Part of every run's identity: raised when the same configuration would give different results."""
@@ -59,9 +60,21 @@ class Job:
         """Chains of every stage."""
         return self.program.stages[-1].schedule.num_chains
 
+    @property
+    def precision(self) -> Precision:
+        """In which everything of the run is computed."""
+        return precision_of(self.config)
 
-def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
+
+def precision_of(config: Mapping[str, Any]) -> Precision:
+    """The precision that a configuration asks for; one that was written before this option existed means float32."""
+    return typing.cast(Precision, config.get("precision", "float32"))
+
+
+def make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dataset | None = None) -> Job:
     """Load the data, split program from numbers and name the run; :func:`check_job` looks at what it would compute.
+
+    A ``dataset`` that is given takes the place of the one that the configuration names.
 
     Raises
     ------
@@ -75,8 +88,13 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     config = {**config, "inference": with_init(config["inference"])}
     check_options(config)
     tuned.check_tuned_for(config)
+    with computing_in(precision_of(config)):
+        return _make_job(config, labels, dataset)
+
+
+def _make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dataset | None) -> Job:
     config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
-    dataset = load_data(config)
+    dataset = load_data(config) if dataset is None else dataset
     config, parent = warm_start.resolve(config, dataset.checksum)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
@@ -93,6 +111,8 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     }
     if parent is not None:
         identity["warm_start"] = parent.id
+    if precision_of(config) != "float32":  # the default has no entry, so that runs keep the ids they had without it
+        identity["precision"] = config["precision"]
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
     run_id = f"{name}-s{config['seed']}-{digest}"
@@ -244,6 +264,11 @@ def check_job(job: Job) -> Job:
     ConfigError
         One sentence on what does not fit, before anything is compiled for the run or written.
     """
+    with computing_in(job.precision):
+        return _check_job(job)
+
+
+def _check_job(job: Job) -> Job:
     import jax
     import jax.numpy as jnp
 
@@ -278,7 +303,7 @@ def check_job(job: Job) -> Job:
     shapes = tuple(
         None if part is None else (part.x.shape, part.x.dtype.str, part.y.shape, part.y.dtype.str) for part in parts
     )
-    key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
+    key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None, job.precision
     if key not in _CHECKED:
         for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):
             schedules.check_learning_rates(node, path, stage.schedule, functools.partial(call, partial=False))
@@ -292,4 +317,5 @@ def check_job(job: Job) -> Job:
 
 def seen(job: Job) -> Job:
     """The job with its rows as its model sees them: rows that a mask hides are not scored, and the model's notes."""
-    return dataclasses.replace(job, dataset=observed.as_seen(job.program, job.numbers, job.dataset))
+    with computing_in(job.precision):
+        return dataclasses.replace(job, dataset=observed.as_seen(job.program, job.numbers, job.dataset))

@@ -15,6 +15,7 @@ import numpy as np
 
 from bdlbench.runs.job import Job
 from bdlbench.sampling import lanes
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.predictions import TOGETHER, describe
 from bdlbench.sampling.programs import Lane, Shared, StagePrograms, size_of
 from bdlbench.store.arrays import BUFFER_BYTES
@@ -107,6 +108,11 @@ def jobs_that_fit(jobs: Sequence[Job], share: float = 1.0) -> int:
 
 def footprint(jobs: Sequence[Job]) -> Footprint:
     """Estimate from shapes alone: everything is traced for one lane and nothing is computed."""
+    with computing_in(jobs[0].precision):
+        return _footprint(jobs)
+
+
+def _footprint(jobs: Sequence[Job]) -> Footprint:
     job = jobs[0]
     data = job.dataset
     sets = [rows for rows in (data.test, *data.shifted.values(), *data.ood.values()) if rows is not None]
@@ -168,7 +174,7 @@ def _gradient_bytes(stage: StagePrograms, shared: Shared, lane: Lane) -> int:
         rows = data if count is None else data._replace(x=data.x[:count], y=data.y[:count])
         return target.value_and_grad(theta, rows)
 
-    theta = jax.ShapeDtypeStruct((stage.dim,), jnp.float32)
+    theta = jax.ShapeDtypeStruct((stage.dim,), stage.draw_shape.dtype)
     return _peak(jax.make_jaxpr(gradient)(shared, lane, theta).jaxpr)
 
 
@@ -182,7 +188,7 @@ def _prediction_bytes(job: Job, shared: Shared, lane: Lane, dim: int, rows: Any)
         target = job.program.make_target(lane.numbers, data.x, data.y)
         return describe(target.predictive(theta, x), y, lane.key, task)
 
-    theta = jax.ShapeDtypeStruct((dim,), jnp.float32)
+    theta = jax.ShapeDtypeStruct((dim,), jax.dtypes.canonicalize_dtype(float))
     x, y = (jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype)) for a in (rows.x, rows.y))
     traced = jax.make_jaxpr(one)(shared, lane, theta, x, y).jaxpr
     return sum(_bytes_of(value) for value in traced.outvars), _peak(traced)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bdlbench.data import Dataset
+from bdlbench.data.description import describe
 from bdlbench.runs import memory, start, tuned
 from bdlbench.runs.diagnosis import diagnosis
 from bdlbench.runs.job import Job, short_hash
@@ -156,6 +157,7 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "data_checksum": job.dataset.checksum,
         **rows(job.dataset),
         "num_scored_rows": 0 if job.dataset.test is None else len(job.dataset.test.y),
+        "dataset": describe(job.dataset),
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
         "start": start.described(job.program, job.parent),
         "warm_start": job.parent and job.parent.record(),

@@ -20,6 +20,7 @@ from bdlbench.runs.scores import all_scores
 from bdlbench.runs.stored_draws import load_draws, load_job
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.marks import DRAWS_AT_ONCE
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.store import Store
@@ -87,8 +88,9 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
         raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
     job = load_job(store, run_id, trust=trust) if job is None else seen(job)
     metrics = make_metrics(wanted)
-    mixtures = _mixtures(store, run_id, job)
-    found, none = all_scores(metrics, mixtures, job.dataset), scores.lacking(metrics, mixtures[""], job.dataset.task)
+    with computing_in(job.precision):
+        mixtures = _mixtures(store, run_id, job)
+        found, none = all_scores(metrics, mixtures, job.dataset), scores.lacking(metrics, mixtures[""], job.dataset.task)
 
     def amended(now: Record) -> Record:
         if now["files"] != record["files"]:

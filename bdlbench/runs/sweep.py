@@ -262,7 +262,7 @@ def group_key(job: Job) -> Any:
     parts |= {f"ood {name}": rows for name, rows in job.dataset.ood.items()}
     shapes = tuple((n, r.x.shape, r.x.dtype.str, r.y.shape, r.y.dtype.str) for n, r in parts.items() if r is not None)
     rest = tuple(job.metrics), job.config["store"]["predictive_rows"], job.parent is None
-    return job.program.key, job.dataset.task, shapes, *rest
+    return job.program.key, job.precision, job.dataset.task, shapes, *rest
 
 
 def batches(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 
 from bdlbench.sampling import lanes
+from bdlbench.types import Precision
 
 
 def setup_jax() -> None:
@@ -36,8 +37,19 @@ SETTINGS = (
 
 
 @contextlib.contextmanager
-def settings() -> Iterator[None]:
-    """The settings of :func:`setup_jax` inside, and those of the caller again afterwards.
+def computing_in(precision: Precision) -> Iterator[None]:
+    """Floating point numbers of 32 or 64 bits inside, whatever ``jax_enable_x64`` says outside.
+
+    The setting belongs to the thread and ends with the block, so that runs of both precisions may follow each other in
+    one process.
+    """
+    with jax.enable_x64(precision == "float64"):
+        yield
+
+
+@contextlib.contextmanager
+def settings(precision: Precision = "float32") -> Iterator[None]:
+    """The settings of :func:`setup_jax` and a precision inside, and those of the caller again afterwards.
 
     For code that is called as a library: the caller's own computations keep their precision and their cache. Only the
     number of devices stays, which can be set once a process.
@@ -51,7 +63,8 @@ def settings() -> Iterator[None]:
     if changed:  # JAX looks at the folder once, and then no more
         compilation_cache.reset_cache()
     try:
-        yield
+        with computing_in(precision):
+            yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

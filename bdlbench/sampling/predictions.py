@@ -96,7 +96,8 @@ _COMPILED: dict[Any, Any] = {}
 
 
 def _compiled(name: str, program: Program, task: Task, num_shared: int, args: Any, clock: Clock) -> Any:
-    key = (name, program, str(jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)), jax.default_backend())
+    shapes = str(jax.tree.map(lambda a: (a.shape, str(a.dtype)), args))
+    key = (name, program, shapes, jax.default_backend(), bool(jax.config.jax_enable_x64))
     if key not in _COMPILED:
         function: Callable[..., Any] = _predictions if name == "predictions" else _named_sites
         with clock.measure("compile"):

@@ -7,6 +7,7 @@ from archives import unpacked
 
 import bdlbench as bdl
 from bdlbench.cli.results import main
+from bdlbench.errors import ConfigError
 from bdlbench.runs.group import run
 
 
@@ -40,6 +41,29 @@ def test_a_table_in_and_out(stored, tmp_path, capsys):
     assert main(["predict", run_id, str(tmp_path / "few.csv"), "--store", str(store)]) == 2
     assert "lacks the column bmi" in capsys.readouterr().err
     assert main(["predict", run_id, str(tmp_path / "none.csv"), "--store", str(store)]) == 2
+
+
+def test_a_run_predicts_without_its_data(stored, tmp_path, monkeypatch):
+    """From the scalers, names and anchor that were stored: what it wrote before the data went, bit for bit."""
+    from bdlbench.evaluation.predictive import predictive
+    from bdlbench.runs import job as job_module
+    from bdlbench.store import Store
+
+    store, run_id = stored
+    dataset = bdl.load(run_id, store=store)._origin.job.dataset
+    table = pd.DataFrame(dataset.x_scaler.original(dataset.test.x[:5]), columns=dataset.feature_names)
+    table.to_csv(tmp_path / "new.csv", index=False)
+    command = ["predict", run_id, str(tmp_path / "new.csv"), "--store", str(store), "-o"]
+    assert main([*command, str(tmp_path / "with.csv")]) == 0
+
+    def gone(config):
+        raise ConfigError("data.path=my.csv is no file")
+
+    monkeypatch.setattr(job_module, "load_data", gone)
+    assert main([*command, str(tmp_path / "without.csv")]) == 0
+    assert (tmp_path / "with.csv").read_text() == (tmp_path / "without.csv").read_text()
+    with pytest.raises(ConfigError, match="predicts by a linearised network"):  # it came past the data
+        predictive(Store(store), run_id, table)
 
 
 def test_a_linearised_run_of_before_is_refused_by_name(stored, tmp_path, capsys):
