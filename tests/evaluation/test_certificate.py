@@ -16,7 +16,7 @@ FOUND_BY = {
     "one chain at half the temperature": {"log_sd_between_chains"},
     "one chain stuck": {"rhat_max", "ess_bulk_min", "shift_between_chains", "log_sd_between_chains"},
     "mean-field posterior": {"permutation_p", "log_sd_between_samplers"},
-    "sd 10 % too large": {"permutation_p", "log_sd_between_samplers"},
+    "sd 10 % too large": {"permutation_p"},  # a log sd off by .095 is within tau = .1: nothing finer is claimed
     "mean .3 sd off": {"permutation_p", "shift_between_samplers"},
     "chains frozen in modes": {*MIXING, "shift_between_samplers", "shift_between_chains"},
     "one mode lost": {"permutation_p", "shift_between_samplers", "log_sd_between_samplers"},
@@ -45,7 +45,8 @@ def test_exact_draws_are_certified():
 def test_no_wrong_draws_are_certified(name):
     """Every criterion that must find this fault does, and where chains mix in the wrong law their mixing is no witness."""
     rng = np.random.default_rng(1)
-    found = certify(wrong_draws.WRONG[name](rng, 1000), runs_of(rng, wrong_draws.truth(name)))
+    # With 300 draws a run, 10 % of the sd escapes one seed in 40; with 600 the wholes of the two kinds lie apart.
+    found = certify(wrong_draws.WRONG[name](rng, 1000), runs_of(rng, wrong_draws.truth(name), 600))
     failed = {one.name for one in found if not one.passed}
     assert failed >= FOUND_BY[name]
     if not name.startswith(("one chain", "chains")):

@@ -93,9 +93,9 @@ def by_quadrature(question, delta, between):
     """P(better), P(worse), mean and sd of mu_0 on a grid of mu_0 and tau, mu_i integrated out on a grid of its own."""
     mean, se, degrees = (np.array([getattr(one, name) for one in question]) for name in ("mean", "se", "degrees"))
     u = np.sqrt(mean.var() + (se**2).mean())
-    m0 = mean.mean() + u * np.linspace(-6, 6, 241)
-    tau = u * between * np.linspace(0.01, 4.5, 120)
-    z, w = np.polynomial.hermite_e.hermegauss(60)
+    m0 = mean.mean() + u * np.linspace(-6, 6, 121)
+    tau = u * between * np.linspace(0.01, 4.5, 60)
+    z, w = np.polynomial.hermite_e.hermegauss(40)
     mu = m0[:, None, None] + tau[None, :, None] * z
     log = norm.logpdf(m0, mean.mean(), 10 * u)[:, None] + norm.logpdf(tau, 0, between * u)
     for m, s, n in zip(mean, se, degrees, strict=True):
