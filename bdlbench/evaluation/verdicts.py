@@ -24,7 +24,7 @@ from bdlbench.metrics.checks import Floats
 
 LEVEL = 0.95
 """Probability from which a verdict is pronounced."""
-NUM_CHAINS, NUM_WARMUP, NUM_SAMPLES = 4, 300, 500
+NUM_CHAINS, NUM_WARMUP, NUM_SAMPLES = 4, 400, 500
 MOST_TOGETHER = 16
 """So many questions are sampled as lanes of one program."""
 MAX_RHAT = 1.05
@@ -181,8 +181,8 @@ def hierarchical(
     The first line is what normal differences with correlated splits leave when the standard deviation of each set is
     integrated out under the prior 1/sigma. u is the root of the mean of se_i^2 plus the variance of the sets' means, so
     nothing depends on the metric's unit, and the prior of mu_0, centred on the mean of all sets, is flat where the data
-    are. The prior of tau, the sd between sets, is what few sets leave open: b is ``between``, and a table shows the
-    verdicts at b / 2 and 2 b beside those at b.
+    are. The prior of tau, the sd between sets, is what few sets leave open: b is ``between``, and
+    ``bdlbench-results compare`` says which verdicts change at b / 2 and at 2 b.
 
     ``overall`` is the verdict on mu_0, the mean over data sets like these. ``by_data`` are those on each mu_i, which
     borrow strength from one another. A single data set has the closed form of :func:`verdict` for both.
@@ -226,30 +226,32 @@ def hierarchical(
     return [one for one in out if one is not None]
 
 
-def plan(question: Sequence[Difference], delta: float) -> Plan:
-    """How many splits, or else how many data sets, would decide, if the means and spreads stay as they are.
+def plan(question: Sequence[Difference], found: Verdict) -> Plan:
+    """How many splits, or else how many data sets, would decide, if means and spreads stay as they are.
 
-    A verdict needs a standard error of at most the distance of the mean difference from delta over 1.645 (1.96 where
-    the verdict would be equivalence). With n splits of each of I sets its square is (tau^2 + mean of s_i^2 (1/n + rho /
-    (1 - rho))) / I, and tau^2 is the variance of the sets' means beyond that of their errors. A normal approximation:
-    it says what to run next, not what will come out.
+    ``found`` is the verdict on the question, which is undecided. A verdict needs a posterior sd of at most the distance
+    of the median from delta over 1.645, or over 1.96 where it would be equivalence. That sd is the present one times
+    the root of v(n, I) / v(now) with v(n, I) = (tau^2 + mean of s_i^2 (1/n + rho / (1 - rho))) / I for n splits of each
+    of I sets, where tau^2 is the variance of the sets' means beyond that of their errors. It says what to run next, not
+    what will come out.
     """
     from scipy.special import ndtri
 
-    delta = _delta(delta, least=0.0)
     means, size = np.array([one.mean for one in question]), len(question)
-    gap = abs(abs(float(means.mean())) - delta)
-    inside = abs(means.mean()) < delta
-    wanted = (gap / float(ndtri(0.5 + LEVEL / 2 if inside else LEVEL))) ** 2 * size
+    gap = abs(abs(found.median) - found.delta)
+    equivalence = abs(found.median) < found.delta
+    allowed = gap * (1.0 if equivalence else float(ndtri(0.5 + LEVEL / 2) / ndtri(LEVEL)))
     error = float(np.mean([one.se**2 for one in question]))
     tau_squared = max(0.0, float(means.var(ddof=1)) - error) if size > 1 else 0.0
+    present = tau_squared + error
+    wanted = present * (allowed / found.smallest_delta) ** 2
     floor = tau_squared + float(np.mean([one.sd**2 * one.rho / (1 - one.rho) for one in question]))
-    shrinking = float(np.mean([one.sd**2 for one in question]))
-    if wanted > floor or (wanted == floor and shrinking == 0):
-        return Plan(2 if shrinking == 0 else max(2, math.ceil(shrinking / (wanted - floor))), None)
+    if wanted > floor:
+        needed = math.ceil(float(np.mean([one.sd**2 for one in question])) / (wanted - floor))
+        return Plan(max(needed, 1 + max(one.num_splits for one in question)), None)
     if gap == 0 or size == 1:  # a single set does not say how much sets differ
         return Plan(None, None)
-    return Plan(None, max(size + 1, math.ceil((tau_squared + error) * size / wanted)))
+    return Plan(None, max(size + 1, math.ceil(size * present / wanted)))
 
 
 def expected_false(verdicts: Sequence[Verdict]) -> float:
@@ -314,8 +316,12 @@ def _sample(
     for name, values in (("mean", y), ("se", scale), ("degrees", degrees), ("centred", held)):
         numbers |= {f"{name}_{i}": lanes(values[:, i]) for i in range(size)}
     rows = np.zeros((size, 1), np.float32)
+    # Chains start dispersed in units of u, wider than the posterior. The prior of mu_0 is flat and would start them so
+    # far away that Student's t hardly pulls.
+    num_lanes = len(questions) * NUM_CHAINS
+    start = np.random.default_rng(seed).normal(size=(num_lanes, 2 + size)).astype(np.float32)
     with devices.settings():  # before JAX is used, which fixes the number of devices
-        sample = _sampler(len(questions) * NUM_CHAINS)((rows, rows[:, 0]), jax.random.key(seed), numbers=numbers)
+        sample = _sampler(num_lanes)((rows, rows[:, 0]), jax.random.key(seed), numbers=numbers, theta=start)
     theta = sample.draws.astype(np.float64).reshape(len(questions), NUM_CHAINS, NUM_SAMPLES, -1)
     out = []
     for question, chains in enumerate(theta):

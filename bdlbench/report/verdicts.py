@@ -26,6 +26,8 @@ DIRECTIONS = {
 }  # fmt: skip
 """Metrics that say which method is better, with 1 where more is better and -1 where less is."""
 _BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, so compared in its standard deviations
+SENSITIVITY = (0.5, 2.0)
+"""How wide the prior of the sd between data sets is for the note on sensitivity, in multiples of its default."""
 SAME, OPEN = "same posterior", "open"
 _COLUMNS = ["A", "B", "data", "splits", "A - B", "95 % interval", "P(better)", "P(equivalent)", "P(worse)", "verdict",
             "smallest delta"]  # fmt: skip
@@ -101,10 +103,17 @@ def compare(
         raise ConfigError(
             "--metric: no two methods have two splits of a data set in common: run them on the same splits."
         )
-    answers = verdicts.hierarchical([list(pair.by_data.values()) for pair in found], delta=delta)
+    questions = [list(pair.by_data.values()) for pair in found]
+    answers = verdicts.hierarchical(questions, delta=delta)
+    several = [index for index, question in enumerate(questions) if len(question) > 1]
+    words: dict[int, set[str]] = {index: {answers[index].overall.word} for index in several}
+    for between in SENSITIVITY if several else ():
+        again = verdicts.hierarchical([questions[index] for index in several], delta=delta, between=between)
+        for index, answer in zip(several, again, strict=True):
+            words[index].add(answer.overall.word)
     leagues = []
     for name in (SAME, OPEN):
-        mine = [(pair, answer) for pair, answer in zip(found, answers, strict=True) if pair.league == name]
+        mine = [(pair, answers[index], words.get(index)) for index, pair in enumerate(found) if pair.league == name]
         if mine:
             leagues.append(_league(name, mine, metric, delta, by_data, with_plan))
     return leagues
@@ -184,10 +193,15 @@ def as_csv(leagues: Sequence[League]) -> str:
 
 
 def _league(
-    name: str, mine: Sequence[tuple[Pair, Hierarchy]], metric: str, delta: float, by_data: bool, with_plan: bool
+    name: str,
+    mine: Sequence[tuple[Pair, Hierarchy, set[str] | None]],
+    metric: str,
+    delta: float,
+    by_data: bool,
+    with_plan: bool,
 ) -> League:
-    rows, notes, pronounced = [], [], []
-    for pair, answer in mine:
+    rows, notes, pronounced, moved = [], [], [], []
+    for pair, answer, words in mine:
         sets = list(pair.by_data)
         splits = sum(one.num_splits for one in pair.by_data.values())
         word = answer.overall.word
@@ -205,7 +219,14 @@ def _league(
                 for (data, one), of_set in zip(pair.by_data.items(), answer.by_data, strict=True)
             ]
         if with_plan and word == "undecided":
-            notes.append(f"{pair.first}, {pair.second}: {verdicts.plan(list(pair.by_data.values()), delta)}")
+            notes.append(f"{pair.first}, {pair.second}: {verdicts.plan(list(pair.by_data.values()), answer.overall)}")
+        if words and len(words) > 1:
+            moved.append(f"{pair.first}, {pair.second} ({', '.join(sorted(words))})")
+    if any(words for _, _, words in mine):
+        notes.append(
+            "With the prior of the sd between data sets half or twice as wide, "
+            + (f"these change: {'; '.join(moved)}." if moved else "no verdict changes.")
+        )
     unit = "standard deviations of the target" if metric in _BY_SET else "the metric's own unit"
     false = verdicts.expected_false(pronounced)
     notes.append(

@@ -185,23 +185,24 @@ def test_few_of_200_hierarchical_nulls_are_decided():
 
 
 def test_plan_says_how_many_splits_or_that_none_decide():
-    """By hand: mean .1, sd .1, delta .02, so se may be .08 / 1.645 = .0486. With rho = 0 that takes (.1 / .0486)^2 = 4.2.
+    """One set by hand: mean .1, sd .1, delta .02 and five splits, whose half interval is h = 2.78 se = .124 with rho = 0.
 
-    With rho = .5 the floor is the sd itself, .1, so none decide, and of a single set nobody knows how much sets differ.
+    It may be .08 x 1.96 / 1.645 = .0953, so n = 5 (.124 / .0953)^2 = 8.5: 9 splits. With rho = .5, where half of se^2 is
+    beyond any number of splits, the same ratio asks for less than that half.
     """
-    one = Difference(0.1, 0.1, 0.1, 1.0, 0.0)
-    assert plan([one], 0.02) == Plan(5, None)
-    assert str(plan([one], 0.02)) == "5 splits of each data set decide."
-    overlapping = one._replace(rho=0.5)
-    assert plan([overlapping], 0.02) == Plan(None, None)
-    assert str(plan([overlapping], 0.02)) == "No number of splits decides; add data sets."
-    assert plan([one._replace(mean=0.02)], 0.02) == Plan(None, None)
-    # Two sets at .1 -+ .2 with small errors: tau^2 = .08, so (.08 + .0001) / .0486^2 = 33.9.
-    two = [Difference(m, 0.1, 0.01, 19.0, 0.1) for m in (-0.1, 0.3)]
-    found = plan(two, 0.02)
-    assert found == Plan(None, 34)
-    assert str(found) == "No number of splits decides; add data sets, up to 34 in all."
-    assert plan([Difference(0.0, 0.0, 0.0, 4.0, 0.1)], 0.02) == Plan(2, None)
+    one = difference([0.1 + 0.1 * z for z in (-1.0, -1.0, 0.0, 1.0, 1.0)], rho=0.0)
+    assert one.sd == pytest.approx(0.1)
+    assert plan([one], verdict(one, 0.02)) == Plan(9, None)
+    assert str(Plan(9, None)) == "9 splits of each data set decide."
+    overlapping = difference([0.1 + 0.1 * z for z in (-1.0, -1.0, 0.0, 1.0, 1.0)], rho=0.5)
+    assert plan([overlapping], verdict(overlapping, 0.02)) == Plan(None, None)
+    assert str(Plan(None, None)) == "No number of splits decides; add data sets."
+    # Two sets at .1 -+ .2 with small errors: splits change nothing, and sets count by (h / allowed)^2 = (.4 / .0953)^2.
+    two = [Difference(m, 0.1, 0.01, 19.0, 0.0) for m in (-0.1, 0.3)]
+    found = verdict(one, 0.02)._replace(median=0.1, smallest_delta=0.4)
+    assert plan(two, found) == Plan(None, 36)
+    assert str(Plan(None, 36)) == "No number of splits decides; add data sets, up to 36 in all."
+    assert plan(two, found._replace(median=0.02)) == Plan(None, None)
 
 
 def test_expected_number_of_false_verdicts():
