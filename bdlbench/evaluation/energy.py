@@ -13,10 +13,15 @@ matrices.
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bdlbench.metrics.checks import Floats
 
 _CHUNK = 2**18  # float32 distances of one temporary: 1 MiB stays in the cache between product, root and sum
+
+
+# The products are small: on busy cores the threads of BLAS would wait for one another longer than they compute.
+_ONE_THREAD = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 class Pairs(NamedTuple):
@@ -98,6 +103,13 @@ def marginal(values: Floats, units: np.ndarray, sizes: Floats, num_run: int) -> 
     return Marginal(half + half.T, w1, float(gaps @ np.sqrt(reference * np.maximum(1 - reference, 0.0))))
 
 
+@_ONE_THREAD
+def marginals(values: Floats, units: np.ndarray, sizes: Floats, num_run: int) -> list[Marginal]:
+    """:func:`marginal` of each of n points: ``values`` is (n, N)."""
+    return [marginal(at, units, sizes, num_run) for at in values]
+
+
+@_ONE_THREAD
 def joint_sums(a: Floats, sizes_a: np.ndarray, b: Floats, sizes_b: np.ndarray) -> Floats:
     """Sums (A, B) of Euclidean distances between the rows of ``a`` and those of ``b``, for each two units.
 

@@ -228,7 +228,7 @@ def fidelity(draws: ArrayLike, reference: Reference | ArrayLike, *, independent:
     unit = np.repeat(np.arange(all_sizes.size), all_sizes)
     both = np.ascontiguousarray(np.concatenate([x, reference.draws]).T)
     size = all_sizes.astype(np.float64)
-    at = [energy.marginal(values, unit, size, num_run) for values in both]
+    at = energy.marginals(both, unit, size, num_run)
     sums = energy.assembled(
         energy.joint_sums(x, sizes, x, sizes),
         energy.joint_sums(x, sizes, reference.draws, reference.sizes),

@@ -312,7 +312,7 @@ def _sample(
     def lanes(values: Floats) -> Floats:
         return np.repeat(values, NUM_CHAINS, axis=0)
 
-    numbers = {"between": between}
+    numbers: dict[str, Any] = {"between": between}
     for name, values in (("mean", y), ("se", scale), ("degrees", degrees), ("centred", held)):
         numbers |= {f"{name}_{i}": lanes(values[:, i]) for i in range(size)}
     rows = np.zeros((size, 1), np.float32)
