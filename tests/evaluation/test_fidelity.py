@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from scipy.integrate import quad
 from scipy.signal import lfilter
 from scipy.special import erf
-from scipy.stats import norm, wasserstein_distance
+from scipy.stats import chi2, ncx2, norm, wasserstein_distance
 
 from bdlbench.evaluation import energy, fidelity
 from bdlbench.evaluation.fidelity import Reference
@@ -230,15 +230,24 @@ def test_intervals_cover():
 
 
 def test_a_small_bias_is_the_shift_in_sd():
-    """A Gaussian .3 sd off has the bias .3 but for b^4 / 24. Jointly, at many points, about sqrt((n - 1) / n) of it."""
+    """A Gaussian .3 sd off has the squared bias .09 but for b^4 / 24; jointly 2 D^2 / G, by the noncentral chi law.
+
+    At n points that is about .09 (n - 1) / n. Limits are three half widths of the 95 % interval, so about six standard
+    errors. The shift is .3 with an error of sqrt(2 / 4000) at a point and a fifth of it over 20: five of these are .03.
+    """
     rng = np.random.default_rng(7)
     found = fidelity.fidelity(0.3 + rng.normal(size=(8, 500, 20)), Reference(rng.normal(size=(8, 500, 20))))
-    assert found.bias.low < 0.3 < found.bias.high
-    assert found.bias_joint.low < 0.3 * np.sqrt(19 / 20) < found.bias_joint.high
-    assert found.bias.high - found.bias.low < 0.1
-    assert found.shift == pytest.approx(
-        0.3, abs=0.03
-    )  # five times sqrt(1 / 4000 + 1 / 4000) / sqrt(20) in sd, and noise
+    spread, between = (
+        np.sqrt(2) * quad(lambda r, law=law: np.sqrt(r) * law.pdf(r), 0, 120)[0]
+        for law in (chi2(20), ncx2(20, 20 * 0.09 / 2))
+    )
+    joint = 2 * (2 * between - 2 * spread) / spread
+    assert joint == pytest.approx(0.09 * 19 / 20, rel=0.03)
+    for bias, expected in ((found.bias, np.sqrt(np.pi) * gaussian_distance(0.3, 1.0)), (found.bias_joint, joint)):
+        assert abs(bias.squared - expected) < 3 * (bias.squared_high - bias.squared)
+        assert bias.high - bias.low < 0.1
+        assert bias.value == pytest.approx(np.sqrt(bias.squared))
+    assert found.shift == pytest.approx(0.3, abs=0.03)
     assert found.gradients_per_exact_draw(1e4) == 1e4 / found.worth.value
 
 
