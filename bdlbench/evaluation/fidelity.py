@@ -191,7 +191,7 @@ def fidelity(draws: ArrayLike, reference: Reference | ArrayLike, *, independent:
       same number of chains and draws.
     - ``bias`` = sqrt(max(0, s)) with s = sqrt(pi) mean D^2 from pairs between chains alone, which has no Monte Carlo
       error in the mean. A Gaussian shifted by a small part b of its sd has the bias b. Jointly s = 2 D^2 / G, which is
-      the same number for a Gaussian on the line, and the mean square shift where points are many. It cannot tell a
+      the same number for a Gaussian on the line, and b^2 again where independent points are all shifted by b. It cannot tell a
       shift from a wrong spread: sd 10 % too large is a bias of .069.
 
     W_1 is exact for empirical laws. Its floor is sqrt(2/pi) sqrt(1/S + 1/R) mean of int sqrt(G (1 - G)) over sd, with G
