@@ -28,6 +28,8 @@ NUM_CHAINS, NUM_WARMUP, NUM_SAMPLES = 4, 400, 500
 MOST_TOGETHER = 16
 """So many questions are sampled as lanes of one program."""
 MAX_RHAT = 1.05
+ATTEMPTS = 3
+"""A question whose chains disagree is sampled again with other keys, so many times in all. Then it is not converged."""
 _FINEST = 1e-3  # standard errors below this share of delta decide nothing, and zero has no density
 
 
@@ -215,14 +217,19 @@ def hierarchical(
         else:
             by_size.setdefault(len(question), []).append(index)
     for size, indices in by_size.items():
-        together = min(MOST_TOGETHER, 2 ** math.ceil(math.log2(len(indices))))
-        for start in range(0, len(indices), together):
-            some = indices[start : start + together]
-            padded = (some * together)[:together]
-            draws = _sample([questions[index] for index in padded], size, delta, between, seed + start)
-            for index, drawn in zip(some, draws, strict=False):
-                found = [_of_draws(drawn[..., column], delta) for column in range(size + 1)]
-                out[index] = Hierarchy(found[0], found[1:])
+        for attempt in range(ATTEMPTS):
+            together = min(MOST_TOGETHER, 2 ** math.ceil(math.log2(len(indices))))
+            for start in range(0, len(indices), together):
+                some = indices[start : start + together]
+                padded = (some * together)[:together]
+                key = seed + start + 100_003 * attempt
+                draws = _sample([questions[index] for index in padded], size, delta, between, key)
+                for index, drawn in zip(some, draws, strict=False):
+                    found = [_of_draws(drawn[..., column], delta) for column in range(size + 1)]
+                    out[index] = Hierarchy(found[0], found[1:])
+            indices = [index for index in indices if not _converged(out[index])]
+            if not indices:
+                break
     return [one for one in out if one is not None]
 
 
@@ -257,6 +264,10 @@ def plan(question: Sequence[Difference], found: Verdict) -> Plan:
 def expected_false(verdicts: Sequence[Verdict]) -> float:
     """Expected number of false verdicts among those pronounced, the sum of 1 - P. It stands under a table of all pairs."""
     return sum(1 - getattr(one, one.word) for one in verdicts if one.word in ("better", "equivalent", "worse"))
+
+
+def _converged(found: Hierarchy | None) -> bool:
+    return found is not None and found.overall.word != "not converged"
 
 
 def _factor(num_splits: int, rho: float) -> float:
