@@ -14,7 +14,7 @@ import jax
 
 from bdlbench.runs.provenance import git_commit, versions
 from bdlbench.sampling.devices import setup_jax
-from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_mile, rows_sweep, rows_whole
+from benchmarks import rows_checkpoint, rows_evaluation, rows_loop, rows_methods, rows_mile, rows_sweep, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -38,6 +38,7 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "sweep_overhead": rows_sweep.overhead,
     "sweep_repeat": rows_sweep.repeated,
     "store_table": rows_sweep.table,
+    "worth": rows_evaluation.worth,
 }
 
 

@@ -90,6 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument("--markdown", action="store_true", help="print Markdown")
     table.add_argument("--aggregate", action="store_true", help="means over splits and seeds, with standard errors")
+    compared = add("compare", _compare, "say which methods are better, over splits and data sets", store, filters)
+    compared.add_argument("--metric", required=True, metavar="NAME", help="such as lppd or rmse")
+    compared.add_argument(
+        "--delta", required=True, type=float, help="the difference that matters, in the metric's unit"
+    )
+    compared.add_argument("--by", choices=["data"], help="a row for each data set too")
+    compared.add_argument("--baseline", metavar="NAME", help="compare each method with this one (default: all pairs)")
+    compared.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    compared.add_argument("--plan", action="store_true", help="say what would decide what is undecided")
+    compared.add_argument(
+        "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
+    )
     diff = add("diff", _diff, "show where the configurations of two runs differ", store)
     diff.add_argument("ids", nargs=2, metavar="ID")
     delete = add("delete", _delete, "delete failed and diverged runs, on confirmation", store)
@@ -170,6 +182,27 @@ def _table(arguments: argparse.Namespace) -> None:
         print(comparison_markdown(records, aggregate=arguments.aggregate), end="")
     else:
         _print(comparison(records, aggregate=arguments.aggregate))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from bdlbench.report import verdicts
+
+    store = Store(arguments.store)
+    rows = _selected(store, arguments)
+    if not rows:
+        _say_empty(arguments)
+        return
+    leagues = verdicts.compare(
+        [store.record(row["id"]) for row in rows],
+        metric=arguments.metric,
+        delta=arguments.delta,
+        by_data=arguments.by == "data",
+        baseline=arguments.baseline,
+        rho=arguments.rho,
+        with_plan=arguments.plan,
+    )
+    show = {"markdown": verdicts.as_markdown, "latex": verdicts.as_latex, "csv": verdicts.as_csv}
+    print(show[arguments.format](leagues), end="")
 
 
 def _diff(arguments: argparse.Namespace) -> None:
