@@ -83,6 +83,7 @@ def test_a_stream_that_fails_is_said_once():
     for _ in range(3):
         print("a table", file=stream, flush=True)
     assert told.getvalue().count("standard output cannot be written to") == 1
+    stream.close()  # the null device that stands in for it
 
 
 BAD = {
