@@ -5,6 +5,7 @@ are checked. While a program is traced it is called with tracers. These pass eve
 been checked before.
 """
 
+import difflib
 import functools
 import inspect
 import math
@@ -103,7 +104,11 @@ def coerced(
             continue
         if key not in known and not open_ended:
             names = [n for n, p in known.items() if p.kind is p.KEYWORD_ONLY] or list(known)
-            raise ConfigError(f"{path}.{key} is unknown: {node['_target_']} takes {', '.join(names) or 'no options'}.")
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"{path}.{key} is unknown: {hint}{node['_target_']} takes {', '.join(names) or 'no options'}."
+            )
         if key in known:
             out[key] = coerce(f"{path}.{key}", value, known[key].annotation)
     for key, parameter in known.items():
@@ -141,6 +146,11 @@ def coerce(path: str, value: Any, annotation: Any) -> Any:
     if float in kinds and str not in kinds and (missing or isinstance(value, str | bool | list)):
         raise ConfigError(f"{path}={value!r} must be a number.")
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    plain = {str: "text", bool: "true or false", type(None): "null"}
+    if kinds <= plain.keys() and kinds != {type(None)} and type(value) not in kinds:
+        if str in kinds and isinstance(value, int) and not isinstance(value, bool):  # a column named 3, say
+            return str(value)
+        raise ConfigError(f"{path}={value!r} must be {' or '.join(plain[kind] for kind in plain if kind in kinds)}.")
     if float in kinds and number and not (int in kinds and isinstance(value, int)):
         return float(value)
     if kinds & {int, float} and kinds <= {int, float, type(None)} and not (value is None and type(None) in kinds):

@@ -34,6 +34,7 @@ class _Bayes(BaseEstimator):
         options: Any = None,
         random_state: Any = None,
         progress: Any = False,
+        precision: Any = "float32",
     ) -> None:
         self.network = network
         self.inference = inference
@@ -48,6 +49,7 @@ class _Bayes(BaseEstimator):
         self.options = options
         self.random_state = random_state
         self.progress = progress
+        self.precision = precision
 
     def _fit(self, x: np.ndarray, y: np.ndarray) -> None:
         seed = self.random_state
@@ -65,6 +67,7 @@ class _Bayes(BaseEstimator):
             seed=int(seed),
             standardize=self.standardize,
             progress=self.progress,
+            precision=self.precision,
             options={**{name: value for name, value in given.items() if value is not None}, **(self.options or {})},
         )
 
@@ -87,6 +90,8 @@ class BayesRegressor(RegressorMixin, _Bayes):
     random_state : int, RandomState or None
         The seed of the fit.
     progress : bool
+    precision : "float32" or "float64"
+        Of the fit; predictions are in double precision either way.
 
     Attributes
     ----------
@@ -145,6 +150,7 @@ class BayesClassifier(ClassifierMixin, _Bayes):
         options: Any = None,
         random_state: Any = None,
         progress: Any = False,
+        precision: Any = "float32",
     ) -> None:
         super().__init__(
             network,
@@ -160,6 +166,7 @@ class BayesClassifier(ClassifierMixin, _Bayes):
             options=options,
             random_state=random_state,
             progress=progress,
+            precision=precision,
         )
 
     def fit(self, X: Any, y: Any) -> "BayesClassifier":

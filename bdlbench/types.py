@@ -17,6 +17,7 @@ from bdlbench.errors import ConfigError as ConfigError
 
 Array = jax.Array
 Task = Literal["regression", "classification"]
+Precision = Literal["float32", "float64"]
 Info = Mapping[str, Array]
 """What a step reports: scalars by name.
 
@@ -139,8 +140,21 @@ class Target(NamedTuple):
         False for the weights of the network before its last dense layer, True for all others. Raises ConfigError for a
         network for which this cannot be derived.
     needs_key : bool
-        Whether the log likelihood is a random estimate that ``data.key`` determines. Only methods with
-        ``fixed_target=False`` accept such a target.
+        Whether the log likelihood is a random estimate that ``data.key`` determines. Only methods without a
+        ``fixed_target`` take such a target.
+    scored : (x) -> bool array (B,), or None
+        Which rows the model observes, where it observes y under a mask. The mask depends on x alone. A hidden row has
+        the log likelihood 0 and is not scored.
+    fits : (theta, x, y) -> bool array (B,), or None
+        Whether each y lies in the support of p(y | x, theta), or its row is hidden. None where the support is all real
+        numbers or is not known.
+    support : str
+        The support in words; empty where ``fits`` is None.
+    rows_interact : bool or None
+        True where the model declares that what it says of a row depends on other rows, False where it is known not to,
+        None where it is not known.
+    notes : tuple of str
+        What a reader of the results must know of the model.
     """
 
     dim: int
@@ -157,6 +171,11 @@ class Target(NamedTuple):
     units: Callable[[], Any] | None = None
     last_layer: Callable[[], Any] | None = None
     needs_key: bool = False
+    scored: Callable[[Any], Array] | None = None
+    fits: Callable[[Array, Any, Any], Array] | None = None
+    support: str = ""
+    rows_interact: bool | None = None
+    notes: tuple[str, ...] = ()
 
     def log_density(self, theta: Array, data: Data) -> Array:
         """Return the tempered unnormalised log posterior at ``theta`` (D,).

@@ -14,7 +14,7 @@ import jax
 
 from bdlbench.runs.provenance import git_commit, versions
 from bdlbench.sampling.devices import setup_jax
-from benchmarks import rows_checkpoint, rows_loop, rows_methods, rows_mile, rows_sweep, rows_whole
+from benchmarks import rows_checkpoint, rows_evaluation, rows_loop, rows_methods, rows_mile, rows_sweep, rows_whole
 from benchmarks.timing import Options, Row, Skipped
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -38,6 +38,7 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "sweep_overhead": rows_sweep.overhead,
     "sweep_repeat": rows_sweep.repeated,
     "store_table": rows_sweep.table,
+    "worth": rows_evaluation.worth,
 }
 
 
@@ -76,13 +77,15 @@ def show(measured: dict[str, list[Row] | str]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{device()}, JAX {jax.__version__}")
-    table.add_column("what", overflow="fold")
+    table.add_column("what", overflow="fold", min_width=24)
     for column in ("median [min-max]", "limit", "met"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("today's best elsewhere", overflow="fold")
     for name, rows in measured.items():
         if isinstance(rows, str):
-            table.add_row(name, rows if rows.startswith("failed") else f"skipped: {rows}")
+            # The reason of a failure is long, and only the last column is made for that.
+            state, _, reason = rows.partition(": ") if rows.startswith("failed") else ("skipped", "", rows)
+            table.add_row(name, state, "", "", " ".join(reason.split()))
             continue
         for row in rows:
             spread = f" [{row.values and min(row.values):.3g}-{max(row.values):.3g}]" if len(row.values) > 1 else ""

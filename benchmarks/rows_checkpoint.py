@@ -95,7 +95,7 @@ def _finished_run(store: Any, run_id: str) -> None:
     with store.writer(run_id, {"seed": 0}) as writer:
         variables = [("posterior", f"w{i}", (10,)) for i in range(4)]
         variables += [("sample_stats", name, ()) for name in ("lp", "n_steps", "energy", "step_size")]
-        variables += [("log_likelihood", "y", (40,)), ("posterior_predictive", "y", (40,))]
+        variables += [("log_likelihood_test", "y", (40,)), ("predictions", "y", (40,))]
         for group, name, extra in variables:
             dims = ["chain", "draw", *(f"{name}_dim_{axis}" for axis in range(len(extra)))]
             values = rng.normal(size=(4, 500, *extra)).astype("float32")

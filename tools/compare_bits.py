@@ -87,7 +87,7 @@ def differences(one: Path, other: Path) -> Iterator[str]:
             yield f"{setting}: only in {'the first' if setting in left else 'the second'}"
             continue
         with Store(one).posterior(left[setting]) as a, Store(other).posterior(right[setting]) as b:
-            for group in ("posterior", "sample_stats", "posterior_predictive", "log_likelihood"):
+            for group in ("posterior", "sample_stats", "predictions", "log_likelihood_test"):
                 mine, theirs = (tree[group].data_vars if group in tree.children else {} for tree in (a, b))
                 for name in sorted({*mine, *theirs}):
                     same = name in mine and name in theirs and np.array_equal(mine[name], theirs[name], equal_nan=True)

@@ -16,8 +16,9 @@ from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.diagnosis import diagnosis, status
 from bdlbench.runs.job import Job, check_job
 from bdlbench.runs.look import look_at
+from bdlbench.runs.observed import as_seen
 from bdlbench.runs.progress import Notebook, Progress, make_progress
-from bdlbench.runs.storage import Storage
+from bdlbench.runs.storage import TEST_GROUPS, Storage
 from bdlbench.runs.tally import Tally
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
@@ -26,6 +27,7 @@ from bdlbench.sampling.position import Position
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import Shared
 from bdlbench.store import RunWriter
+from bdlbench.types import Precision
 
 DIAGNOSED_ROWS = 500
 """Training rows at which chains are compared, as a run compares them at so many test rows."""
@@ -91,7 +93,7 @@ class _Memory(RunWriter):
         chunk_draws: int | None = None,
     ) -> None:
         """Make room for what diagnostics read."""
-        if group in ("log_likelihood", "posterior_predictive"):
+        if group in TEST_GROUPS:
             self.arrays[group, name] = np.empty(shape, dtype)
 
     def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
@@ -117,6 +119,7 @@ def prepare(
     seed: int,
     standardize: bool,
     options: Mapping[str, Any],
+    precision: Precision,
 ) -> tuple[Parts, Rows, Job]:
     """The job of a fit, checked; nothing is compiled."""
     parts = make_parts(
@@ -127,10 +130,11 @@ def prepare(
         temperature=temperature,
         inference=inference,
         options=options,
+        precision=precision,
     )
     rows = make_rows(parts, x, y, standardize=standardize)
     job = make_job(parts, rows, seed)
-    check_job(job)
+    job = check_job(job)
     return parts, rows, job
 
 
@@ -185,7 +189,7 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
         message = f"{job.id}: done in {clock.sampling():.1f} s"
     finally:
         progress.finish(message)
-    looks = [look_at(block, every, thinning, {}, {}, None) for block in blocks]
+    looks = [look_at(block, every, thinning, {}, {}) for block in blocks]
     good = [look.good for look in looks]
     seen = _copied(tally)
     for look in looks:
@@ -222,7 +226,9 @@ def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
     """What a record would say of the draws: diagnostics in function space, at training rows, and warnings."""
     some = slice(DIAGNOSED_ROWS)
     train = job.dataset.train
-    rows = ModelRows(train.x[some], train.y[some])
+    first = dataclasses.replace(job.dataset, test=ModelRows(train.x[some], train.y[some]), shifted={})
+    rows = as_seen(job.program, job.numbers, first).test  # hidden rows may hold any y
+    assert rows is not None
     schedule = job.program.stages[-1].schedule
     # Ranks and ratios have no units, so that the targets need not be scaled back.
     dataset = dataclasses.replace(job.dataset, test=rows, y_scaler=None)
@@ -233,25 +239,28 @@ def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
         assert block.draws is not None
         seen = predictor.predict(block.draws, block.first_draw, block.anchor)
         seen = _as_rows(seen) if rows.y.ndim == 2 else seen
-        look = look_at(block, slice(0, job.num_chains), schedule.thinning, {}, {"": seen}, tally.moments)
+        own = slice(0, job.num_chains)
+        look = look_at(block, own, schedule.thinning, {}, {"": seen}, tally.absent, gaussian=draws.gaussian)
         tally.add(look)
         storage.write(look)
     chains = tally.sound_chains() if draws.markov else []
-    mixing = storage.mixing(chains, tally.drawn) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
-    found = diagnosis(job, tally, mixing)
+    mixing = storage.mixing(chains, tally.drawn, tally.absent) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
+    found = diagnosis(job, tally, mixing, markov=draws.markov)
     counts = {"num_diverging": tally.num_diverging, "num_nonfinite": tally.num_nonfinite}
     return {
         "status": found.status,
         "reason": found.reason,
         "diagnostics": {**found.diagnostics, **counts, "num_grads": draws.num_grads(len(train.y))},
         "warnings": [*([] if found.reason is None else [found.reason]), *found.warnings],
+        "not_assessed": found.not_assessed,
     }
 
 
 def _as_rows(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Predictions (C, n, T, K) of several targets as those of T K rows, each with the joint log likelihood of its row."""
-    width = seen["mean"].shape[-1]
-    flat = {name: seen[name].reshape(*seen[name].shape[:2], -1) for name in ("mean", "variance", "sample")}
+    width = max(seen[name].shape[-1] for name in ("mean", "sample") if name in seen)
+    names = [name for name in ("mean", "variance", "sample") if name in seen]
+    flat = {name: seen[name].reshape(*seen[name].shape[:2], -1) for name in names}
     return {**flat, "log_lik": np.repeat(seen["log_lik"], width, -1)}
 
 

@@ -1,6 +1,7 @@
 """A saved folder or a stored run becomes a posterior again."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from bdlbench.api.problem import Parts, Rows
 from bdlbench.api.serving import Server
 from bdlbench.data.dataset import Dataset, Scaler
 from bdlbench.errors import ConfigError
-from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
+from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS, TEMPERATURE
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.configuration import PROGRAM_SECTIONS
 from bdlbench.runs.job import Job
-from bdlbench.runs.stored_draws import load_job
+from bdlbench.runs.stored_draws import has_rows, load_job
 from bdlbench.sampling import loop
-from bdlbench.sampling.devices import settings
+from bdlbench.sampling.devices import computing_in, settings
 from bdlbench.store import Store
 
 
@@ -58,7 +59,7 @@ def load(
         raise ConfigError(
             "network and the like are handed in for a folder; a stored run names its own: leave them out."
         )
-    with settings():
+    with settings():  # the run's own precision is set where its record is known
         return load_run(store if isinstance(store, Store) else Store(store), str(source), trust=trust)
 
 
@@ -68,7 +69,12 @@ def load_run(store: Store, prefix: str, *, trust: bool = False) -> Posterior:
     record = store.record(run_id)
     if record["status"] == "failed":
         raise ConfigError(f"id: run '{run_id}' failed and has no draws: choose a complete run.")
-    job = load_job(store, run_id, trust=trust)
+    job = load_job(store, run_id, trust=trust, rows_needed=False)
+    with computing_in(job.precision):
+        return _loaded(store, run_id, record, job)
+
+
+def _loaded(store: Store, run_id: str, record: Mapping[str, Any], job: Job) -> Posterior:
     inputs, targets = _units(job.dataset)
     shared, lane, _, _ = arrange([job])
     last = len(job.program.stages) - 1
@@ -88,14 +94,16 @@ def load_run(store: Store, prefix: str, *, trust: bool = False) -> Posterior:
         gaussian=networks.is_normal(job.program, job.numbers, job.dataset),
     )
     nodes = {name: job.config[name] for name in PROGRAM_SECTIONS if job.config.get(name) is not None}
-    parts = Parts(nodes, {}, job.numbers["temperature"], dict(job.labels))
+    parts = Parts(nodes, {}, job.numbers["temperature"], dict(job.labels), job.precision)
     found = {name: record["metrics"].get(name) for name in (*CHAIN_DIAGNOSTICS, "psis_khat")}
+    found |= {name: record["metrics"][name] for name in TEMPERATURE if name in record["metrics"]}
     counts = {name: record[name] for name in ("num_diverging", "num_nonfinite", "num_grads")}
     report = {
         "status": record["status"],
         "reason": record["reason"],
         "diagnostics": found | counts,
         "warnings": [*([record["reason"]] if record["reason"] else []), *record["warnings"]],
+        "not_assessed": record.get("not_assessed", []),
     }
     facts = {
         "schedule": dict(job.program.stages[-1].schedule._asdict()),
@@ -104,7 +112,11 @@ def load_run(store: Store, prefix: str, *, trust: bool = False) -> Posterior:
         "rest_grads": 0.0,
         "notes": record["notes"],
     }
-    origin = Origin(_rows(job.dataset, inputs, targets), dataclasses.replace(job, parent=None), method.start)
+    origin = None
+    if has_rows(job):
+        origin = Origin(_rows(job.dataset, inputs, targets), dataclasses.replace(job, parent=None), method.start)
+    else:
+        facts["notes"] = [*facts["notes"], "the data of the run have changed or are gone: it only predicts"]
     return Posterior(server, parts, facts, stats, origin=origin, report=report)
 
 

@@ -16,6 +16,7 @@ from bdlbench.data.dataset import Dataset
 from bdlbench.errors import ConfigError
 from bdlbench.model.bnn import build_network
 from bdlbench.runs import configuration
+from bdlbench.runs.job import declared
 from bdlbench.sampling.programs import Program
 
 FEW = 2
@@ -45,7 +46,7 @@ def module_of(
     nodes, _ = configuration.split(parts.nodes)
     network = parts.objects.get("network")
     if network is None:
-        network = configuration.call(configuration.fill(nodes["network"], numbers), "network")
+        network = declared(configuration.fill(nodes["network"], numbers), "network")
     if "likelihood" in parts.objects:
         likelihood = parts.objects["likelihood"](targets.task, outputs)
     else:

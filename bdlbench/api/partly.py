@@ -52,7 +52,7 @@ def fix_the_rest(
         labels={**parts.labels, "inference": "map of the rest"},
     )
     first = make_job(mode, rows, job.seed)
-    check_job(first)
+    first = check_job(first)
     train = first.dataset.train
     target = first.program.make_target(first.numbers, jnp.asarray(train.x), jnp.asarray(train.y))
     draws = fitting.sample(first, shown)
@@ -79,6 +79,6 @@ def _chosen(target: Any, sites: Mapping[str, np.ndarray], bayesian: str | Callab
     if bayesian != "last_layer":
         raise ConfigError(f"bayesian={bayesian!r} is unknown: use 'last_layer' or a function of a weight's path.")
     # A site is of the last layer if moving theta there moves it.
-    mask = jnp.asarray(target.last_layer(), jnp.float32)
+    mask = jnp.asarray(target.last_layer(), float)
     still, moved = target.constrain(jnp.zeros(target.dim)), target.constrain(mask)
     return {name for name in weights if not np.array_equal(still[name], moved[name])}

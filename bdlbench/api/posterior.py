@@ -12,14 +12,14 @@ import numpy as np
 
 from bdlbench.api import fitting, networks, partly
 from bdlbench.api.prediction import Prediction
-from bdlbench.api.problem import Parts, Rows, make_job, make_program, num_outputs
-from bdlbench.api.serving import Precision, Server
+from bdlbench.api.problem import Parts, Rows, checked_precision, make_job, make_program, num_outputs
+from bdlbench.api.serving import Server
 from bdlbench.errors import ConfigError
 from bdlbench.runs import configuration
 from bdlbench.runs.job import Job, check_job
 from bdlbench.sampling.devices import settings
 from bdlbench.sampling.position import Position
-from bdlbench.types import Schedule
+from bdlbench.types import Precision, Schedule
 
 MOST_BYTES = 2**30
 """Largest pointwise log likelihood that :attr:`Posterior.data_tree` makes."""
@@ -50,9 +50,10 @@ def fit(
     seed: int = 0,
     standardize: bool = True,
     progress: bool | Literal["auto", "lines", "off"] = True,
+    precision: Any = "float32",
     bayesian: str | Callable[[str], bool] | None = None,
     store: Any = None,
-    options: Mapping[str, Any] | None = None,
+    options: Any = None,
     **keywords: Any,
 ) -> "Posterior":
     r"""Sample or approximate the posterior of a model given rows.
@@ -84,6 +85,9 @@ def fit(
         comes out of the posterior stays in your units, but :attr:`Posterior.params`.
     progress : bool
         Bars or lines while it runs.
+    precision : "float32" or "float64"
+        In which everything is computed and kept: the rows, the method, its draws and their predictions, whatever
+        ``jax_enable_x64`` says in your process.
     bayesian : "last_layer", or a function of a weight's path (as ``output.kernel``), optional
         Which weights of the network get a posterior. The rest is first fitted to the mode of the whole posterior by the
         preset ``map``, whose options begin with ``rest.`` (``options={"rest.num_warmup": 500}``) and whose price is
@@ -118,7 +122,8 @@ def fit(
             f"rest.{min(rest)} is an option of partly Bayesian networks: give bayesian='last_layer', say."
         )
     shown = fitting.progress_of(progress)
-    with settings():
+    precision = checked_precision(precision)
+    with settings(precision):
         parts, rows, job = fitting.prepare(
             network,
             x,
@@ -131,6 +136,7 @@ def fit(
             seed=seed,
             standardize=standardize,
             options=given,
+            precision=precision,
         )
         price = {"num_grads": 0.0, "seconds": 0.0}
         if bayesian is not None:
@@ -138,7 +144,7 @@ def fit(
                 raise ConfigError("store does not keep partly Bayesian networks: leave it out, and save the posterior.")
             parts, price = partly.fix_the_rest(parts, rows, job, bayesian, rest, shown)
             job = make_job(parts, rows, job.seed)
-            check_job(job)
+            job = check_job(job)
         if store is not None:
             from bdlbench.api.stored import fit_stored
 
@@ -147,7 +153,9 @@ def fit(
         return from_draws(parts, rows, job, draws, progress, price)
 
 
-def _merged(options: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(options: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"options={options!r} must be a mapping of options by name, as {{'num_samples': 500}}.")
     options = dict(options or {})
     twice = set(options) & set(keywords)
     if twice:
@@ -196,7 +204,7 @@ def _restored(
     back = None
     if origin is not None:
         rows, start, position = origin
-        with settings():
+        with settings(parts.precision):
             back = Origin(rows, make_job(parts, rows, server["seed"]), start, position)
     return Posterior(Server(program=program, **server), parts, facts, stats, origin=back, report=report)
 
@@ -245,6 +253,11 @@ class Posterior:
         return Schedule(**self._facts["schedule"])
 
     @property
+    def precision(self) -> Precision:
+        """In which it was computed."""
+        return self._server.precision
+
+    @property
     def task(self) -> str:
         """``regression`` or ``classification``."""
         return self._server.targets.task
@@ -270,7 +283,7 @@ class Posterior:
             return self._given_report
         assert self._origin is not None
         assert self._origin.draws is not None
-        with settings():
+        with settings(self.precision):
             found = fitting.diagnose(self._origin.job, self._origin.draws)
         if self._facts["rest_grads"]:
             found["diagnostics"]["num_grads"]["rest"] = self._facts["rest_grads"]
@@ -281,7 +294,8 @@ class Posterior:
         """How good the draws are, as in a record of a run; in function space, at up to 500 training rows.
 
         ``rhat_max``, ``ess_bulk_min``, ``ess_bulk_median``, ``ess_tail_min`` (None where draws are no Markov chain),
-        ``psis_khat`` where the method has a density, ``num_diverging``, ``num_nonfinite`` and ``num_grads``, gradient
+        ``psis_khat`` where the method has a density, ``configurational_temperature`` and its error where a sampler makes no
+        Metropolis test, ``num_diverging``, ``num_nonfinite`` and ``num_grads``, gradient
         evaluations on all rows by phase. Made when it is first asked for.
         """
         return dict(self._report["diagnostics"])
@@ -290,6 +304,11 @@ class Posterior:
     def warnings(self) -> list[str]:
         """What a reader of the results must know."""
         return list(self._report["warnings"])
+
+    @property
+    def not_assessed(self) -> list[str]:
+        """What could not be diagnosed, each with the reason."""
+        return list(self._report.get("not_assessed", []))
 
     def __repr__(self) -> str:
         labels = self._parts.labels
@@ -301,11 +320,12 @@ class Posterior:
         shown = {"rhat_max": "R-hat", "ess_bulk_min": "bulk ESS", "psis_khat": "k-hat", "num_diverging": "divergences"}
         found = {word: self.diagnostics.get(name) for name, word in shown.items()}
         lines.append("  " + ", ".join(f"{word} {value:.4g}" for word, value in found.items() if value is not None))
-        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+        lines += [f"  warning: {text}" for text in self.warnings]
+        return "\n".join([*lines, *(f"  not assessed: {text}" for text in self.not_assessed)])
 
     # ---- new rows
 
-    def predict(self, x: Any, *, num_draws: int | None = None, precision: Precision = "float32") -> Prediction:
+    def predict(self, x: Any, *, num_draws: int | None = None, precision: Any = None) -> Prediction:
         """The posterior predictive distribution at new rows, in your units.
 
         Methods that linearise the network (Laplace) predict from the linearised one.
@@ -315,10 +335,10 @@ class Posterior:
         x : rows, in the same form as at the fit
             The columns of a DataFrame are found by name.
         num_draws : int, optional
-            About the largest number of draws to use, evenly spaced; None means all.
-        precision : "float32" or "float64"
-            The precision of the computation. In double precision the prediction of a row hardly depends on the other
-            rows.
+            At most about so many draws, evenly spaced; all where None.
+        precision : "float32" or "float64", optional
+            In which the draws meet the rows; that of the fit where None. In double precision a row's prediction hardly
+            depends on the others.
 
         Raises
         ------
@@ -340,20 +360,24 @@ class Posterior:
             return server.predict(seen, y, seed=seed, every=every, precision=precision)
 
         arrays = again(None, 0)
-        wanted = ("mean", "variance", "probs", "sample")
+        wanted = ("mean", "variance", "probs", "sample", "log_lik")
         kept: dict[str, np.ndarray] = {name: arrays[name] for name in wanted if name in arrays}
         for name in ("mean", "probs"):
-            if name in kept and not (fine := np.isfinite(kept[name])).all() and fine.any():
+            # Of other likelihoods than the normal it may be the mean that does not exist.
+            at_fault = name in kept and (name == "probs" or server.gaussian)
+            if at_fault and not (fine := np.isfinite(kept[name])).all() and fine.any():
                 draw, row = np.argwhere(~fine)[0][:2]
                 raise FloatingPointError(
                     f"The prediction of draw {draw} at row {row} is not finite: see that x is of the size of the "
                     "training rows."
                 )
-        return Prediction(kept, server.targets, gaussian=server.gaussian, again=again)
+        return Prediction(
+            kept, server.targets, gaussian=server.gaussian, again=again, scored=lambda: server.scored(seen)
+        )
 
     def standardize(self, x: Any) -> Any:
         """Rows as the model sees them: what :meth:`apply` hands to a module."""
-        seen = self._server.inputs.standardised(x).astype(np.float32)
+        seen = self._server.inputs.standardised(x).astype(self.precision)
         return self._server.inputs.unpack(seen)
 
     # ---- parameters
@@ -421,8 +445,8 @@ class Posterior:
         import jax
         import jax.numpy as jnp
 
-        args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, args)
-        with settings():
+        with settings(self.precision):
+            args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, args)
             if not self._parts.has_network:
                 return networks.map_over(lambda sites: function(sites, *args), self._sites)
             module = self._module
@@ -467,7 +491,7 @@ class Posterior:
             groups["sample_stats"] = group(stats)
         if self._origin is not None:
             rows = self._origin.rows
-            size = self._server.good.size * len(rows.y) * 4
+            size = self._server.good.size * len(rows.y) * np.dtype(self.precision).itemsize
             if log_likelihood and size <= max_bytes:
                 groups["log_likelihood"] = group({"y": self._log_likelihood(rows)}, ("row",))
             elif log_likelihood:
@@ -483,11 +507,12 @@ class Posterior:
         return tree
 
     def _log_likelihood(self, rows: Rows) -> np.ndarray:
-        dataset = rows.dataset()
+        with settings(self.precision):
+            dataset = rows.dataset()
         found = self._server.predict(dataset.train.x, dataset.train.y)["log_lik"]
         width = rows.targets.shape[0] if rows.targets.shape else 1
         found = found - np.broadcast_to(np.log(rows.targets.loc_scale[1]), (width,)).sum()
-        out = np.full((*self._server.good.shape, found.shape[-1]), np.nan, np.float32)
+        out = np.full((*self._server.good.shape, found.shape[-1]), np.nan, self.precision)
         out[self._server.good] = found
         return out
 
@@ -515,10 +540,10 @@ class Posterior:
 
         if self._origin is None:
             raise ConfigError(
-                "update needs the training rows, which this posterior was saved without: save it with rows=True, or fit "
-                "all rows anew."
+                "update needs the training rows, which this posterior lacks: save it with rows=True, put the data of a "
+                "stored run back, or fit all rows anew."
             )
-        with settings():
+        with settings(self.precision):
             return updated(self, x_more, y_more, self._server.seed + 1 if seed is None else seed)
 
     # ---- to disk

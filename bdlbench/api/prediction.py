@@ -11,6 +11,7 @@ from bdlbench.api.inputs import Targets
 from bdlbench.data.dataset import Scaler
 from bdlbench.errors import ConfigError
 from bdlbench.metrics.calibration import mixture_quantile
+from bdlbench.runs.look import PREDICTED, absent_moments
 
 
 class Prediction:
@@ -37,9 +38,11 @@ class Prediction:
         *,
         gaussian: bool,
         again: Callable[..., dict[str, np.ndarray]],
+        scored: Callable[[], np.ndarray],
     ) -> None:
         self._arrays, self._targets, self._gaussian, self._again = dict(arrays), targets, gaussian, again
-        self.num_draws, self.num_rows = arrays["sample"].shape[:2]
+        self._scored = scored
+        self.num_draws, self.num_rows = next(iter(arrays.values())).shape[:2]
 
     def __repr__(self) -> str:
         kind = "amounts" if self._targets.classes is None else f"{len(self._targets.classes)} classes"
@@ -52,10 +55,18 @@ class Prediction:
 
     # ---- amounts
 
-    def _amount(self, name: str) -> np.ndarray:
+    def _refuse_classes(self, name: str) -> None:
         if self._targets.classes is not None:
             raise ConfigError(f"{name} belongs to amounts, but these are classes: use probs, entropy or log_prob.")
-        return self._arrays["mean" if name != "variance" else "variance"].astype(np.float64)
+
+    def _amount(self, name: str) -> np.ndarray:
+        self._refuse_classes(name)
+        moment = "mean" if name != "variance" else "variance"
+        if moment not in self._arrays or not np.isfinite(self._arrays[moment]).all():
+            raise ConfigError(
+                f"{name}: y given theta has no finite {moment} under this likelihood: use quantile, sample or log_prob."
+            )
+        return self._arrays[moment].astype(np.float64)
 
     @property
     def means(self) -> np.ndarray:
@@ -104,7 +115,7 @@ class Prediction:
         q : float or sequence of float
             Levels strictly between 0 and 1.
         """
-        self._amount("quantile")
+        self._refuse_classes("quantile")
         levels = np.atleast_1d(np.asarray(q, np.float64))
         if not ((levels > 0) & (levels < 1)).all():
             raise ConfigError(f"q={q!r} must lie strictly between 0 and 1.")
@@ -176,6 +187,10 @@ class Prediction:
             Another seed gives other noise.
         """
         arrays = self._arrays if seed == 0 else self._again(None, seed)
+        if "sample" not in arrays:
+            raise ConfigError(
+                "sample: draws of y are not known under this likelihood: use log_prob, or mean and variance."
+            )
         y = arrays["sample"]
         if num_samples is not None:
             if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
@@ -231,12 +246,17 @@ class Prediction:
             return {**arrays, "log_lik": norm.logpdf(y, mean, sd), "cdf": norm.cdf(y, mean, sd)}
 
         return Prediction(
-            arrays, Targets("regression", None, own, name=f"{targets.name}[{k}]"), gaussian=True, again=again
+            arrays,
+            Targets("regression", None, own, name=f"{targets.name}[{k}]"),
+            gaussian=True,
+            again=again,
+            scored=self._scored,
         )
 
     def ingredients(self, y: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """What metrics are computed from: y as the metrics take it, and the mixture's ingredients.
 
+        Rows that a mask of the model hides are left out.
         See :class:`bdlbench.metrics.mixture.PredictiveMixture`.
         """
         from bdlbench.metrics.mixture import PredictiveMixture
@@ -244,13 +264,17 @@ class Prediction:
         if self._targets.shape:
             raise ConfigError("metrics are of one target: take output(k) of the prediction, or score_table.")
         codes = self._targets.standardised(y, self.num_rows)
-        arrays = self._again(codes, 0)
+        scored = self._scored()
+        arrays = {name: values[:, scored] for name, values in self._again(codes, 0).items()}
+        codes = codes[scored]
         mixture = PredictiveMixture(gaussian=self._gaussian)
-        names = ("log_lik", "mean", "variance", "cdf", "probs")
-        mixture.update({name: arrays[name] for name in names if name in arrays})
+        as_chain = {name: values[None] for name, values in arrays.items()}
+        every = np.ones((1, len(arrays["log_lik"])), bool)
+        absent = frozenset() if self._gaussian else absent_moments(as_chain, every)
+        mixture.update({name: arrays[name] for name in PREDICTED if name in arrays and name not in absent})
         if self._targets.classes is not None:
             return codes, mixture.ingredients()
-        original = np.asarray(y, np.float64).reshape(-1)
+        original = np.asarray(y, np.float64).reshape(-1)[scored]
         if self._targets.scaler is None:
             return original, mixture.ingredients()
         loc, scale = self._targets.loc_scale

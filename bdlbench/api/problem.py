@@ -26,9 +26,9 @@ from bdlbench.data.dataset import Dataset, Scaler, make_dataset
 from bdlbench.errors import ConfigError
 from bdlbench.options import coerce, parameters
 from bdlbench.runs import configuration
-from bdlbench.runs.job import Job, make_stages, name_of_target
+from bdlbench.runs.job import Job, declared, make_stages, name_of_target
 from bdlbench.sampling.programs import Program
-from bdlbench.types import Schedule, Stage, Target
+from bdlbench.types import Precision, Schedule, Stage, Target
 
 SCHEDULE = Schedule._fields
 REGRESSION = ("gaussian", "gaussian_fixed", "gaussian_uniform_noise", "heteroscedastic")
@@ -72,6 +72,8 @@ class Parts:
     objects: dict[str, Any]
     temperature: float
     labels: dict[str, str]
+    precision: Precision = "float32"
+    """In which everything is computed."""
     fixed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Weights by their sites' names that have no posterior and stay at these values."""
 
@@ -90,6 +92,7 @@ def make_parts(
     temperature: float,
     inference: Any,
     options: Mapping[str, Any],
+    precision: Precision = "float32",
 ) -> Parts:
     """Look at a model and a method as a caller gives them.
 
@@ -120,7 +123,21 @@ def make_parts(
         nodes["model"] = configuration.preset("model", "bnn")
     _inference(inference, options, nodes, objects, labels)
     value = coerce("temperature", temperature, float)
-    return Parts(configuration.coerced(nodes, ""), objects, value, labels)
+    return Parts(configuration.coerced(nodes, ""), objects, value, labels, checked_precision(precision))
+
+
+def checked_precision(precision: Any) -> Precision:
+    """The precision that a caller asks for.
+
+    Raises
+    ------
+    ConfigError
+        For one that does not exist.
+    """
+    name = getattr(precision, "__name__", str(precision))  # np.float64 and jnp.float64 are meant as their names
+    if name not in ("float32", "float64"):
+        raise ConfigError(f"precision={precision!r} is unknown: use float32 or float64.")
+    return "float64" if name == "float64" else "float32"
 
 
 def _place(name: str, value: Any, nodes: dict[str, Any], objects: dict[str, Any], labels: dict[str, str]) -> None:
@@ -131,8 +148,11 @@ def _place(name: str, value: Any, nodes: dict[str, Any], objects: dict[str, Any]
             raise ConfigError(f"{name} is a mapping without _target_: give {name}._target_ and its options.")
         nodes[name] = configuration.with_options(name, dict(value), {})
         labels[name] = str(value["_target_"]).rsplit(".", 1)[-1]
-    else:
+    elif name == "network" or callable(value) or (name == "prior" and hasattr(value, "event_dim")):
         objects[name], labels[name] = value, _name(value)
+    else:
+        wanted = "a distribution or a function of a weight's name and shape" if name == "prior" else "a function"
+        raise ConfigError(f"{name} is a {type(value).__name__}: give a preset's name, a mapping, or {wanted}.")
 
 
 def _name(thing: Any) -> str:
@@ -268,6 +288,7 @@ class Rows:
             standardize=False,
             x_scaler=inputs.scaler,
             num_classes=None if targets.classes is None else len(targets.classes),
+            class_names=() if targets.classes is None else tuple(map(str, targets.classes.tolist())),
             feature_names=inputs.seen_names,
             target_name=targets.name,
             notes=self.notes,
@@ -348,7 +369,7 @@ def _observed(parts: Parts, inputs: Inputs, x: np.ndarray, y: np.ndarray) -> Any
             p = p.base_dist
         found.append(p)
 
-    jax.eval_shape(look, jnp.asarray(seen, jnp.float32), jnp.asarray(y))
+    jax.eval_shape(look, jnp.asarray(seen, float), jnp.asarray(y))
     return found[0]
 
 
@@ -362,7 +383,7 @@ def make_job(parts: Parts, rows: Rows, seed: int) -> Job:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2^32 - 1.")
     dataset = rows.dataset()
-    config = {**parts.nodes, "temperature": parts.temperature, "seed": seed}
+    config = {**parts.nodes, "temperature": parts.temperature, "precision": parts.precision, "seed": seed}
     program_half, numbers = configuration.split(config)
     numbers["temperature"] = parts.temperature
     program = make_program(parts, program_half, numbers, rows.inputs, rows.targets)
@@ -447,7 +468,7 @@ def build_model(
         needs = parameters(configuration.target_of(node, "model"))
         given: dict[str, Any] = {}
         if "network" in needs:
-            given["network"] = objects.get("network") or call(fill(nodes["network"], numbers), "network")
+            given["network"] = objects.get("network") or declared(fill(nodes["network"], numbers), "network")
         if "prior" in needs:
             prior = objects["prior"] if "prior" in objects else call(fill(nodes["prior"], numbers), "prior")()
             given["prior"] = _prior(prior)
@@ -459,7 +480,17 @@ def build_model(
         model = _Fixed(model, parts.fixed)
     if inputs.tree is None:
         return model
-    return lambda x, y=None: model(inputs.unpack(x), y)
+    return _Unpacked(model, inputs)
+
+
+class _Unpacked:
+    """A NumPyro model over packed rows; ``fn`` is the caller's, over a tree of arrays."""
+
+    def __init__(self, model: Callable[..., None], inputs: Inputs) -> None:
+        self.fn, self.inputs = model, inputs
+
+    def __call__(self, x: Any, y: Any = None) -> None:
+        self.fn(self.inputs.unpack(x), y)
 
 
 class _Fixed(Messenger):

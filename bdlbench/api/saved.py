@@ -36,7 +36,7 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
     """See :meth:`bdlbench.Posterior.save`."""
     server, parts, origin = posterior._server, posterior._parts, posterior._origin
     if rows and origin is None:
-        raise ConfigError("rows=True: this posterior was loaded without its training rows: save it without them.")
+        raise ConfigError("rows=True: this posterior was loaded without its training rows, so save it without them.")
     if folder.exists() and not (
         folder.is_dir() and ((folder / "posterior.json").is_file() or not any(folder.iterdir()))
     ):
@@ -63,6 +63,7 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
         "objects": {name: _described(thing) for name, thing in parts.objects.items() if name != "inference"},
         "own_inference": "inference" in parts.objects,
         "temperature": parts.temperature,
+        "precision": parts.precision,
         "seed": server.seed,
         "feature_shape": list(server.feature_shape),
         "rows": server.rows,
@@ -76,8 +77,13 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
         "origin": facts,
         "report": dict(posterior._report),
     }  # fmt: skip
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"folder={str(folder)!r} cannot be made ({error.strerror}): choose a place that can be written to."
+        ) from None
     try:
         np.savez(part / "arrays.npz", allow_pickle=False, **arrays)
         about["arrays_sha256"] = _sha256(part / "arrays.npz")
@@ -133,10 +139,11 @@ def load(
         anchor=arrays.get("anchor"),
         gaussian=about["gaussian"],
     )
-    with settings():
+    with settings(server.precision):
         _check_sites(server, about["sites"], folder)
     stats = {name.removeprefix("stats/"): value for name, value in arrays.items() if name.startswith("stats/")}
-    origin = _origin(about, arrays, parts, inputs, targets, server.seed)
+    with settings(server.precision):
+        origin = _origin(about, arrays, parts, inputs, targets, server.seed)
     return Posterior(server, parts, about["facts"], stats, origin=origin, report=about["report"])
 
 
@@ -218,7 +225,7 @@ def _parts(about: Mapping[str, Any], folder: Path, given: Mapping[str, Any], tru
                 f"'{folder}' names {named}, which is not bdlbench's own: load it with trust=True if you trust who made it."
             )
     nodes = dict(about["nodes"])
-    return Parts(nodes, objects, about["temperature"], about["labels"])
+    return Parts(nodes, objects, about["temperature"], about["labels"], about.get("precision", "float32"))
 
 
 def _check_sites(server: Server, saved: Mapping[str, Any], folder: Path) -> None:

@@ -34,6 +34,9 @@ def score_table(
 
     if not isinstance(posteriors, Mapping) or not posteriors:
         raise ConfigError("posteriors must be a mapping of names to posteriors, with one at least.")
+    for name, posterior in posteriors.items():
+        if not hasattr(posterior, "predict") or not hasattr(posterior, "diagnostics"):
+            raise ConfigError(f"posteriors['{name}'] is a {type(posterior).__name__}: give what fit or load returned.")
     wanted = default_metrics() if metrics is None else metrics
     rows = {}
     for name, posterior in posteriors.items():

@@ -1,21 +1,21 @@
 """Draws meet a model and rows: what a posterior needs to predict, without its training rows."""
 
-import contextlib
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
 from bdlbench.api.inputs import Inputs, Targets
+from bdlbench.api.problem import checked_precision
 from bdlbench.errors import ConfigError
 from bdlbench.runs.look import as_chains
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.devices import settings
 from bdlbench.sampling.predictions import Predictor
 from bdlbench.sampling.programs import Lane, Program, Shared
+from bdlbench.types import Precision
 
-Precision = Literal["float32", "float64"]
 MOST_ROWS = 1024
 """Rows that are predicted at once."""
 
@@ -61,11 +61,17 @@ class Server:
         return self.theta.shape[2] if self.theta.ndim == 4 else 1
 
     @property
+    def precision(self) -> Precision:
+        """In which the draws were made."""
+        return "float64" if self.theta.dtype == np.float64 else "float32"
+
+    @property
     def shared(self) -> Shared:
-        """Rows of zeros, from which the model takes only its shapes."""
-        y_type = np.float32 if self.targets.classes is None else np.int32
+        """Rows that show the model its shapes; no value of theirs is used."""
+        real = np.dtype(self.precision)
+        y_type = real if self.targets.classes is None else np.int32
         return Shared(
-            np.zeros((1, self.rows, *self.feature_shape), np.float32),
+            np.zeros((1, self.rows, *self.feature_shape), real),
             np.zeros((1, self.rows, *self.targets.shape), y_type),
         )
 
@@ -78,7 +84,7 @@ class Server:
             return key if seed == 0 else jax.random.fold_in(key, np.uint32(seed))
 
         keys = jax.vmap(key_of)(np.arange(chains))
-        numbers = {name: np.full(chains, value, np.float32) for name, value in self.numbers.items()}
+        numbers = {name: np.full(chains, value, self.precision) for name, value in self.numbers.items()}
         return Lane(keys, np.zeros(chains, np.int32), numbers, None)
 
     def predict(
@@ -88,20 +94,20 @@ class Server:
         *,
         seed: int = 0,
         every: int = 1,
-        precision: Precision = "float32",
+        precision: Any = None,
     ) -> dict[str, np.ndarray]:
         """Predictive quantities (S, n, ...) of the good draws at standardised rows; see :class:`Predictor`.
 
-        Rows are padded to a power of two, so that few shapes are compiled.
+        Rows are padded to a power of two, so that few shapes are compiled. Without ``precision`` it is that of the draws.
         """
-        self._check_precision(precision)
+        precision = self.precision if precision is None else checked_precision(precision)
         if not len(x):
             raise ConfigError("x has no rows: give at least one.")
         real = np.dtype(precision)
         if y is None:
             y = np.zeros((len(x), *self.targets.shape), real if self.targets.classes is None else np.int32)
         parts = []
-        with settings(), jax.enable_x64(True) if precision == "float64" else contextlib.nullcontext():
+        with settings(precision):
             shared = jax.tree.map(lambda a: a.astype(real) if a.dtype.kind == "f" else a, self.shared)
             lane = self.lane(seed)
             lane = lane._replace(numbers={name: np.asarray(v, real) for name, v in lane.numbers.items()})
@@ -119,9 +125,20 @@ class Server:
         together = {name: np.concatenate([part[name] for part in parts], 2) for name in parts[0]}
         return {name: self._good(values, every) for name, values in together.items()}
 
+    def scored(self, x: np.ndarray) -> np.ndarray:
+        """Which standardised rows the model observes, (n,) bool: all but those that a mask hides."""
+        from bdlbench.model.checks import scored_rows
+
+        train = self.shared.x[0], self.shared.y[0]
+        masked: list[bool] = []
+        jax.eval_shape(lambda: masked.append(self.program.make_target(self.numbers, *train).scored is not None))
+        if not masked[0]:
+            return np.ones(len(x), bool)
+        return scored_rows(self.program.make_target, dict(self.numbers), train, x.astype(np.float32))
+
     def sites(self) -> dict[str, np.ndarray]:
         """The model's named sites, chains (C P, S, ...); NaN where a draw is not good."""
-        with settings():
+        with settings(self.precision):
             predictor = Predictor(self.program, self.targets.task, self.shared, self.lane(), None, Clock())
             found = predictor.sites(self.theta)
         return {name: self._masked(as_chains(values, self.population)) for name, values in found.items()}
@@ -134,11 +151,6 @@ class Server:
 
     def _good(self, values: np.ndarray, every: int) -> np.ndarray:
         return as_chains(values, self.population)[self.good[:, ::every]]
-
-    @staticmethod
-    def _check_precision(precision: str) -> None:
-        if precision not in ("float32", "float64"):
-            raise ConfigError(f"precision={precision!r} is unknown: use float32 or float64.")
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """A fit that is kept in a store as a command's run is: its rows lie beside the store, and its record names them."""
 
+import contextlib
 import dataclasses
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from bdlbench.data.files import save_rows
 from bdlbench.errors import ConfigError
 from bdlbench.runs import configuration
 from bdlbench.runs.group import run_config
+from bdlbench.runs.job import make_job
 from bdlbench.store import Store
 
 
@@ -35,24 +38,59 @@ def fit_stored(parts: Parts, rows: Rows, seed: int, store: str | Path | Store, p
                 "at the top of a module, hand in its class with options bound by functools.partial, or leave store out."
             )
         nodes[name] = {"_target_": described["import"].replace(":", "."), **described["options"]}
-    file = save_rows(path.with_name(f"{path.name}_rows"), rows.dataset())
+    there = [place for place in (path, path.with_name(f"{path.name}_rows")) if place.exists()]
+    before = set(path.with_name(f"{path.name}_rows").glob("*"))
+    run_id: str | None = None
+    try:
+        file = save_rows(path.with_name(f"{path.name}_rows"), rows.dataset())
+        config = _config(parts, nodes, seed, path, file, progress)
+        labels = {"data": "rows", **parts.labels}
+        run_id = make_job(config, labels).id
+        record = run_config(config, labels)
+    except KeyboardInterrupt:
+        _leave_nothing(path, run_id, before, there)
+        raise
+    if record["status"] == "failed":
+        raise FloatingPointError(f"The fit failed: {record['reason']}.")
+    # What the run is made of was handed in by the caller, who trusts it.
+    found = load_run(Store(path), record["id"], trust=True)
+    server = dataclasses.replace(found._server, inputs=rows.inputs, targets=rows.targets)
+    origin = None if found._origin is None else dataclasses.replace(found._origin, rows=rows)
+    return Posterior(server, found._parts, found._facts, found._stats, origin=origin, report=found._report)
+
+
+def _leave_nothing(path: Path, run_id: str | None, before: Collection[Path], there: Collection[Path]) -> None:
+    """Remove what an interrupted fit has written: its run unless that is finished, its rows, and empty folders."""
+    if run_id is not None and (path / run_id).is_dir():
+        store = Store(path)
+        if store.has(run_id):
+            return
+        store.delete(run_id)
+        with contextlib.suppress(OSError):  # what other commands have put there stays
+            (path / ".deleted").rmdir()
+    folder = path.with_name(f"{path.name}_rows")
+    for file in set(folder.glob("*")) - set(before):
+        file.unlink(missing_ok=True)
+    for place in (path, folder):
+        if place not in there and place.is_dir():
+            with contextlib.suppress(OSError):  # another fit has put something there
+                place.rmdir()
+
+
+def _config(parts: Parts, nodes: Mapping[str, Any], seed: int, path: Path, file: Path, progress: Any) -> dict[str, Any]:
+    """The configuration of the run, as a command would compose it."""
     shown = {True: "auto", False: "off"}
-    config = {
+    return {
         **nodes,
         "data": {"_target_": "bdlbench.data.files.rows", "path": str(file)},
         "metrics": configuration.default_metric_nodes(),
         "seed": seed,
         "temperature": parts.temperature,
+        "precision": parts.precision,
         "warm_start": None,
         "rerun": False,
         "progress": shown.get(progress, progress),
         "store": {"path": str(path), "predictive_rows": 500, "checkpoint_seconds": 30},
+        "limits": {"memory": "on", "attempts": 3},
         "paths": {"data": None, "mirror": None},
     }
-    record = run_config(config, {"data": "rows", **parts.labels})
-    if record["status"] == "failed":
-        raise FloatingPointError(f"The fit failed: {record['reason']}.")
-    found = load_run(Store(path), record["id"], trust=True)
-    server = dataclasses.replace(found._server, inputs=rows.inputs, targets=rows.targets)
-    origin = None if found._origin is None else dataclasses.replace(found._origin, rows=rows)
-    return Posterior(server, found._parts, found._facts, found._stats, origin=origin, report=found._report)

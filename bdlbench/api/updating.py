@@ -28,7 +28,7 @@ def updated(old: "posterior.Posterior", x_more: Any, y_more: Any, seed: int) -> 
         never = np.full(len(server.theta), NEVER)
         position = position._replace(stage=0, cycle=0, phase="warmup", done=0, bad_step=never, anchor=None)
     job = make_job(parts, rows, seed)
-    check_job(job)
+    job = check_job(job)
     progress = fitting.progress_of(False if origin.progress is None else origin.progress)
     draws = fitting.sample(job, progress, theta=theta, position=position)
     return posterior.from_draws(old._parts, rows, job, draws, origin.progress)

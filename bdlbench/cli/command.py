@@ -4,6 +4,8 @@ The exit code is 0 only if every run is complete.
 """
 
 import os
+import re
+import shlex
 import sys
 import traceback
 
@@ -25,11 +27,11 @@ def execute(argv: list[str] | None = None) -> int:
     """Run the command with the arguments in ``argv``, or in ``sys.argv`` if None, and return the exit code."""
     outcome = Outcome()
     launcher.OUTCOME.append(outcome)
-    if argv is not None:
-        sys.argv = ["bdlbench", *argv]
-    # A user's own networks and models are imported from the current folder.
-    sys.path.insert(0, os.getcwd())
-    # With this variable Hydra raises its errors. Otherwise it prints them and exits.
+    sys.argv = ["bdlbench", *each_alone([at_home(one) for one in (sys.argv[1:] if argv is None else argv)])]
+    # A user's own networks and models lie where the command is given. Last, so that no library finds them in place of a
+    # module of its own.
+    sys.path.append(os.getcwd())
+    # Hydra raises instead of printing and leaving, so that one sentence can be made of what it says.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir().resolve()), config_name="config")
@@ -55,6 +57,41 @@ def execute(argv: list[str] | None = None) -> int:
     return outcome.exit_code
 
 
+def at_home(argument: str) -> str:
+    """An argument ``key=~/path`` with the user's home, which a shell puts in only at the beginning of a word."""
+    found = re.fullmatch(r"(\+{0,2}[\w./@]+)=(~[\w.-]*(?:/.*)?)", argument)
+    if found is None:
+        return argument
+    place = os.path.expanduser(found[2])
+    plain = re.fullmatch(r"[\w./+-]+", place, re.ASCII)
+    return f"{found[1]}={place}" if plain else f"{found[1]}='{place}'"
+
+
+def each_alone(arguments: list[str]) -> list[str]:
+    """The arguments of a sweep over options of a group, in which a value inside that group is one of the sweep.
+
+    Hydra composes a sweep's configuration once without what is swept, with the default method, say, which may lack an
+    option that all methods of the sweep have. As ``choice()`` of one value it is given to each job with its method.
+    """
+    if not {"-m", "--multirun"} & {*arguments} or "hydra/sweeper=optuna" in arguments:
+        return arguments
+    pairs = [(one, *one.partition("=")) for one in arguments]
+    swept = {key for _, key, equals, value in pairs if equals and re.fullmatch(r"\w+", key) and "," in value}
+    return [
+        f"{key}=choice({value})"
+        if equals and key.split(".")[0] in swept and "." in key and value and not _is_sweep(value)
+        else one
+        for one, key, equals, value in pairs
+    ]
+
+
+def _is_sweep(value: str) -> bool:
+    """Whether a value is, or may be, several: what Hydra says of it must stay as it is."""
+    return bool(re.match(r"(choice|range|interval|glob|shuffle|sort|tag)\(", value)) or (
+        "," in re.sub(r"\[.*\]|\{.*\}|'[^']*'|\"[^\"]*\"|\(.*\)", "", value)
+    )
+
+
 def ours(error: BaseException) -> BaseException:
     """Return the ConfigError that caused an error, or the error itself.
 
@@ -72,7 +109,7 @@ def job(config: DictConfig) -> Outcome:
 
     resolved, labels = configuration.composed(config)
     outcome = Outcome()
-    overrides = " ".join(HydraConfig.get().overrides.task)
+    overrides = shlex.join(HydraConfig.get().overrides.task)
     run_sweep([(resolved, labels, overrides)], outcome, max_lanes=1)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         outcome.errors = [message.removesuffix(f" ({overrides})") for message in outcome.errors]

@@ -4,6 +4,7 @@ import atexit
 import copy
 import functools
 import itertools
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,9 +100,9 @@ class LanesLauncher(Launcher):
         jobs: list[tuple[dict[str, Any], dict[str, str], str] | None] = []
         for overrides in job_overrides:
             try:
-                jobs.append((*composer.compose(list(overrides)), " ".join(overrides)))
+                jobs.append((*composer.compose(list(overrides)), shlex.join(overrides)))
             except (HydraException, OmegaConfBaseException, ValueError) as error:
-                outcome.errors.append(f"{sentence(error)} ({' '.join(overrides)})")
+                outcome.errors.append(f"{sentence(error)} ({shlex.join(overrides)})")
                 jobs.append(None)
         records = run_sweep(
             [job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes, executor=executor
@@ -150,6 +151,7 @@ class Composer:
         """Compose a job with Hydra. Return configuration, labels, and whether the configuration has interpolations."""
         from bdlbench.runs import configuration
 
+        configuration.check_tuned(overrides, self.loader.get_group_options("tuned"))
         config = self.loader.load_sweep_config(self.master, overrides)
         choices = dict(config.hydra.runtime.choices)
         config = configuration.without_hydra(config)

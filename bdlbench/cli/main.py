@@ -3,12 +3,23 @@
 import signal
 import sys
 import threading
+from typing import Any
 
+from bdlbench import __version__
+from bdlbench.cli.streams import make_lenient
 from bdlbench.signals import Stopped, deferred, on_signals, requested
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return the exit code, which is 130 after Ctrl-C and 143 after SIGTERM."""
+    """Run the command line; returns the exit code, 130 after Ctrl-C and 143 after SIGTERM."""
+    if argv is None and threading.current_thread() is threading.main_thread():
+        # While the interpreter ends, and in the moments around the handlers, nobody can catch what Python's handler raises.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        sys.unraisablehook = without_signals
+        make_lenient()
+    if "--version" in (sys.argv[1:] if argv is None else argv):
+        print(f"bdlbench {__version__}")
+        return 0
     try:
         with on_signals():
             try:
@@ -29,9 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # outside of the main thread no handler could be set
         print("bdlbench: stopped; the same command continues", file=sys.stderr)
         return 130
-    finally:
-        if argv is None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # an exception could not be caught while the interpreter ends
+
+
+def without_signals(unraisable: Any) -> None:
+    """Say nothing of a stop that was raised where a library ignores it: the next check raises it again."""
+    if not isinstance(unraisable.exc_value, Stopped | KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@ Most of its subcommands read only records, so that they do not import JAX.
 """
 
 import argparse
-import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bdlbench import __version__
 from bdlbench.cli.predict import predict
+from bdlbench.cli.streams import make_lenient
 from bdlbench.cli.tail import in_text, last_look, tail
 from bdlbench.errors import ConfigError
 from bdlbench.report.escaping import printable
@@ -39,24 +41,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 for success; 2 for wrong arguments and 1 for a fault in the store, each with one sentence on stderr. Some
         subcommands return 1 if they found something wrong, such as ``verify`` for a damaged run.
     """
-    arguments = _parser().parse_args(argv)
+    if argv is None:
+        make_lenient()
     try:
+        arguments = _parser().parse_args(argv)
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _show_warning
             return arguments.command(arguments) or 0
-    except BrokenPipeError:  # the reader of the pipe, for example `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:  # Ctrl-C is the way to end `tail --follow`
+    except KeyboardInterrupt:  # how one leaves `tail --follow`
         return 130
     except (StoreError, RunBusy, ConfigError) as error:
         print(f"bdlbench-results: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    finally:
+        if argv is None:  # while the interpreter ends nobody can catch what Python's own handler raises
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bdlbench-results", description="List, compare and check stored runs.")
+    parser.add_argument("--version", action="version", version=f"bdlbench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--store", default=DEFAULT_STORE, metavar="PATH", help="the store (default: %(default)s)")
@@ -98,6 +103,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument("--markdown", action="store_true", help="print Markdown")
     table.add_argument("--aggregate", action="store_true", help="means over splits and seeds, with standard errors")
+    compared = add("compare", _compare, "say which methods are better, over splits and data sets", store, filters)
+    compared.add_argument("--metric", required=True, metavar="NAME", help="such as lppd or rmse")
+    compared.add_argument(
+        "--delta", required=True, type=float, help="the difference that matters, in the metric's unit"
+    )
+    compared.add_argument("--by", choices=["data"], help="a row for each data set too")
+    compared.add_argument("--baseline", metavar="NAME", help="compare each method with this one (default: all pairs)")
+    compared.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    compared.add_argument("--plan", action="store_true", help="say what would decide what is undecided")
+    compared.add_argument(
+        "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
+    )
     diff = add("diff", _diff, "show where the configurations of two runs differ", store)
     diff.add_argument("ids", nargs=2, metavar="ID")
     delete = add("delete", _delete, "delete failed and diverged runs, after a confirmation", store)
@@ -178,6 +195,27 @@ def _table(arguments: argparse.Namespace) -> None:
         print(comparison_markdown(records, aggregate=arguments.aggregate), end="")
     else:
         _print(comparison(records, aggregate=arguments.aggregate))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from bdlbench.report import verdicts
+
+    store = Store(arguments.store)
+    rows = _selected(store, arguments)
+    if not rows:
+        _say_empty(arguments)
+        return
+    leagues = verdicts.compare(
+        [store.record(row["id"]) for row in rows],
+        metric=arguments.metric,
+        delta=arguments.delta,
+        by_data=arguments.by == "data",
+        baseline=arguments.baseline,
+        rho=arguments.rho,
+        with_plan=arguments.plan,
+    )
+    show = {"markdown": verdicts.as_markdown, "latex": verdicts.as_latex, "csv": verdicts.as_csv}
+    print(show[arguments.format](leagues), end="")
 
 
 def _diff(arguments: argparse.Namespace) -> None:

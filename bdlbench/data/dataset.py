@@ -112,7 +112,7 @@ class Dataset:
 
 
 def default_dtype() -> np.dtype:
-    """float64 if JAX is imported and ``jax_enable_x64`` is on, else float32."""
+    """float64 if JAX is imported and ``jax_enable_x64`` is on, as in a run with ``precision=float64``, else float32."""
     jax = sys.modules.get("jax")  # a process that has not imported JAX cannot have switched x64 on
     return np.dtype(np.float64 if jax is not None and jax.config.jax_enable_x64 else np.float32)
 

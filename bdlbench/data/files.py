@@ -1,6 +1,8 @@
 """Data sets of the user, from a CSV file or a NumPy archive."""
 
 import dataclasses
+import hashlib
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -221,17 +223,26 @@ def _check_task(task: str) -> None:
 
 
 def save_rows(folder: Path, dataset: Dataset) -> Path:
-    """Write the training rows as the model sees them, with their scalers. The file is named by their checksum."""
+    """Write the training rows as the model sees them, with their scalers, names and classes.
+
+    The file is named by the checksum of what it holds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{dataset.rows_checksum[:16]}-{dataset.train.x.dtype}.npz"
-    arrays = {"x": dataset.train.x, "y": dataset.train.y, "names": np.array(dataset.feature_names, dtype=np.str_)}
+    arrays = {"x": dataset.train.x, "y": dataset.train.y}
+    for name, words in (("names", dataset.feature_names), ("classes", dataset.class_names)):
+        arrays[name] = np.array(words, dtype=np.str_)
     for name, scaler in (("x", dataset.x_scaler), ("y", dataset.y_scaler)):
         if scaler is not None:
             arrays |= {f"{name}_loc": scaler.loc, f"{name}_scale": scaler.scale}
     about = [dataset.task, dataset.target_name, str(dataset.num_outputs), *dataset.notes]
+    sealed = json.dumps([dataset.rows_checksum, about, dataset.feature_names, dataset.class_names])
+    file = folder / f"{hashlib.sha256(sealed.encode()).hexdigest()[:16]}-{dataset.train.x.dtype}.npz"
     part = file.with_name(f".{file.name}.{os.getpid()}.npz")
-    np.savez(part, allow_pickle=False, about=np.array(about), **arrays)
-    part.replace(file)
+    try:
+        np.savez(part, allow_pickle=False, about=np.array(about), **arrays)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
     return file
 
 
@@ -255,6 +266,7 @@ def rows(*, path: str) -> Dataset:
         x_scaler=x,
         num_classes=int(outputs) if task == "classification" else None,
         feature_names=tuple(map(str, held["names"])),
+        class_names=tuple(map(str, held["classes"])) if "classes" in held else (),
         target_name=target,
         notes=tuple(notes),
         dtype=held["x"].dtype,

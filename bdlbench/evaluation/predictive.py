@@ -8,9 +8,11 @@ import numpy as np
 from bdlbench.data.inputs import new_inputs
 from bdlbench.metrics.calibration import mixture_quantile
 from bdlbench.runs.arrangement import arrange
+from bdlbench.runs.job import Job
 from bdlbench.runs.stored_draws import load_draws, load_job
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.sampling.programs import Shared
 from bdlbench.store import Store
@@ -59,15 +61,22 @@ def predictive(
     Raises
     ------
     ConfigError
-        If the inputs do not fit the data set, the run has no draws, its data have changed, its factories are not
-        trusted, or its predictions need more than theta (a linearised network, whose predictions :func:`bdlbench.load` makes).
+        If the inputs do not fit the data set, the run has no draws, its factories are not trusted, or its predictions
+        need more than theta (a linearised network, whose predictions :func:`bdlbench.load` makes).
 
     Examples
     --------
     >>> found = predictive(Store("results/store"), run_id, np.linspace(-1, 1, 50))  # doctest: +SKIP
     >>> found["mean"].mean(0)  # doctest: +SKIP
     """
-    job = load_job(store, run_id, trust=trust)
+    job = load_job(store, run_id, trust=trust, rows_needed=False)
+    with computing_in(job.precision):
+        return _predictive(store, run_id, job, x, num_draws, quantiles)
+
+
+def _predictive(
+    store: Store, run_id: str, job: Job, x: Any, num_draws: int | None, quantiles: Sequence[float]
+) -> dict[str, np.ndarray]:
     dataset = job.dataset
     task: Task = "classification" if dataset.task == "classification" else "regression"
     rows = new_inputs(x, dataset)
@@ -88,6 +97,11 @@ def predictive(
 
     scaler = dataset.y_scaler
     loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+    if any(name not in found or not np.isfinite(found[name]).all() for name in ("mean", "variance")):
+        raise ConfigError(
+            f"id: y given theta has no finite mean and variance in run '{run_id}': use "
+            f"bdlbench.load('{run_id}', store=...).predict(x).quantile(...)."
+        )
     mean = found["mean"].astype(np.float64) * scale + loc
     variance = found["variance"].astype(np.float64) * scale**2
     out = {"mean": mean, "variance": variance, "levels": np.asarray(quantiles, np.float64)}

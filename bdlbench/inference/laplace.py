@@ -115,6 +115,7 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
             terms = target.terms(theta.at[index].set(free), data)
             return -(terms.log_prior_with_factor / target.temperature + terms.log_jacobian)
 
+        data = _shown(target, data)
         likelihood = fisher_information(at(theta), free, data, diagonal) / target.temperature
         prior = hessian(minus_log_prior, free, diagonal)
         if evidence:
@@ -137,6 +138,14 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
         return state.theta.at[index].add(state.scale * noise)
 
     return Method(init, step, draw, finalize=finalize, anchor=lambda state: state.theta, markov=False, start="mode")
+
+
+def _shown(target: Target, data: Data) -> Data:
+    """The rows with weight 0 where the model hides them by a mask: they have no information."""
+    if target.scored is None:
+        return data
+    weights = target.scored(data.x) * (1.0 if data.weights is None else data.weights)
+    return data._replace(weights=weights, size=weights.sum())
 
 
 def _by_evidence(

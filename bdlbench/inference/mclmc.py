@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from bdlbench.errors import ConfigError
 from bdlbench.inference.libraries import blackjax
+from bdlbench.inference.stationarity import configurational_temperature
 from bdlbench.options import at_least, fraction, full_data, positive, static
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -116,6 +117,7 @@ def mclmc(
             "energy_change": energy_change,
             "step_size": state.step_size,
             "diverging": ~finite,
+            "configurational_temperature": configurational_temperature(chain.position, chain.logdensity_grad),
         }
 
     def warm(key: Array, t: Array, tuning: Tuning, data: Data) -> tuple[Tuning, Info]:

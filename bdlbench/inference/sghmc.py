@@ -8,6 +8,7 @@ import optax
 
 from bdlbench.errors import ConfigError
 from bdlbench.inference import schedules
+from bdlbench.inference.stationarity import configurational_temperature
 from bdlbench.options import positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -73,7 +74,9 @@ def sghmc(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
         theta, momentum = _drift(state, h, 1 - h * friction)
         log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
         momentum = momentum + h * grad + jnp.sqrt(2 * friction * h) * noise
-        return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density}
+        info = {"num_grads": jnp.float32(1), "log_density": log_density}
+        info["configurational_temperature"] = configurational_temperature(theta, grad)
+        return State(theta, momentum), info
 
     return Method(_start, step, draw=lambda key, state: state.theta, fixed_target=False)
 
@@ -106,7 +109,9 @@ def baoa(target: Target, schedule: Schedule, *, step_size: float | optax.Schedul
         kept = jnp.exp(-h * friction)
         momentum = kept * momentum + jnp.sqrt(1 - kept**2) * noise
         theta = middle + h / 2 * momentum
-        return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density}
+        info = {"num_grads": jnp.float32(1), "log_density": log_density}
+        info["configurational_temperature"] = configurational_temperature(state.theta, grad)
+        return State(theta, momentum), info
 
     return Method(_start, step, draw=lambda key, state: state.theta, fixed_target=False)
 
@@ -148,6 +153,7 @@ def sgnht(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
         momentum = jax.lax.optimization_barrier(momentum)
         thermostat = state.thermostat + h * (jnp.mean(momentum**2) - 1)
         info = {"num_grads": jnp.float32(1), "log_density": log_density, "thermostat": thermostat}
+        info["configurational_temperature"] = configurational_temperature(theta, grad)
         return ThermostatState(theta, momentum, thermostat), info
 
     return Method(init, step, draw=lambda key, state: state.theta, fixed_target=False)
@@ -178,11 +184,14 @@ def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, fric
         theta, momentum = _drift(state, h, 1 - damping)
         if explores:
             log_density, grad = target.value_and_grad(theta, data)
-            momentum = momentum + h * jax.lax.optimization_barrier(grad)
+            grad = jax.lax.optimization_barrier(grad)
+            momentum = momentum + h * grad
         else:
             log_density, grad, noise = _gradient_and_noise(target, key, theta, data)
             momentum = momentum + h * grad + jnp.sqrt(2 * damping) * noise
-        return State(theta, momentum), {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": h}
+        info = {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": h}
+        info["configurational_temperature"] = configurational_temperature(theta, grad)
+        return State(theta, momentum), info
 
     return Method(
         _start,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bdlbench.inference import schedules
+from bdlbench.inference.stationarity import configurational_temperature
 from bdlbench.options import at_least, fraction, non_negative, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
@@ -47,7 +48,9 @@ def sgld(
         log_density, grad = target.value_and_grad(state.theta, data)
         grad, noise = _apart(grad, key)
         theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
-        return State(theta), {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": eps}
+        info = {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": eps}
+        info["configurational_temperature"] = configurational_temperature(state.theta, grad)
+        return State(theta), info
 
     return Method(
         init=lambda key, theta, data: State(theta),
@@ -103,7 +106,9 @@ def psgld(
         grad, noise = _apart(grad, key)
         eps, scale = schedules.at(step_size, t), 1 / (damping + jnp.sqrt(second_moment))
         theta = state.theta + eps * scale * grad + jnp.sqrt(2 * eps * scale) * noise
-        return PreconditionedState(theta, second_moment), {"num_grads": jnp.float32(1), "log_density": log_density}
+        info = {"num_grads": jnp.float32(1), "log_density": log_density}
+        info["configurational_temperature"] = configurational_temperature(state.theta, grad)
+        return PreconditionedState(theta, second_moment), info
 
     def warm(key: Array, t: Array, state: PreconditionedState, data: Data) -> tuple[PreconditionedState, Info]:
         log_density, grad = target.value_and_grad(state.theta, data)
@@ -146,11 +151,14 @@ def cyclical_sgld(target: Target, schedule: Schedule, *, step_size: float, num_c
         eps = step_size * factor(t)
         log_density, grad = target.value_and_grad(state.theta, data)
         if explores:
-            theta = state.theta + eps * jax.lax.optimization_barrier(grad)
+            grad = jax.lax.optimization_barrier(grad)
+            theta = state.theta + eps * grad
         else:
             grad, noise = _apart(grad, key)
             theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
-        return State(theta), {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": eps}
+        info = {"num_grads": jnp.float32(1), "log_density": log_density, "step_size": eps}
+        info["configurational_temperature"] = configurational_temperature(state.theta, grad)
+        return State(theta), info
 
     return Method(
         init=lambda key, theta, data: State(theta),
@@ -198,8 +206,9 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Sche
         eps = schedules.at(step_size, t)
         theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
         # The anchor's gradient, in units of this batch, is charged to the stage's first step.
-        num_grads = 2 + jnp.where(t == 0, data.size / data.y.shape[0], 0)
-        return state._replace(theta=theta), {"num_grads": num_grads, "log_density": log_density}
+        info = {"num_grads": 2 + jnp.where(t == 0, data.size / data.y.shape[0], 0), "log_density": log_density}
+        info["configurational_temperature"] = configurational_temperature(state.theta, grad)
+        return state._replace(theta=theta), info
 
     # The anchor's gradient is computed once: the noise of an estimate would stay in it as a bias of every step.
     return Method(init=init, step=step, draw=lambda key, state: state.theta, fixed_target=True)

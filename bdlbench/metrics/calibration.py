@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
 from bdlbench.metrics.checks import Floats, Ints, at_least, components, fraction, labels, per_point, probabilities
+from bdlbench.metrics.predictive import num_batches, standard_error
 
 _SQRT_TWO_PI = float(np.sqrt(2 * np.pi))
 _CHUNK = 2**20  # float64 entries of one temporary, 8 MiB
@@ -122,6 +123,35 @@ def interval_width(loc: ArrayLike, scale: ArrayLike, *, level: float) -> float:
     """
     lower, upper = _central_interval(loc, scale, level)
     return float((upper - lower).mean())
+
+
+def interval_width_mcse(loc: ArrayLike, scale: ArrayLike, *, level: float) -> float:
+    """Monte Carlo standard error of :func:`interval_width`, of S dependent draws in the order in which they were made.
+
+    Draw s moves a quantile q of level p by (p - Phi((q - mu_s) / sd_s)) / f(q), f the mixture's density (the influence
+    function). The means of this over batches of consecutive draws are taken for independent, as in
+    :func:`~bdlbench.metrics.predictive.crps_mcse`.
+
+    Parameters
+    ----------
+    loc, scale : array (S, n)
+        S of at least 4.
+    level : float
+        Nominal coverage.
+    """
+    loc, scale = components(loc, scale)
+    moved = np.zeros(len(loc))
+    ends = zip((-1, 1), _central_interval(loc, scale, level), strict=True)
+    for sign, quantile in ends:
+        prob = (1 + sign * level) / 2
+        points = max(1, _CHUNK // len(loc))
+        for start in range(0, quantile.size, points):
+            part = slice(start, start + points)
+            z = (quantile[part] - loc[:, part]) / scale[:, part]
+            density = (np.exp(-0.5 * z**2) / scale[:, part]).mean(axis=0) / _SQRT_TWO_PI
+            moved += sign * ((prob - ndtr(z)) / density).sum(axis=1)
+    batches = np.array_split(moved / loc.shape[1], num_batches(len(loc)))
+    return standard_error(np.array([batch.mean() for batch in batches]))
 
 
 def interval_score(y: ArrayLike, loc: ArrayLike, scale: ArrayLike, *, level: float) -> float:

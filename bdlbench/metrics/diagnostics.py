@@ -10,6 +10,8 @@ from bdlbench.metrics.checks import Floats
 
 CHAIN_DIAGNOSTICS = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
 """What a record says of the mixing of a Markov chain, by name."""
+TEMPERATURE = ("configurational_temperature", "configurational_temperature_mcse")
+"""What a record says of the bias of a sampler without a Metropolis test, by name."""
 MIN_DRAWS = 4  # fewer draws in a chain cannot be split and give no variance
 _TAIL = (0.05, 0.95)
 _CHUNK = 2**19  # values of one chunk of columns, 4 MiB; some ten arrays of that size are made
@@ -101,6 +103,25 @@ def e_bfmi(energy: ArrayLike) -> Floats:
         raise ValueError("energy does not vary in a chain, which has no E-BFMI")
     steps = np.diff(energy, axis=1) ** 2
     return steps.sum(axis=1) / ((energy - energy.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+
+
+def mean_and_error(series: ArrayLike) -> tuple[float, float]:
+    """The mean of Markov chains and its Monte Carlo standard error, sd / sqrt(ESS) (Vehtari et al. 2021, section 4).
+
+    ESS is that of the mean: of the values themselves, over the halves of all chains. What chains that disagree add to the
+    error is in it.
+
+    Parameters
+    ----------
+    series : array (C, S)
+        S of at least 4.
+    """
+    values = np.asarray(series, np.float64)
+    if values.ndim != 2 or values.shape[1] < MIN_DRAWS:
+        raise ValueError(f"series must be (C, S) with S of at least {MIN_DRAWS}, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise FloatingPointError("series must be finite")
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(mixing.ess_mean(values[..., None])[0]))
 
 
 def psis_khat(log_ratios: ArrayLike) -> float:

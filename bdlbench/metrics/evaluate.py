@@ -49,6 +49,45 @@ def evaluate(metrics: Mapping[str, Callable[..., Any]], y: Any, ingredients: Map
     return out
 
 
+_LACKING = {
+    "mean": "y given theta has no mean",
+    "model_variance": "y given theta has no mean",
+    "variance": "y given theta has no finite, positive variance",
+    "noise_variance": "y given theta has no finite variance",
+    "loc": "its closed form is that of a normal y given theta",
+    "scale": "its closed form is that of a normal y given theta",
+    "pit": "y given theta is discrete, or its distribution function is not known",
+}
+"""Why a regression lacks an ingredient, the more telling ones first."""
+_ALWAYS = ("y", "num_draws", "lpd")
+
+
+def not_existing(
+    metrics: Mapping[str, Callable[..., Any]], ingredients: Mapping[str, Any], task: str
+) -> dict[str, str]:
+    """The metrics of a regression that its likelihood does not have, each with the reason.
+
+    Metrics of the other task are not named: nobody asks for the accuracy of amounts.
+
+    Parameters
+    ----------
+    metrics : mapping
+        As :func:`evaluate` takes them.
+    ingredients : mapping
+        Those that there are.
+    task : str
+        Nothing is lacking but in a "regression".
+    """
+    if task != "regression":
+        return {}
+    out = {}
+    for name, metric in metrics.items():
+        wanted = set(required_ingredients(name, metric))
+        if wanted <= {*_LACKING, *_ALWAYS} and not wanted <= {*ingredients, "y"}:
+            out[name] = next(why for what, why in _LACKING.items() if what in wanted and what not in ingredients)
+    return out
+
+
 @functools.lru_cache(maxsize=256)
 def required_ingredients(name: str, metric: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of a metric's positional parameters without defaults; its options must be bound."""

@@ -26,6 +26,18 @@ def ess_bulk(columns: Floats) -> Floats:
     return _ess(_z_scores(_halves(columns)))
 
 
+def ess_mean(columns: Floats) -> Floats:
+    """Effective sample size for the mean of columns (C, S, k), S of at least 4: that of the halves of chains as they are.
+
+    Source: Vehtari et al. (2021), eq. 10.
+
+    Returns
+    -------
+    array (k,)
+    """
+    return _ess(_halves(columns))
+
+
 def ess_tail(columns: Floats, probabilities: tuple[float, float]) -> Floats:
     """Tail effective sample size of columns (C, S, k): the smaller of those of the indicators of two quantiles.
 

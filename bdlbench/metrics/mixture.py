@@ -1,6 +1,6 @@
 """The posterior predictive as a mixture over draws, gathered in a stream so that memory never grows with the draws."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,10 @@ from scipy.special import entr
 
 from bdlbench.metrics.checks import Floats
 
+FEWEST_KEPT = 128
+"""Draws whose components are kept however many points there are."""
+MOST_VALUES = 2**24
+"""Draws times points of the components that are kept beyond that."""
 _FIELDS = ("log_lik", "mean", "variance", "cdf", "probs")
 # 2^64 divided by the golden ratio: multiples of it, modulo 2^64, are the most evenly spread of all rotations.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -28,13 +32,14 @@ class PredictiveMixture:
     Parameters
     ----------
     max_components : int
-        The largest number of draws of which (mean, variance) are kept.
+        The largest number of draws of which (mean, variance) are kept. Of more than 16,777 points fewer are, so that
+        they take at most 256 MiB, but 128 at least.
     gaussian : bool
         Whether p(y | x, theta) is Gaussian. Where it is not, ``loc`` and ``scale`` are not offered, since CRPS and
         intervals would take them for Gaussian components.
     """
 
-    def __init__(self, *, max_components: int = 128, gaussian: bool = True) -> None:
+    def __init__(self, *, max_components: int = 1000, gaussian: bool = True) -> None:
         if max_components < 1:
             raise ValueError(f"max_components is {max_components}, but must be at least 1")
         self.max_components = max_components
@@ -47,6 +52,7 @@ class PredictiveMixture:
         self._squares: Floats = np.empty(0)
         self._means: dict[str, Floats] = {}
         self._kept_index = np.empty(0, np.int64)
+        self._most = max_components
         self._kept: dict[str, Floats] = {}
 
     def update(self, block: Mapping[str, Any]) -> None:
@@ -56,8 +62,9 @@ class PredictiveMixture:
         ----------
         block : mapping
             ``log_lik`` (S, n): log p(y | x, theta_s) at the observed y. For regression ``mean`` (S, n) and
-            ``variance`` (S, n) of p(y | x, theta_s), and ``cdf`` (S, n), p(Y <= y | x, theta_s) at the observed y.
-            For classification ``probs`` (S, n, K). The fields and n must be the same in all blocks; S may be zero.
+            ``variance`` (S, n) of p(y | x, theta_s), where it has them, and ``cdf`` (S, n), p(Y <= y | x, theta_s) at
+            the observed y. For classification ``probs`` (S, n, K). The fields and n must be the same in all blocks; S
+            may be zero.
 
         Raises
         ------
@@ -89,7 +96,7 @@ class PredictiveMixture:
         for name, mean in self._means.items():
             mean += (arrays[name].mean(axis=0) - mean) * (size / total)
 
-        if "mean" in arrays and self.gaussian:
+        if "variance" in arrays and self.gaussian:
             self._keep(arrays, size)
         self.num_draws = total
 
@@ -101,7 +108,7 @@ class PredictiveMixture:
         dict
             ``num_draws`` () and ``lpd`` (n,) = log (1/S) sum_s p(y | x, theta_s).
 
-            With mean and variance: ``mean`` (n,), ``noise_variance`` (n,) = mean of the draws' variances,
+            With mean and, where there is one, variance: ``mean`` (n,), ``noise_variance`` (n,) = mean of the draws' variances,
             ``model_variance`` (n,) = variance of the draws' means (divisor S: the draws are the mixture, not a sample
             of it), ``variance`` (n,) their sum, by the law of total variance; where Gaussian also ``loc`` and
             ``scale`` (S', n), S' <= ``max_components``, in the order of the draws.
@@ -121,9 +128,12 @@ class PredictiveMixture:
         out["lpd"] = self._peak + np.log(self._sum / self.num_draws)
         if "mean" in self._fields:
             out["mean"] = self._means["mean"].copy()
-            out["noise_variance"] = self._means["variance"].copy()
             out["model_variance"] = self._squares / self.num_draws
+        if "variance" in self._fields:
+            out["noise_variance"] = self._means["variance"].copy()
             out["variance"] = out["noise_variance"] + out["model_variance"]
+            if not self.gaussian and (out["variance"] <= 0).any():
+                del out["variance"]  # a count whose rate has underflown; no normal density has this variance
             if self.gaussian:
                 out["loc"] = self._kept["mean"].copy()
                 out["scale"] = np.sqrt(self._kept["variance"])
@@ -147,7 +157,7 @@ class PredictiveMixture:
         loc, scale : float
             Mean and standard deviation by which the targets were standardised.
         """
-        if "mean" not in self._fields:
+        if "probs" in self._fields:
             raise ValueError("only the ingredients of a regression have units")
         if not (np.isfinite(loc) and np.isfinite(scale) and scale > 0):
             raise ValueError(f"loc and scale must be finite and scale positive, got {loc} and {scale}")
@@ -157,10 +167,23 @@ class PredictiveMixture:
             if name in out:
                 out[name] = out[name] * scale + loc
         for name in ("variance", "noise_variance", "model_variance"):
-            out[name] = out[name] * scale**2
+            if name in out:
+                out[name] = out[name] * scale**2
         if "scale" in out:
             out["scale"] = out["scale"] * scale
         return out
+
+    def forget(self, names: Collection[str]) -> None:
+        """Drop fields, as the mean and the variance where a draw has shown that they do not exist.
+
+        Without its mean a mixture has no variance either.
+        """
+        names = {*names, *(["variance"] if "mean" in names else [])}
+        self._fields -= names
+        for name in names:
+            self._means.pop(name, None)
+        if names & {"mean", "variance"}:
+            self._kept, self._kept_index = {}, np.empty(0, np.int64)
 
     def state(self) -> dict[str, np.ndarray]:
         """All that has been gathered, as arrays by name, for :meth:`restore`."""
@@ -177,14 +200,15 @@ class PredictiveMixture:
         self._shape = tuple(int(size) for size in state["shape"])
         self._peak, self._sum, self._squares = (np.array(state[name]) for name in ("peak", "sum", "squares"))
         self._kept_index = np.array(state["kept_index"])
+        self._most = self._room(self._shape[0]) if self._shape else self.max_components
         named = [(name.partition("/"), value) for name, value in state.items()]
         self._means = {name: np.array(value) for (kind, _, name), value in named if kind == "means"}
         self._kept = {name: np.array(value) for (kind, _, name), value in named if kind == "kept"}
 
     def _checked(self, block: Mapping[str, Any]) -> dict[str, Floats]:
         unknown = set(block) - set(_FIELDS)
-        if unknown or "log_lik" not in block or ("mean" in block) != ("variance" in block):
-            raise ValueError(f"a block holds log_lik, mean with variance, cdf and probs; got {sorted(block)}")
+        if unknown or "log_lik" not in block or ("variance" in block and "mean" not in block):
+            raise ValueError(f"a block holds log_lik, mean, variance with mean, cdf and probs; got {sorted(block)}")
         arrays = {name: np.asarray(value, np.float64) for name, value in block.items()}
         shape = arrays["log_lik"].shape
         for name, value in arrays.items():
@@ -198,11 +222,11 @@ class PredictiveMixture:
             )
         for name, value in arrays.items():
             fine = np.isfinite(value)
-            if name == "variance":
+            if name == "variance" and self.gaussian:
                 fine &= value > 0
             bad = np.flatnonzero(~fine.all(axis=tuple(range(1, value.ndim))))
             if bad.size:
-                fault = "not finite and positive" if name == "variance" else "not finite"
+                fault = "not finite and positive" if name == "variance" and self.gaussian else "not finite"
                 raise FloatingPointError(f"{name} is {fault} in draw {self.num_draws + int(bad[0])}")
         if "cdf" in arrays and ((arrays["cdf"] < -1e-6) | (arrays["cdf"] > 1 + 1e-6)).any():
             raise ValueError("cdf must lie in [0, 1]")
@@ -222,12 +246,16 @@ class PredictiveMixture:
         self._means = {name: np.zeros(arrays[name].shape[1:]) for name in self._fields - {"log_lik"}}
         if "probs" in arrays:
             self._means["entropy"] = np.zeros(num_points)
+        self._most = self._room(num_points)
         self._kept = {name: np.empty((0, num_points)) for name in ("mean", "variance") if name in arrays}
+
+    def _room(self, num_points: int) -> int:
+        return min(self.max_components, max(FEWEST_KEPT, MOST_VALUES // max(1, num_points)))
 
     def _keep(self, arrays: Mapping[str, Floats], size: int) -> None:
         index = np.concatenate([self._kept_index, np.arange(self.num_draws, self.num_draws + size)])
         priority = index.astype(np.uint64) * _GOLDEN  # wraps modulo 2^64, exactly
-        chosen = np.sort(np.argsort(priority)[: self.max_components])
+        chosen = np.sort(np.argsort(priority)[: self._most])
         old = chosen[chosen < len(self._kept_index)]
         new = chosen[chosen >= len(self._kept_index)] - len(self._kept_index)
         for name, kept in self._kept.items():

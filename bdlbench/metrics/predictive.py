@@ -1,12 +1,17 @@
 """Predictive scores. Positional parameters are names of ingredients, in the units of ``y``."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import erf
+from scipy.special import erf, ndtr
 
 from bdlbench.metrics.checks import Floats, components, labels, per_point, probabilities
 
 _CHUNK = 2**18  # float64 entries of one temporary, 2 MiB: small enough to stay in cache
+_REACH = 5.5  # standard deviations of a component beyond which 2e-8 of it is left
+_SPACING = 1.2  # of a grid's nodes, in standard deviations of the narrowest component
+MIN_DRAWS = 4  # of a Monte Carlo error
 _LOG_TWO_PI = float(np.log(2 * np.pi))
 
 
@@ -63,27 +68,33 @@ def crps(y: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
     A(m, s^2) = 2 s phi(m/s) + m (2 Phi(m/s) - 1). This scores the mixture itself, pairs i = j included, and is not the
     "fair" form that corrects a finite sample. Source: Grimit, Gneiting, Berrocal & Johnson (2006).
 
+    Where the components overlap, the double sum is computed as an integral over a grid, O(S), to 1e-6 of it.
+
     Parameters
     ----------
     y : array (n,)
     loc, scale : array (S, n)
         Means and standard deviations of the components.
     """
-    loc, scale = components(loc, scale)
-    y, _ = per_point(y=y, loc=loc[0])
-    num = loc.shape[0]
-    points = max(1, _CHUNK // num)
-    total = 0.0
-    for start in range(0, y.size, points):
-        mu, sd = loc[:, start : start + points], scale[:, start : start + points]
-        spread = 2 / np.sqrt(np.pi) * sd.sum(axis=0)  # the pairs i = j: A(0, 2 s^2) = 2 s / sqrt(pi)
-        variance = sd**2
-        for i in range(num - 1):
-            pairs = _expected_distance(mu[i] - mu[i + 1 :], np.sqrt(variance[i] + variance[i + 1 :]))
-            spread += 2 * pairs.sum(axis=0)
-        error = _expected_distance(y[start : start + points] - mu, sd).mean(axis=0)
-        total += float((error - spread / (2 * num**2)).sum())
-    return total / y.size
+    error, distance = _crps_parts(y, loc, scale, 1)
+    return float((error - distance / 2).mean())
+
+
+def crps_mcse(y: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
+    """Monte Carlo standard error of :func:`crps`, of S dependent draws in the order in which they were made.
+
+    The score is a smooth function of the mixture, which draw s moves by A(y - mu_s, s_s^2) minus its mean distance to
+    all draws (the influence function). The means of this over batches of consecutive draws are taken for independent.
+    Source: Geyer (1992), section 3.2, for batch means.
+
+    Parameters
+    ----------
+    y : array (n,)
+    loc, scale : array (S, n)
+        S of at least 4. They are cut into at most 20 batches.
+    """
+    error, distance = _crps_parts(y, loc, scale, num_batches(len(np.asarray(loc))))
+    return standard_error((error - distance).mean(axis=1))
 
 
 def accuracy(y: ArrayLike, probs: ArrayLike) -> float:
@@ -113,6 +124,94 @@ def brier(y: ArrayLike, probs: ArrayLike) -> float:
     label = labels(y, probs.shape[1], len(probs))
     hit = probs[np.arange(len(probs)), label]
     return float(np.mean((probs**2).sum(axis=1) - 2 * hit + 1))
+
+
+def num_batches(num_draws: int) -> int:
+    """Batches of consecutive draws whose spread is a Monte Carlo error: 20, and of fewer than 20 draws each is one.
+
+    Raises
+    ------
+    ValueError
+        Where there are fewer than 4 draws, of which the error has no estimate to speak of.
+    """
+    if num_draws < MIN_DRAWS:
+        raise ValueError(f"a Monte Carlo error needs at least {MIN_DRAWS} draws, got {num_draws}")
+    return min(20, num_draws)
+
+
+def standard_error(batches: Floats) -> float:
+    """Standard error of the mean of independent values (K,)."""
+    return float(batches.std(ddof=1) / np.sqrt(len(batches)))
+
+
+def _crps_parts(y: ArrayLike, loc: ArrayLike, scale: ArrayLike, num_groups: int) -> tuple[Floats, Floats]:
+    """Means over groups of consecutive draws s, (K, n): E|X_s - y| and E|X_s - X|, X from the whole mixture."""
+    loc, scale = components(loc, scale)
+    y, _ = per_point(y=y, loc=loc[0])
+    num = loc.shape[0]
+    starts = np.arange(num_groups) * num // num_groups
+    counts = np.diff([*starts, num])[:, None]
+    error, distance = np.empty((num_groups, y.size)), np.empty((num_groups, y.size))
+    # Points that take grids of like size stand together.
+    grid = _grid(loc, scale)
+    order = np.argsort(grid.size, kind="stable")
+    points = max(1, _CHUNK // num)
+    for start in range(0, y.size, points):
+        at = order[start : start + points]
+        mu, sd, here = loc[:, at], scale[:, at], _Grid(*(values[at] for values in grid))
+        size = int(here.size.max())
+        error[:, at] = np.add.reduceat(_expected_distance(y[at] - mu, sd), starts) / counts
+        few = size <= num / 2
+        one = _distance_on_grid(mu, sd, here, size, starts) if few else _distance_of_pairs(mu, sd, starts)
+        distance[:, at] = one / counts
+    return error, distance
+
+
+class _Grid(NamedTuple):
+    """Nodes z = centre + stretch sinh(u) of each point (n,), u evenly spaced from -end to end, ``size`` of them."""
+
+    centre: Floats
+    stretch: Floats
+    end: Floats
+    size: Floats
+
+
+def _grid(mu: Floats, sd: Floats) -> _Grid:
+    """Nodes that are dense where components are, and fewer where only the tails of wide ones are left."""
+    centre, half, narrow = (mu.max(axis=0) + mu.min(axis=0)) / 2, np.ptp(mu, axis=0) / 2, sd.min(axis=0)
+    stretch = half + 4 * narrow
+    end = np.arcsinh((np.abs(mu - centre) + _REACH * sd).max(axis=0) / stretch)
+    # At the outermost component nodes are stretch * sqrt(2) apart at most, in units of those of u.
+    return _Grid(centre, stretch, end, np.ceil(2 * end * np.sqrt(2) * stretch / (_SPACING * narrow)) + 1)
+
+
+def _distance_on_grid(mu: Floats, sd: Floats, grid: _Grid, size: int, starts: np.ndarray) -> Floats:
+    """Sums over groups of E|X_s - X| = int F_s (1 - 2 F) + F dz, by the trapezoidal rule in u.
+
+    On a line the integrand's Fourier transform falls as exp(-s^2 w^2 / 4), s the smallest standard deviation, so that the
+    rule of spacing d s errs by exp(-(pi / d)^2) of it (Trefethen & Weideman 2014, theorem 5.1), and a change of variable
+    keeps such rules exponential (section 14). d is 1.2 at the outermost component and 0.85 in the middle, where most of
+    the integral is: 1e-3 and 1e-6. Beyond 5.5 standard deviations 2e-8 is left.
+    """
+    spacing = 2 * grid.end / (size - 1)
+    out = np.zeros((len(starts), mu.shape[1]))
+    counts = np.diff([*starts, len(mu)])[:, None]
+    for node in range(size):
+        u = node * spacing - grid.end
+        cdf = np.add.reduceat(ndtr((grid.centre + grid.stretch * np.sinh(u) - mu) / sd), starts)
+        whole = cdf.sum(axis=0) / len(mu)
+        out += (cdf * (1 - 2 * whole) + counts * whole) * np.cosh(u)
+    return out * (spacing * grid.stretch)
+
+
+def _distance_of_pairs(mu: Floats, sd: Floats, starts: np.ndarray) -> Floats:
+    """The same sums from all pairs, those i = j included: A(0, 2 s^2) = 2 s / sqrt(pi)."""
+    out, variance = 2 / np.sqrt(np.pi) * sd, sd**2
+    for i in range(len(mu) - 1):
+        pairs = _expected_distance(mu[i] - mu[i + 1 :], np.sqrt(variance[i] + variance[i + 1 :]))
+        out[i] += pairs.sum(axis=0)
+        out[i + 1 :] += pairs
+    return np.add.reduceat(out, starts) / len(mu)
 
 
 def _expected_distance(m: Floats, s: Floats) -> Floats:

@@ -1,13 +1,15 @@
 """The Bayesian neural network as a NumPyro model that joins a network, a prior and a likelihood."""
 
+import contextlib
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro
+import numpyro.distributions as dist
 from flax import errors, linen, nnx
 from jaxtyping import Array
 from numpyro.contrib.module import random_flax_module, random_nnx_module
@@ -63,39 +65,107 @@ def random_network(network: NetworkFactory, prior: Prior, x: Any, out_features: 
     Raises
     ------
     ConfigError
-        If the factory makes no Flax module, or the module has state beside its parameters or needs a random key.
+        If the factory makes no Flax module, the module has state beside its parameters, needs a random key, has no
+        weights or cannot be evaluated on the rows of x, or the prior gives no distribution.
     """
     module = build_network(network, x, out_features, None if not needs_rngs(network) else numpyro.prng_key())
-    _refuse_state(module, x)
+    shapes = _weights(module, x)
+    _refuse_channels_first(shapes, x)
+    given = _with_distributions(prior)
     if isinstance(module, linen.Module):
         if hasattr(x, "shape"):
-            return random_flax_module("network", module, prior, jnp.ones((1, *x.shape[1:]), x.dtype))
-        return random_flax_module("network", module, prior, jax.tree.map(lambda leaf: leaf[:1], x))
-    if isinstance(module, nnx.Module):
-        return random_nnx_module("network", module, prior, scope_divider=".")
-    raise ConfigError(f"network: {network} made a {type(module).__name__}, which is no Flax module (NNX or Linen).")
+            net = random_flax_module("network", module, given, jnp.ones((1, *x.shape[1:]), x.dtype))
+        else:
+            net = random_flax_module("network", module, given, jax.tree.map(lambda leaf: leaf[:1], x))
+    elif isinstance(module, nnx.Module):
+        net = random_nnx_module("network", module, given, scope_divider=".")
+    else:
+        raise ConfigError(f"network: {network} made a {type(module).__name__}, which is no Flax module (NNX or Linen).")
+
+    def outputs(x: Any) -> Any:
+        with _refused(x):
+            return net(x)
+
+    return outputs
 
 
-def _refuse_state(module: Any, x: Any) -> None:
-    """Raise ConfigError if a module has state that is no parameter: a density is a function of parameters alone."""
+@contextlib.contextmanager
+def _refused(x: Any) -> Iterator[None]:
+    """Say in one sentence that a network cannot be evaluated on rows of x."""
+    try:
+        yield
+    except errors.InvalidRngError as error:
+        raise ConfigError(_STATE.format("a random key of its own")) from error
+    except (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, errors.FlaxError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        if "use_running_average" in str(error):
+            raise ConfigError(_STATE.format("batch statistics, which are no parameters")) from error
+        shapes = ", ".join(str(tuple(leaf.shape[1:])) for leaf in jax.tree.leaves(x))
+        said = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split()).rstrip(".")
+        raise ConfigError(
+            f"network: it cannot be evaluated on rows of shape {shapes} ({said}): let it take its input width from "
+            "in_features or from x itself, and give __call__ no parameter but x that has no default."
+        ) from error
+
+
+def _weights(module: Any, x: Any) -> list[tuple[int, ...]]:
+    """The shapes of a module's weights.
+
+    Raises
+    ------
+    ConfigError
+        If it has state that is no parameter, since a density is a function of parameters alone, or no weights.
+    """
     if isinstance(module, nnx.Module):
-        rest = typing.cast(Any, nnx.split(module, nnx.Param, ...))[2]
+        _, weights, rest = typing.cast(Any, nnx.split(module, nnx.Param, ...))
         held = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
+        leaves = jax.tree.leaves(nnx.to_pure_dict(weights))
     elif isinstance(module, linen.Module):
         row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
-        try:
+        with _refused(x):
             made = jax.eval_shape(module.init, jax.random.key(0), row)
             if set(made) == {"params"}:  # the module is applied without a key, as in a density
                 jax.eval_shape(module.apply, made, row)
-        except errors.InvalidRngError as error:
-            raise ConfigError(_STATE.format("a random key of its own")) from error
-        held = sorted(set(made) - {"params"})
+        held, leaves = sorted(set(made) - {"params"}), jax.tree.leaves(made.get("params", {}))
     else:
-        return
+        return []
     if held:
         raise ConfigError(_STATE.format(f"the state '{held[0]}', which is no parameter"))
+    if not leaves:
+        raise ConfigError("network: it has no weights, so there is nothing to infer: give it one layer at least.")
+    return [tuple(leaf.shape) for leaf in leaves]
 
 
+def _refuse_channels_first(shapes: list[tuple[int, ...]], x: Any) -> None:
+    """Raise ConfigError if a convolution would take the width of channels-first images for their channels."""
+    if not hasattr(x, "shape") or x.ndim < 4 or x.shape[1] > MOST_CHANNELS or min(x.shape[2:]) <= MOST_CHANNELS:
+        return
+    for shape in shapes:
+        if len(shape) == x.ndim and shape[-2] in (x.shape[1], x.shape[-1]):
+            raise ConfigError(
+                f"data: x has rows of shape {tuple(x.shape[1:])}, which are images with their channels first, and Flax's "
+                "convolutions take the channels last: give np.moveaxis(x, 1, -1)."
+            )
+
+
+def _with_distributions(prior: Prior) -> Prior:
+    """The prior, which is refused where it gives something else than a distribution."""
+
+    def checked(name: str, shape: tuple[int, ...]) -> dist.Distribution:
+        given = prior(name, shape)
+        if not isinstance(given, dist.Distribution):
+            raise ConfigError(
+                f"prior: it gives {'None' if given is None else 'a ' + type(given).__name__} for the weight '{name}' of "
+                f"shape {shape}: return a NumPyro distribution for every weight, a narrow one where it hardly moves."
+            )
+        return given
+
+    return checked
+
+
+MOST_CHANNELS = 4
+"""Images with more channels are not told from images with the channels last."""
 _STATE = (
     "network: it needs {}, so that one row would be computed by what other rows or draws left: use LayerNorm in place of "
     "BatchNorm, and inference=mc_dropout in place of Dropout."
@@ -117,7 +187,8 @@ def bnn(x: Any, y: Array | None = None, *, network: NetworkFactory, prior: Prior
     outputs = net(x)
     if not hasattr(outputs, "shape"):
         raise ConfigError(
-            f"network: it returns a {type(outputs).__name__}: return one array (rows, out_features) instead."
+            f"network: it returns a {type(outputs).__name__}: return one array (rows, out_features) instead, whose columns "
+            "are the likelihood's parameters."
         )
     rows = jax.tree.leaves(x)[0].shape[0]
     if outputs.shape != (rows, likelihood.out_features):

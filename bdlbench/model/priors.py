@@ -4,8 +4,11 @@ A prior is a function that receives the dotted name and the shape of a weight an
 is what ``numpyro.contrib.module.random_nnx_module`` accepts.
 """
 
+import math
 from collections.abc import Callable
 
+import jax.numpy as jnp
+import numpyro
 import numpyro.distributions as dist
 
 from bdlbench.options import positive
@@ -41,9 +44,29 @@ def fan_in(*, weight_scale: float, bias_scale: float) -> Prior:
     def prior(name: str, shape: tuple[int, ...]) -> dist.Distribution:
         if is_bias(name, shape):
             return dist.Normal(0.0, bias_scale)
-        inputs = 1
-        for axis in shape[:-1]:
-            inputs *= axis
-        return dist.Normal(0.0, weight_scale / inputs**0.5)
+        return dist.Normal(0.0, weight_scale / _fan_in(shape) ** 0.5)
 
     return prior
+
+
+def hierarchical(*, median: float, log_sd: float, bias_scale: float) -> Prior:
+    """Weights of layer l ~ N(0, s_l^2 / fan_in) with a scale of its own, log s_l ~ N(log ``median``, ``log_sd``^2).
+
+    The scales are latent sites ``scale.<weight>`` and are inferred with the weights; biases ~ N(0, bias_scale^2). Source:
+    Neal (1996), Bayesian Learning for Neural Networks, section 3.3, with a log-normal law of the scales in place of a
+    gamma law of the precisions.
+    """
+    positive("prior", median=median, log_sd=log_sd, bias_scale=bias_scale)
+
+    def prior(name: str, shape: tuple[int, ...]) -> dist.Distribution:
+        if is_bias(name, shape):
+            return dist.Normal(0.0, bias_scale)
+        scale = numpyro.sample(f"scale.{name}", dist.LogNormal(jnp.log(median), log_sd))
+        return dist.Normal(0.0, scale / _fan_in(shape) ** 0.5)
+
+    return prior
+
+
+def _fan_in(shape: tuple[int, ...]) -> int:
+    """The product of the sizes of all axes of a kernel except the last."""
+    return math.prod(shape[:-1])

@@ -55,11 +55,23 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
     Raises
     ------
     ConfigError
-        If the model has no latent site or a discrete one, a prior that cannot be sampled, a plate with subsampling, no
-        or several observed sites, an observed site under a mask, or a log likelihood that is not one number a row.
+        If the model has no latent site or a discrete one, a prior that cannot be sampled, a plate with subsampling,
+        state that is no parameter, no or several observed sites, an observed site under a mask that does not depend on
+        x alone, or a log likelihood that is not one number a row.
     """
-    layout, observed, shape, needs_key = _inspect(model, x, y)
-    rows = shape[0] if shape else 0
+    declared = rows_interact(model)
+    found = _inspect(model, x, y)
+    notes: tuple[str, ...] = ()
+    if found.free:
+        model = handlers.substitute(model, data=_initial(model, x, found.free))
+        notes = (_FREE.format(", ".join(f"'{name}'" for name in found.names)),)
+        found = _inspect(model, x, y)
+    if not found.samples:
+        model = _WithoutDraws(model, found.observed)
+    layout, observed, shape, needs_key = found.layout, found.observed, found.shape, found.needs_key
+    imputed = observed.removesuffix(_OBSERVED) + _UNOBSERVED if observed.endswith(_OBSERVED) else None
+    whole = None if imputed is None else observed.removesuffix(_OBSERVED)  # y with what stands for its hidden rows
+    rows = shape[0]
 
     def trace(
         theta: Array, x: Any, y: Any, fixed: dict[str, Any], key: Array | None = None
@@ -96,7 +108,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         log_prior = jnp.zeros((), theta.dtype)
         log_factor = None
         for name, site in sites.items():
-            if site["type"] != "sample" or name == observed:
+            if site["type"] != "sample" or name in (observed, imputed):
                 continue
             if name in layout:
                 drawn = _unmasked(site["fn"]).log_prob(site["value"]).sum()
@@ -112,8 +124,8 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
     def one_a_row(site: dict[str, Any], x: Any) -> dist.Distribution:
         """The site's distribution with the rows as its first axis, expanded if it is the same for all rows."""
-        wanted = (jnp.shape(x)[0], *shape[1:])
-        return site["fn"] if site["fn"].batch_shape == wanted else site["fn"].expand(wanted)
+        wanted, fn = (jnp.shape(x)[0], *shape[1:]), _unmasked(site["fn"])
+        return fn if fn.batch_shape == wanted else fn.expand(wanted)
 
     def predictive(theta: Float[Array, " D"], x: Any) -> dist.Distribution:
         return one_a_row(trace(theta, x, None, {})[0][observed], x)
@@ -125,13 +137,31 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         sites, _ = trace(theta, x, None, {})
         if "f" in sites:
             return sites["f"]["value"]
-        mean = one_a_row(sites[observed], x).mean
+        try:
+            mean = one_a_row(sites[observed], x).mean
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"model: '{observed}' has no mean, and there is no deterministic site 'f' in its place: add "
+                "numpyro.deterministic('f', ...) of shape (rows, outputs)."
+            ) from error
         return mean.reshape(mean.shape[0], -1)
+
+    def scored(x: Any) -> Array:
+        fn = trace(jnp.zeros(dim), x, None, {})[0][observed]["fn"]
+        return _mask_of(fn, (jnp.shape(x)[0], *shape[1:]))
+
+    def fits(theta: Float[Array, " D"], x: Any, y: Any) -> Array:
+        fn = trace(theta, x, y, {})[0][observed]["fn"]
+        inside = jnp.broadcast_to(fn.support(y), (jnp.shape(x)[0], *shape[1:]))
+        inside = inside.reshape(inside.shape[0], -1).all(1)
+        return inside | ~scored(x) if found.masked else inside
 
     def constrain(theta: Float[Array, " D"]) -> dict[str, Array]:
         sites, _ = trace(theta, x, y, {})
         kept = {
-            name: s for name, s in sites.items() if name in layout or (s["type"] == "deterministic" and name != "f")
+            name: s
+            for name, s in sites.items()
+            if name in layout or (s["type"] == "deterministic" and name not in ("f", whole))
         }
         return {name.replace("/", "."): site["value"] for name, site in kept.items()}
 
@@ -148,7 +178,8 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
 
     def flatten(sites: dict[str, Any], values: dict[str, Array]) -> Float[Array, " D"]:
         free = [biject_to(sites[name]["fn"].support).inv(values[name]) for name in layout]
-        return jnp.concatenate([jnp.ravel(part) for part in free])
+        # Flax initialises weights in single precision, whatever the run's is.
+        return jnp.concatenate([jnp.ravel(part).astype(float) for part in free])
 
     def sample_prior(key: Array) -> Float[Array, " D"]:
         sites = handlers.trace(handlers.seed(model, key)).get_trace(x, None)
@@ -170,7 +201,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
             sites, _ = trace(theta, x, None, {})
             return {name: sites[name]["value"] for name in layout} | {"f": sites["f"]["value"]} if "f" in sites else {}
 
-        shapes = jax.eval_shape(values, jax.ShapeDtypeStruct((dim,), jnp.float32))
+        shapes = jax.eval_shape(values, jnp.zeros(dim))
         if "f" not in shapes:
             raise ConfigError(
                 "model: it has no deterministic site 'f', the outputs whose layers could be found: use model=bnn."
@@ -209,23 +240,80 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         units,
         last_layer,
         needs_key,
+        scored if found.masked else None,
+        fits if found.support else None,
+        found.support,
+        declared,
+        notes,
     )
 
 
-def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple[int, ...], bool]:
-    """Trace the model abstractly, without computing values, and return what is needed to make its target.
+class _Found(NamedTuple):
+    """What is needed to make a target.
 
-    This is the layout of theta, the name of the observed site, the shape of its log probability, and whether the log
-    likelihood or a factor depends on a key that the model asks for.
+    Attributes
+    ----------
+    layout : dict
+        The latent sites in theta.
+    observed : str
+        Name of the observed site.
+    shape : tuple of int
+        Of its log probability.
+    needs_key : bool
+        Whether the log likelihood or a factor depends on a key that the model asks for.
+    masked : bool
+        Whether it is observed under a mask.
+    support : str
+        The support of y in words; empty for all real numbers, and where it is not known.
+    free : list of str
+        ``numpyro.param`` sites that hold values without a prior, and
+    names : list of str
+        these values.
+    samples : bool
+        Whether y can be drawn. Of some truncated distributions the density is known and draws are not.
     """
+
+    layout: dict[str, _Slot]
+    observed: str
+    shape: tuple[int, ...]
+    needs_key: bool
+    masked: bool
+    support: str
+    free: list[str]
+    names: list[str]
+    samples: bool
+
+
+def _inspect(model: Model, x: Any, y: Any) -> _Found:
+    """Trace the model abstractly, without computing values."""
     layout: dict[str, _Slot] = {}
     observed: dict[str, tuple[int, ...]] = {}
+    supports: list[str] = []
+    free: list[str] = []
+    names: list[str] = []
+    imputed: list[str] = []
+    samples: list[bool] = []
+    counts: list[int] = []
 
-    def look(key: Array, x: Any, y: Any) -> list[Array]:
+    def look(latent_key: Array, key: Array, imputed_key: Array, x: Any, y: Any) -> list[list[Array]]:
         offset = 0
-        log_probs = []
-        asked = handlers.seed(_AskedKeys(model, key), jax.random.key(0))
-        for name, site in handlers.trace(asked).get_trace(x, y).items():
+        log_probs: list[Array] = []  # of what is observed, and of factors
+        masks: list[Array] = []
+        priors: list[Array] = []
+        asked = handlers.seed(_AskedKeys(_ImputedTargets(_RefusedPriors(model), imputed_key), key), latent_key)
+        sites = handlers.trace(asked).get_trace(x, y)
+        for name, site in sites.items():
+            if site["type"] == "param":
+                without = _without_prior(name, site["value"])
+                if without:
+                    free.append(name)
+                    names.extend(without)
+            if site["type"] == "mutable":
+                raise ConfigError(
+                    f"model: '{name}' is state that is no parameter, so that one row would be computed by what other "
+                    "rows or draws left: use LayerNorm in place of BatchNorm, and inference=mc_dropout in place of "
+                    "Dropout."
+                )
             if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
                 raise ConfigError(
                     f"model: plate '{name}' has a subsample_size, but batches are drawn for the model: leave it out and "
@@ -234,32 +322,47 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
-                if not isinstance(site["fn"], dist.Unit) and _unmasked(site["fn"]) is not site["fn"]:
-                    raise ConfigError(
-                        f"model: '{name}' is observed under a mask, and hidden rows would be scored as if their density "
-                        "were 1: leave these rows out of the data."
-                    )
                 log_probs.append(_log_prob(site))
                 if not isinstance(site["fn"], dist.Unit):
-                    observed[name] = jnp.shape(site["fn"].log_prob(site["value"]))
+                    observed[name] = shape = jnp.shape(site["fn"].log_prob(site["value"]))
+                    supports.append(_support(site["fn"]))
+                    try:
+                        site["fn"].sample(key)
+                    except (NotImplementedError, ImportError):
+                        samples.append(False)
+                    if _unmasked(site["fn"]) is not site["fn"]:
+                        masks.append(_mask_of(site["fn"], shape, name))
                 continue
+            if name.endswith(_UNOBSERVED) and name.removesuffix(_UNOBSERVED) + _OBSERVED in sites:
+                imputed.append(name)
+                continue  # the hidden y of an obs_mask: its density integrates to one
+            if imputed:
+                priors.append(_log_prob(site).sum())
             if site["fn"].support.is_discrete:
                 raise ConfigError(
                     f"model: latent site '{name}' is discrete, which gradient methods cannot move: marginalise it out."
                 )
-            free = biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))
-            layout[name] = _Slot(offset, math.prod(free), tuple(free), _is_real(site["fn"].support))
-            offset += math.prod(free)
-        return log_probs
+            size = biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))
+            layout[name] = _Slot(offset, math.prod(size), tuple(size), _is_real(site["fn"].support))
+            offset += math.prod(size)
+        counts.extend(map(len, (log_probs, masks)))
+        return [log_probs, masks, priors]
 
+    keys = [jax.random.key(0)] * 3
     try:
-        jaxpr = jax.make_jaxpr(look)(jax.random.key(0), x, y).jaxpr
+        jaxpr = jax.make_jaxpr(look)(*keys, x, y).jaxpr
     except NotImplementedError as error:
         raise ConfigError(
-            "model: a distribution of it cannot do what is asked, as ImproperUniform, from which no start can be drawn: "
-            "use a wide proper prior, as Normal(0, 100)."
+            f"model: a distribution of it cannot do what is asked ({_first_line(error)}): each needs log_prob and sample."
         ) from error
-    needs_key = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1][0]
+    num_log_probs, num_masks = counts
+    num_outputs = len(jaxpr.outvars)
+
+    def used(start: int, stop: int) -> list[bool]:
+        """Which inputs (three keys, x, y) the outputs from start to stop depend on."""
+        return dce_jaxpr(jaxpr, [start <= i < stop for i in range(num_outputs)])[1]
+
+    needs_key = used(0, num_log_probs)[1]
     if not layout:
         raise ConfigError("model: it has no latent site, so there is nothing to infer: sample at least one parameter.")
     if len(observed) != 1:
@@ -275,13 +378,128 @@ def _inspect(model: Model, x: Any, y: Any) -> tuple[dict[str, _Slot], str, tuple
             f"model: the log likelihood of '{name}' has shape {shape}, but one number for each of the {rows} rows is "
             f"needed, as y has shape {jnp.shape(y)}: observe y under a plate over the rows, with parameters of y's shape."
         )
-    return layout, name, shape, needs_key
+    if num_masks:
+        if len(shape) > 1:
+            raise ConfigError(
+                f"model: '{name}' is observed under a mask, but has a log likelihood of shape {shape} and not one number a "
+                "row: declare the targets of a row as one event, as Normal(...).to_event(1)."
+            )
+        on = used(num_log_probs, num_log_probs + num_masks)
+        if any(on[:3]) or on[-1]:
+            what = "y" if on[-1] else "latent sites or random numbers"
+            raise ConfigError(
+                f"model: '{name}' is observed under a mask that depends on {what}, so that which rows are scored is not "
+                "known beforehand: let the mask depend on x alone, or leave these rows out of the data."
+            )
+    if imputed and (used(0, num_log_probs)[2] or used(num_log_probs + num_masks, num_outputs)[2]):
+        raise ConfigError(
+            f"model: '{imputed[0]}', which obs_mask hides, enters the density of another site: declare it as a latent site "
+            "of its own, and observe the other rows."
+        )
+    return _Found(layout, name, shape, needs_key, bool(num_masks), supports[0], free, names, all(samples))
 
 
 def _log_prob(site: dict[str, Any]) -> Array:
     """Log probability of a site, times the scale that plates and handlers give it."""
     log_prob = site["fn"].log_prob(site["value"])
     return log_prob if site["scale"] is None else site["scale"] * log_prob
+
+
+_OBSERVED, _UNOBSERVED = "_observed", "_unobserved"
+"""What NumPyro adds to the name of a site with ``obs_mask``, for the two sites that it makes of it."""
+_FREE = "model: no prior is given for {}: no part of the posterior, kept by every method, SVI too, at the initial value"
+
+
+def _without_prior(name: str, value: Any) -> list[str]:
+    """The values of a ``numpyro.param`` site that have no prior, by dotted name; NumPyro takes the others out of it."""
+    leaves = jax.tree_util.tree_leaves_with_path(value)
+    return [".".join([name.removesuffix("$params"), *(str(step.key) for step in path)]) for path, _ in leaves]
+
+
+def _initial(model: Model, x: Any, names: list[str]) -> dict[str, Any]:
+    """Initial values of ``numpyro.param`` sites, the same in all chains and at each trace."""
+    with handlers.block():
+        sites = handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(x, None)
+    return {name: sites[name]["value"] for name in names}
+
+
+def rows_interact(model: Any) -> bool | None:
+    """Whether what a model says of a row depends on other rows, as far as it is known without evaluating it.
+
+    True where the model, its network or the network's class declares ``rows_interact``; False where both are this
+    package's; None otherwise.
+    """
+    ours, parts = [], [model]
+    while parts:
+        part = parts.pop()
+        if getattr(part, "rows_interact", False) is True:
+            return True
+        parts += [value for key, value in getattr(part, "keywords", {}).items() if key == "network"]
+        inner = next((getattr(part, name) for name in ("func", "fn", "module") if hasattr(part, name)), None)
+        if inner is not None:
+            parts.append(inner)
+        else:
+            ours.append(str(getattr(part, "__module__", "")).startswith("bdlbench."))
+    return False if ours and all(ours) else None
+
+
+_WORDS = {
+    "boolean": "0 or 1",
+    "nonnegative_integer": "whole numbers of at least 0",
+    "positive_integer": "whole numbers of at least 1",
+    "positive": "numbers above 0",
+    "nonnegative": "numbers of at least 0",
+    "unit_interval": "numbers from 0 to 1",
+    "simplex": "shares that sum to 1",
+}
+_BOUNDS = {
+    "_IntegerInterval": "whole numbers from {lower_bound} to {upper_bound}",
+    "_Interval": "numbers from {lower_bound} to {upper_bound}",
+    "_OpenInterval": "numbers between {lower_bound} and {upper_bound}",
+    "_IntegerGreaterThan": "whole numbers of at least {lower_bound}",
+    "_GreaterThan": "numbers above {lower_bound}",
+    "_GreaterThanEq": "numbers of at least {lower_bound}",
+    "_LessThan": "numbers below {upper_bound}",
+    "_LessThanEq": "numbers of at most {upper_bound}",
+}
+
+
+def _support(fn: dist.Distribution) -> str:
+    """The support of y in words; empty for all real numbers, and where a distribution does not say."""
+    try:
+        support = _unmasked(fn).support
+    except NotImplementedError:
+        return ""
+    while isinstance(support, dist.constraints.independent):
+        support = support.base_constraint
+    if support is None or support in (dist.constraints.real, dist.constraints.real_vector):
+        return ""
+    for name, words in _WORDS.items():
+        if support is getattr(dist.constraints, name):
+            return words
+    words = _BOUNDS.get(type(support).__name__, "values in its support")
+    bounds = {name: getattr(support, name, None) for name in ("lower_bound", "upper_bound")}
+    plain = {name: f"{value:g}" if isinstance(value, int | float) else "its bound" for name, value in bounds.items()}
+    return words.format(**plain)
+
+
+def _mask_of(fn: dist.Distribution, shape: tuple[int, ...], name: str = "") -> Array:
+    """The mask of a distribution, broadcast to the shape of its log probability."""
+    mask: Any = True
+    while isinstance(fn, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
+        if isinstance(fn, dist.MaskedDistribution):
+            mask = mask & fn._mask
+        elif isinstance(fn, dist.Independent) and _unmasked(fn.base_dist) is not fn.base_dist:
+            raise ConfigError(
+                f"model: '{name}' is observed under a mask on parts of a row: mask the rows as a whole, after to_event."
+            )
+        fn = fn.base_dist
+    return jnp.broadcast_to(jnp.asarray(mask, bool), shape)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.splitlines()[0].split())
 
 
 def _unmasked(fn: dist.Distribution) -> dist.Distribution:
@@ -312,6 +530,47 @@ class _AskedKeys(Messenger):
         if msg["type"] == "prng_key" and msg["value"] is None:
             self.count += 1
             msg["value"] = jax.random.fold_in(self.key, self.count)
+
+
+class _ImputedTargets(Messenger):
+    """Draws the targets that ``obs_mask`` hides from a key of their own, so that what depends on them is seen."""
+
+    def __init__(self, model: Model, key: Array) -> None:
+        super().__init__(model)
+        self.key = key
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Give the key."""
+        if msg["type"] == "sample" and msg["name"].endswith(_UNOBSERVED) and not msg["is_observed"]:
+            msg["kwargs"]["rng_key"] = self.key
+
+
+class _WithoutDraws(Messenger):
+    """Puts zeros in place of draws of y, which cannot be drawn; nothing that is computed from them is used."""
+
+    def __init__(self, model: Model, observed: str) -> None:
+        super().__init__(model)
+        self.observed = observed
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Give the zeros."""
+        if msg["type"] == "sample" and msg["name"] == self.observed and msg["value"] is None:
+            msg["value"] = jnp.zeros(msg["fn"].shape())
+
+
+class _RefusedPriors(Messenger):
+    """Refuses the priors from which no start can be drawn, by the name of their site."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Look at the distribution of a latent site."""
+        fn = msg["fn"] if msg["type"] == "sample" else None
+        while isinstance(fn, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
+            fn = fn.base_dist
+        if isinstance(fn, dist.ImproperUniform):
+            raise ConfigError(
+                f"model: latent site '{msg['name']}' has an ImproperUniform prior, from which no start can be drawn: use a "
+                "wide proper prior with the same support, as Normal(0, 10), HalfNormal(10) or Uniform(a, b)."
+            )
 
 
 class _InitialWeights(Messenger):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 MISSING = "–"
+NONE = "does not exist"
+"""In place of a score that a likelihood does not have, as Cauchy's has no mean to be off by."""
 PHASES = ("setup", "compile", "warmup", "sample", "predict")
 _SECONDS = "seconds: setup/compile/warm-up/sample/predict"
 _TITLES = {"crps": "CRPS", "rmse": "RMSE"}
@@ -47,9 +49,10 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         Records of finished runs, as :meth:`bdlbench.store.Store.record` returns them.
     aggregate : bool
         Whether runs that differ only in seed and split share one row. It shows means, and standard errors of the
-        scores. With several splits the standard error is that of the mean over splits, after averaging over the seeds
-        of a split. With one split it is that of the mean over seeds. ESS and R-hat are the worst of the runs. Only
-        complete runs enter; the others are counted.
+        scores. With several splits it is Nadeau & Bengio's (2003) corrected standard error of the mean over splits,
+        sqrt(1 / J + n_test / n_train) times the standard deviation of the J means over the seeds of a split, because the
+        rows of random splits overlap. If all splits have one test set, it is the plain one. With one split it is that of
+        the mean over seeds. ESS and R-hat are the worst of the runs. Only complete runs enter; the others are counted.
 
     Returns
     -------
@@ -58,8 +61,9 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         records have them; coverage of the 90 % interval; gradients (warm-up, sampling and the run that it was started
         from, in evaluations on the full data); gradients that the search for tuned settings used, if a run has such
         settings; seconds by phase; the smallest bulk ESS and the largest R-hat in function space; and the number of
-        warnings, whose text is below the table. A value that a record does not have is "–". A run that is not complete
-        shows its status and reason.
+        warnings and of checks that could not be made, whose text is below the table. A value that a record does not have
+        is "–", and a score that its likelihood does not have "does not exist", with the reason below the table. A run that
+        is not complete shows its status and reason.
     """
     from rich import box
     from rich.markup import escape
@@ -86,7 +90,7 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
         if len(content.sections) > 1:
             table.add_row(f"[bold]{escape(printable(data))}[/bold]")
         for cells in rows:
-            table.add_row(*(escape(printable(cell)) for cell in cells))
+            table.add_row(*(escape(printable(cell)).replace(NONE, "does\nnot exist") for cell in cells))
         table.add_section()
     return table
 
@@ -125,7 +129,9 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
     several = len({record["labels"].get("data") for record in records}) > 1
     sections: dict[str, list[list[str]]] = {}
     notes: dict[str, list[str]] = {}
-    over: set[str] = set()
+    missing: dict[str, list[str]] = {}
+    over: dict[str, str] = {}
+    left_out = 0
     for name, group in zip(names, groups, strict=True):
         finished = [record for record in group if record["status"] == "complete"] if aggregate else group
         spread, unit = _repeats(finished) if aggregate else ([], "")
@@ -135,7 +141,8 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
         for key, _ in scores:
             cells.append(_score(key, finished, spread))
         if len(spread) > 1:
-            over.add(unit.split()[-1])
+            over |= _meaning(unit, finished)
+        left_out += len(group) - len(finished)
         cells.append(count(_mean([_gradients(record) for record in finished])))
         if tuned:
             cells.append(count(_mean([record.get("tuning_num_grads") for record in finished])))
@@ -150,17 +157,21 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
         for record in group:
             for warning in record["warnings"]:
                 notes.setdefault(_shorten(warning), []).append(f"{data} {name}" if several else name)
+            for check in record.get("not_assessed") or ():
+                missing.setdefault(_shorten(check), []).append(f"{data} {name}" if several else name)
+            for key, why in (record.get("not_existing") or {}).items():
+                if any(key == shown for shown, _ in scores):
+                    text = f"{dict(scores)[key]} does not exist: {why}"
+                    notes.setdefault(_shorten(text), []).append(f"{data} {name}" if several else name)
 
     columns = ["method", *(["over"] if aggregate else []), *(title for _, title in scores)]
     columns += ["gradients", *(["tuning"] if tuned else []), _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
     below = []
     if over:
-        within = ", seeds averaged within a split" if "splits" in over else ""
-        below.append(
-            f"± is the standard error of the mean over {' or '.join(sorted(over))}, as the column 'over' says{within}; "
-            "ESS and R-hat are the worst of the runs."
-        )
-    for text, owners in notes.items():
+        below.append(f"± is {'; '.join(over[key] for key in sorted(over))}. ESS and R-hat are the worst of the runs.")
+    if left_out:
+        below.append(f"{left_out} of {len(records)} runs are not complete: they are counted and enter no mean.")
+    for text, owners in [*notes.items(), *((f"not assessed: {text}", owners) for text, owners in missing.items())]:
         counts = {owner: owners.count(owner) for owner in dict.fromkeys(owners)}
         below.append(f"{', '.join(f'{o} ({n}x)' if n > 1 else o for o, n in counts.items())}: {text}")
     return Comparison(columns, list(sections.items()), below)
@@ -195,8 +206,9 @@ def _settings(record: Record) -> dict[str, Any]:
     leaves = flatten(record.get("config") or {})
     apart = ("store.", "paths.", "report.", "metrics.", "hydra.", "tuned_for", "tuning_num_grads")
     given = {key: value for key, value in leaves if key not in skip and not key.startswith(apart)}
-    if given.get("warm_start") is None:  # records that were written before this option existed lack it
-        given.pop("warm_start", None)
+    for name, default in (("warm_start", None), ("precision", "float32")):
+        if given.get(name) == default:  # records that were written before these options existed lack them
+            given.pop(name, None)
     return given
 
 
@@ -260,6 +272,8 @@ def _repeats(records: Sequence[Record]) -> tuple[list[list[Record]], str]:
 
 
 def _score(key: str, records: Sequence[Record], spread: Sequence[Sequence[Record]]) -> str:
+    if any(key in (record.get("not_existing") or {}) for record in records):
+        return NONE
     style = ".4g" if key in _TITLES else ".3f"
     values = [record["metrics"].get(key) for record in records]
     mean = _mean(values)
@@ -268,8 +282,47 @@ def _score(key: str, records: Sequence[Record], spread: Sequence[Sequence[Record
     means = [fmean(record["metrics"][key] for record in unit) for unit in spread]
     mean = fmean(means)
     # stdev raises for values that are not finite, and a spread around nan or infinity has no meaning.
-    error = stdev(means) / math.sqrt(len(means)) if all(map(math.isfinite, means)) else math.nan
+    error = stdev(means) * math.sqrt(1 / len(means) + _overlap(spread)) if all(map(math.isfinite, means)) else math.nan
     return f"{_number(mean, style)} ± {_number(error, '.2g' if key in _TITLES else style)}"
+
+
+def _overlap(spread: Sequence[Sequence[Record]]) -> float:
+    """What overlapping rows add to the variance of a mean over splits, in variances of one split: n_test / n_train.
+
+    That is rho / (1 - rho) with the correlation rho = n_test / (n_test + n_train) of two splits. It is 0 for seeds of one
+    split, for splits with one test set, and where a record does not have the numbers of rows.
+
+    Source: Nadeau & Bengio (2003), section 3.1.
+    """
+    records = [record for unit in spread for record in unit]
+    if len({_split(record) for record in records}) < 2 or _one_test_set(records):
+        return 0.0
+    sizes = [record.get("num_rows") for record in records]
+    return fmean(size["test"] / size["train"] for size in sizes if size) if all(sizes) else 0.0
+
+
+def _one_test_set(records: Sequence[Record]) -> bool:
+    """Whether all records say that they were scored at the same targets."""
+    found = {record.get("test_checksum") for record in records}
+    return len(found) == 1 and None not in found
+
+
+def _meaning(unit: str, records: Sequence[Record]) -> dict[str, str]:
+    """What ± means in a row of the table, by a name that sorts the sentences."""
+    if unit.endswith("seeds"):
+        return {"seeds": "the standard error of the mean over seeds"}
+    averaged = ", seeds averaged within a split"
+    if _one_test_set(records):
+        return {"one": f"the standard error of the mean over splits with one test set{averaged}"}
+    if not all(record.get("num_rows") for record in records):
+        return {
+            "plain": f"the plain standard error over splits{averaged}, which is too small where their rows overlap: these "
+            "records do not have the numbers of rows that correct it"
+        }
+    return {
+        "splits": "Nadeau and Bengio's (2003) corrected standard error of the mean over splits, whose rows overlap: "
+        f"sqrt(1/J + n_test/n_train) times the standard deviation of J splits{averaged}"
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -292,6 +345,8 @@ def _gradients(record: Record) -> float | None:
 
 def _state(group: Sequence[Record], aggregate: bool) -> str:
     warnings = str(sum(len(record["warnings"]) for record in group))
+    if missing := sum(len(record.get("not_assessed") or ()) for record in group):
+        warnings += f" ({missing} not assessed)"
     if not aggregate and group[0]["status"] != "complete":
         return f"{group[0]['status']}: {_shorten(group[0].get('reason') or 'no reason given')}; {warnings}"
     bad = [record["status"] for record in group if record["status"] != "complete"]

@@ -24,8 +24,8 @@ from bdlbench.sampling.position import Position
 from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.store import RunWriter
 
-SCHEMA = 2
-"""The version of the format. A checkpoint of another version is not used."""
+SCHEMA = 3
+"""Version of what a checkpoint holds; one of another version is not used."""
 SHARE = 0.02
 """The largest fraction of the running time that is spent on checkpoints. Large states are therefore written less often
 than ``every`` says."""
@@ -51,9 +51,9 @@ class Saved(NamedTuple):
     pending: Block | None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the checkpoint as arrays by name, with the header by which :func:`read` decides whether it fits."""
-        tally, allocated, seconds, curve_seconds = self.earlier
-        header = {**_made_by(), "seconds": dict(seconds), "curve_seconds": curve_seconds, "pending": None}
+        """As arrays by name, with what :func:`read` needs to know whether they fit."""
+        tally, allocated, seconds = self.earlier
+        header = {**_made_by(), "seconds": dict(seconds), "pending": None}
         header["allocated"] = [[*variable, *found] for variable, found in allocated.items()]
         out = {f"position/{name}": a for name, a in self.position.arrays().items()}
         out |= {f"tally/{name}": a for name, a in (tally or {}).items()}
@@ -102,7 +102,7 @@ def read(arrays: Mapping[str, np.ndarray]) -> Saved:
         first, steps = header["pending"]
         pending = _block(where, first, steps, arrays["draws"], part("stats/"))
     allocated = {(group, name): (tuple(like), dtype) for group, name, like, dtype in header["allocated"]}
-    return Saved(where, Earlier(part("tally/"), allocated, header["seconds"], header["curve_seconds"]), pending)
+    return Saved(where, Earlier(part("tally/"), allocated, header["seconds"]), pending)
 
 
 def _block(where: Position, first: int, steps: int, draws: np.ndarray, stats: dict[str, np.ndarray]) -> Block:
@@ -191,25 +191,15 @@ class Checkpoints:
         return self.wait is not None and self.now() - self.last >= self.wait
 
     def write(self, members: Sequence[Member], position: Callable[[], Position], pending: Sequence[Block]) -> None:
-        """Write a checkpoint for each member; without ``every`` do nothing. Each file is replaced atomically.
-
-        Parameters
-        ----------
-        members : sequence of Member
-        position : () -> Position
-            Returns the position of all lanes of the group.
-        pending : sequence of Block
-            Draws of all lanes that are not stored yet.
-        """
+        """Write one for each member that has its folder, each whole or not at all; without ``every`` nothing."""
         if self.every is None:
             return
         began = self.now()
         where = position()
         waiting = loop.joined(pending) if pending else None
-        for member in members:
+        for member in (each for each in members if not each.storage.writer.gone):
             own, storage = None if waiting is None else waiting.of(member.lanes), member.storage
-            seconds, curve = member.share(self.clock, self.num_jobs), member.curve_seconds + self.clock.sampling()
-            earlier = Earlier(member.tally.state(), storage.allocated, seconds, curve)
+            earlier = Earlier(member.tally.state(), storage.allocated, member.share(self.clock, self.num_jobs))
             storage.writer.checkpoint(Saved(where.of(member.lanes), earlier, own).arrays())
         self.last = self.now()
         self.wait = max(self.every, (self.last - began) / SHARE)

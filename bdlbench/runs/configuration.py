@@ -6,13 +6,18 @@ Therefore a sweep over splits, seeds and step sizes compiles once, and the code 
 """
 
 import dataclasses
+import difflib
+import functools
 import math
+import re
+import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
@@ -22,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bdlbench import options
 from bdlbench.errors import ConfigError
 from bdlbench.options import at_least, non_negative, positive, static_names
+from bdlbench.runs.start import with_init
 from bdlbench.types import Schedule
 
 TARGET_SECTIONS = ("model", "network", "prior", "likelihood")
@@ -33,8 +39,11 @@ MOVED: dict[str, str] = {}
 
 It is empty, because no factory that a configuration of this package names has moved so far.
 """
-STAGE_KEYS = ("schedule", "start", "before")
-"""The keys of an inference configuration that are not parameters of its factory."""
+STAGE_KEYS = ("schedule", "start", "before", "init")
+"""Keys of an inference configuration that are not its factory's parameters."""
+
+ROWS_INTERACT = "rows_interact"
+"""Key of a network or a model by which it declares that what it says of a row depends on other rows."""
 
 
 def conf_dir() -> Path:
@@ -63,6 +72,7 @@ def compose(overrides: list[str] | None = None) -> tuple[dict[str, Any], dict[st
     """
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         config = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
+        check_tuned(overrides or [], GlobalHydra.instance().config_loader().get_group_options("tuned"))
     choices = dict(config.hydra.runtime.choices)
     return resolve(without_hydra(config)), labels_of(choices)
 
@@ -100,7 +110,8 @@ def with_options(group: str, node: Any, options: Mapping[str, Any]) -> dict[str,
             OmegaConf.update(config, f"{group}.{path}", value, merge=True)
         except (OmegaConfBaseException, AttributeError, TypeError, IndexError) as error:
             raise ConfigError(f"{group}.{path}={value!r} cannot be set: {_first_line(error)}.") from error
-    return typing.cast(dict[str, Any], resolve(config)[group])
+    found = typing.cast(dict[str, Any], resolve(config)[group])
+    return with_init(found) if group == "inference" else found
 
 
 def default_metric_nodes() -> dict[str, Any]:
@@ -116,7 +127,8 @@ def default_metrics() -> dict[str, Callable[..., Any]]:
 
 
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return resolved configuration and labels as :func:`compose` does, inside a Hydra application."""
+    """The same from inside a Hydra application."""
+    check_tuned(HydraConfig.get().overrides.task, GlobalHydra.instance().config_loader().get_group_options("tuned"))
     return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))
 
 
@@ -235,7 +247,19 @@ def target_of(node: Mapping[str, Any], path: str) -> Callable[..., Any]:
     try:
         return get_object(MOVED.get(node["_target_"], node["_target_"]))
     except (ImportError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}._target_={node['_target_']}: {_first_line(error)}") from error
+        first = str(node["_target_"]).split(".")[0]
+        for mine in (Path(f"{first}.py"), Path(first) / "__init__.py"):
+            found = getattr(sys.modules.get(first), "__file__", None)
+            if mine.is_file() and first in sys.modules and (found is None or Path(found).resolve() != mine.resolve()):
+                raise ConfigError(
+                    f"{path}._target_={node['_target_']}: {mine} in the working folder has the name of an installed module, "
+                    "which is found in its place: rename it."
+                ) from error
+        reason = _first_line(error).rstrip(":. ")
+        raise ConfigError(
+            f"{path}._target_={node['_target_']} names no factory ({reason}): check the name, or choose one with "
+            f"{path.split('.')[0]}=<option>."
+        ) from error
 
 
 def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -246,8 +270,12 @@ def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
     ConfigError
         If an option is unknown to the factory, a required option is missing, or a value has the wrong type.
     """
-    reserved = STAGE_KEYS if path.split(".")[0] == "inference" else ()
-    # The run supplies the network, prior and likelihood to the model, and the file locations to the data.
+    reserved: tuple[str, ...] = STAGE_KEYS if path.split(".")[0] == "inference" else ()
+    if path in ("network", "model") and ROWS_INTERACT in node:
+        reserved = (ROWS_INTERACT,)
+        if not isinstance(node[ROWS_INTERACT], bool):
+            raise ConfigError(f"{path}.{ROWS_INTERACT}={node[ROWS_INTERACT]!r} must be true or false.")
+    # The sections of a program are built for the model, and the places of files are known to the run.
     provided = PROGRAM_SECTIONS if path == "model" else ("files",) if path.split(".")[0] == "data" else ()
     return options.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
 
@@ -321,12 +349,99 @@ def check_optimizers(node: Any, path: str) -> None:
             raise ConfigError(f"{path}.{name}={value} must be finite.")
 
 
+@functools.cache
+def sections() -> dict[str, tuple[str, ...] | None]:
+    """What a configuration has at its top: the options in conf/config.yaml, and the groups.
+
+    Of a section that is no group, as ``store``, the names of its options; None for anything else.
+    """
+    main = typing.cast(DictConfig, OmegaConf.load(conf_dir() / "config.yaml"))
+    own = {str(key): value for key, value in main.items() if key not in ("defaults", "hydra")}
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra")
+    options = {key: tuple(map(str, v)) if isinstance(v, DictConfig) else None for key, v in own.items()}
+    return {**options, **dict.fromkeys(groups)}
+
+
+OPTIONAL = ("network", "prior", "likelihood", "tuned", "experiment", "report", "limits")
+"""Sections that a configuration may lack: a model may have no use for them, or a group may leave nothing of its name."""
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option at the top that nothing would look at, and for one that a command left out."""
+    known = sections()
+    for name, value in config.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "leave it out."
+            raise ConfigError(f"{name} is no section of a configuration and would be ignored: {hint}")
+        options = known[name]
+        if options is None:
+            continue
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                f"{name}={value!r} must hold the options {', '.join(options)}: give {name}.{options[0]}=..."
+            )
+        for option in value:
+            if option not in options:
+                near = difflib.get_close_matches(str(option), options, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(options)}."
+                raise ConfigError(f"{name}.{option} is unknown and would be ignored: {hint}")
+        if lacking := [option for option in options if option not in value and name not in OPTIONAL]:
+            raise ConfigError(f"{name}.{lacking[0]} is missing: give it a value, or leave out ~{name}.{lacking[0]}.")
+    for name in known:
+        if name not in config and name not in OPTIONAL:
+            raise ConfigError(f"{name} is missing: give it a value, or leave out ~{name}.")
+    for name in ("data", "model", "inference", *(n for n in ("network", "prior", "likelihood") if n in config)):
+        node = config[name]
+        if node is not None and not (isinstance(node, Mapping) and isinstance(node.get("_target_"), str)):
+            raise ConfigError(f"{name} has no factory: choose one with {name}=<option>, or give {name}._target_=...")
+    if not isinstance(config["inference"].get("schedule", {}), Mapping) or "schedule" not in config["inference"]:
+        given = config["inference"].get("schedule")
+        raise ConfigError(f"inference.schedule={given!r} must be a schedule with {', '.join(Schedule._fields)}.")
+    path = config["store"]["path"]
+    if not isinstance(path, str) or not path.strip():
+        raise ConfigError(f"store.path={path!r} must be a folder: give a path such as results/store.")
+    for name, place in config["paths"].items():
+        if place is not None and not isinstance(place, str):
+            raise ConfigError(f"paths.{name}={place!r} must be a path: give one in quotes, or null.")
+    if not isinstance(config["metrics"], Mapping) or not config["metrics"]:
+        raise ConfigError(f"metrics={config['metrics']!r} must name some: give them as metrics=[lppd,rmse].")
+    for name, node in config["metrics"].items():
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+            raise ConfigError(
+                f"metrics.{name}={node!r} must be a metric with _target_: give its name, metrics=[{name}]."
+            )
+
+
+def check_tuned(overrides: Iterable[str], names: Collection[str]) -> None:
+    """Raise ConfigError if a command asks for tuned settings that are not there: Hydra would go on without them."""
+    for override in overrides:
+        asked = re.fullmatch(r"\+{0,2}tuned=(.*)", override)
+        for name in asked[1].split(",") if asked else ():
+            name = name.strip("'\" ").removesuffix(".yaml")
+            if name != "null" and name not in names:
+                near = difflib.get_close_matches(name, names, n=3)
+                hint = f"did you mean {' or '.join(near)}?" if near else "leave it out, or give tuned=null."
+                raise ConfigError(f"tuned={name} does not exist: {hint}")
+
+
 def check_options(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a wrong value of a top-level option, which no factory checks."""
+    """Raise ConfigError for a top-level option that no factory would look at."""
+    seed = config["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2^32 - 1.")
     if not isinstance(config["rerun"], bool):
         raise ConfigError(f"rerun={config['rerun']!r} must be true or false.")
+    if (precision := config.get("precision", "float32")) not in ("float32", "float64"):
+        raise ConfigError(f"precision={precision!r} is unknown: use float32 or float64.")
     if config["progress"] not in ("auto", "lines", "off"):
         raise ConfigError(f"progress={config['progress']!r} is unknown: use auto, lines or off.")
+    limits = config.get("limits", {})
+    if limits.get("memory", True) not in (True, False, "on", "off"):
+        raise ConfigError(f"limits.memory={limits['memory']!r} is unknown: use on or off.")
+    most = limits.get("attempts")
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise ConfigError(f"limits.attempts={most!r} must be a whole number, at least 1, or null for any number.")
     rows = config["store"]["predictive_rows"]
     if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
         raise ConfigError(f"store.predictive_rows={rows!r} must be a whole number, at least 1.")

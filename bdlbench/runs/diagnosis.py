@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdlbench.metrics.diagnostics import MIN_DRAWS, e_bfmi
+from bdlbench.metrics.diagnostics import MIN_DRAWS, TEMPERATURE, e_bfmi, mean_and_error
 from bdlbench.runs import tuned
 from bdlbench.runs.job import Job
 from bdlbench.runs.tally import BOUNDS, Tally
 from bdlbench.sampling.programs import UNFINISHED
 
-NO_MOMENTS = "y has no finite variance given theta: RMSE and all metrics that need moments are left out"
+TEMPERATURE_TOLERANCE = 0.2
+"""Relative error of the configurational temperature above which a run has a warning."""
 
 
 class Diagnosis(NamedTuple):
@@ -24,16 +25,21 @@ class Diagnosis(NamedTuple):
         Why the run diverged, in one sentence; None for a complete run.
     warnings : list of str
     diagnostics : dict
-        ESS and R-hat of the chains, and ``psis_khat`` for an approximation with a density.
+        Mixing of the chains; ``psis_khat`` where the draws are from a distribution with a density;
+        ``configurational_temperature`` and its Monte Carlo error ``configurational_temperature_mcse`` of samplers without
+        a Metropolis test.
+    not_assessed : list of str
+        What could not be diagnosed, and why: a run without warnings has not passed these checks.
     """
 
     status: str
     reason: str | None
     warnings: list[str]
     diagnostics: dict[str, Any]
+    not_assessed: list[str]
 
 
-def diagnosis(job: Job, tally: Tally, mixing: Mapping[str, Any]) -> Diagnosis:
+def diagnosis(job: Job, tally: Tally, mixing: Mapping[str, Any], *, markov: bool = True) -> Diagnosis:
     """Diagnose a run.
 
     Parameters
@@ -41,12 +47,17 @@ def diagnosis(job: Job, tally: Tally, mixing: Mapping[str, Any]) -> Diagnosis:
     job : Job
     tally : Tally
     mixing : mapping
-        ESS and R-hat from :meth:`~bdlbench.runs.storage.Storage.mixing`.
+        ESS and R-hat, as :meth:`~bdlbench.runs.storage.Storage.mixing` gives them.
+    markov : bool
+        Whether the draws of one chain are a Markov chain.
     """
     diagnostics = dict(mixing)
     if tally.log_ratios:
         diagnostics["psis_khat"] = tally.khat(job.program.stages[-1].schedule.num_samples)
-    return Diagnosis(*status(job, tally), warnings(job, tally, diagnostics), diagnostics)
+    if tally.temperatures:
+        diagnostics |= temperature(tally, job.numbers["temperature"])
+    found = warnings(job, tally, diagnostics)
+    return Diagnosis(*status(job, tally), found, diagnostics, not_assessed(job, tally, diagnostics, markov=markov))
 
 
 def status(job: Job, tally: Tally) -> tuple[str, str | None]:
@@ -91,7 +102,7 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
     job : Job
     tally : Tally
     diagnostics : mapping
-        ``rhat_max``, ``ess_bulk_min`` and ``psis_khat``, as far as the run has them.
+        ``rhat_max``, ``ess_bulk_min``, ``psis_khat`` and the configurational temperature, where there are any.
     """
     schedule = job.program.stages[-1].schedule
     out = []
@@ -115,11 +126,12 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
         out.append(f"Pareto k-hat {khat:.2f} >= 0.7: not to be trusted as a posterior")
     if tally.energy:
         out += energy_warnings(np.concatenate(tally.energy, 1))
+    out += temperature_warnings(diagnostics, job.numbers["temperature"])
     out += [job.parent.warning()] if job.parent else []
     if job.numbers["temperature"] != 1:
         out.append(f"tempered: T = {job.numbers['temperature']:g}, not the Bayesian posterior")
     out += tuned.warnings(job.config, job.labels)
-    return out if tally.moments is not False else [*out, NO_MOMENTS]
+    return out
 
 
 def energy_warnings(energy: np.ndarray) -> list[str]:
@@ -137,4 +149,68 @@ def energy_warnings(energy: np.ndarray) -> list[str]:
         out.append(f"the energy of {len(finite) - len(moving)} chains never changes: they stand still")
     if len(moving) and (fraction := float(e_bfmi(moving).min())) < 0.3:
         out.append(f"E-BFMI {fraction:.2f} < 0.3")
+    return out
+
+
+def temperature(tally: Tally, wanted: float) -> dict[str, float | None]:
+    """The configurational temperature and its Monte Carlo error, None where no chain has finite values enough.
+
+    Parameters
+    ----------
+    tally : Tally
+    wanted : float
+        T, the temperature of the run, which it is in units of.
+    """
+    series = np.concatenate(tally.temperatures, 1)
+    finite = series[np.isfinite(series).all(1)]
+    found = mean_and_error(finite) if len(finite) and finite.shape[1] >= MIN_DRAWS else (None, None)
+    return {name: None if value is None else value * wanted for name, value in zip(TEMPERATURE, found, strict=True)}
+
+
+def temperature_warnings(diagnostics: Mapping[str, Any], wanted: float) -> list[str]:
+    """What the configurational temperature warns of: an error of more than a fifth that is no Monte Carlo error."""
+    value, error = (diagnostics.get(name) for name in TEMPERATURE)
+    if value is None or error is None or abs(value - wanted) <= max(TEMPERATURE_TOLERANCE * wanted, 4 * error):
+        return []
+    spread = "wider" if value > wanted else "narrower"
+    return [
+        f"configurational temperature {value:.3g} ± {error:.1g} in place of {wanted:g}: the draws are {spread} than the "
+        "posterior, so that the step size or the warm-up is at fault"
+    ]
+
+
+def not_assessed(job: Job, tally: Tally, diagnostics: Mapping[str, Any], *, markov: bool) -> list[str]:
+    """Name each check that could not be made, with the reason.
+
+    Parameters
+    ----------
+    job : Job
+    tally : Tally
+    diagnostics : mapping
+        As in a :class:`Diagnosis`.
+    markov : bool
+    """
+    out, few = [], f"{tally.drawn} draws a chain are too few, at least {MIN_DRAWS} are needed"
+    chains = len(tally.sound_chains())
+    if not markov:
+        out.append("R-hat and ESS: the draws are no Markov chain")
+    elif not chains:
+        out.append("R-hat and ESS: no chain has finite draws and predictions throughout")
+    elif tally.drawn < MIN_DRAWS:
+        out.append(f"R-hat and ESS: {few}")
+    elif diagnostics.get("ess_bulk_min") is None:
+        out.append("R-hat and ESS: nothing that is diagnosed varies")
+    elif diagnostics.get("rhat_max") is None:
+        out.append("R-hat: a single chain cannot show that others would go elsewhere")
+    if tally.energy and tally.drawn < MIN_DRAWS:
+        out.append(f"E-BFMI: {few}")
+    if tally.log_ratios and diagnostics.get("psis_khat") is None:
+        out.append("Pareto k-hat: fewer than 25 draws a chain, or draws that are not finite")
+    if tally.temperatures:
+        value, error = (diagnostics[name] for name in TEMPERATURE)
+        if value is None or error is None:
+            why = few if tally.drawn < MIN_DRAWS else "no chain is finite throughout"
+            out.append(f"configurational temperature: {why}")
+        elif 4 * error > 0.5 * job.numbers["temperature"]:
+            out.append(f"configurational temperature: {value:.3g} ± {error:.2g} is too uncertain to say anything")
     return out

@@ -10,7 +10,7 @@ import numpy as np
 
 from bdlbench import signals
 from bdlbench.errors import ConfigError
-from bdlbench.runs import checkpoint, configuration, rescore, warm_start
+from bdlbench.runs import checkpoint, configuration, memory, rescore, warm_start
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.job import Job, check_job, make_job
 from bdlbench.runs.look import look_at
@@ -20,10 +20,10 @@ from bdlbench.runs.record import Record, failed_record, finish_record, put_recor
 from bdlbench.runs.tally import Tally
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
-from bdlbench.sampling.devices import setup_jax
+from bdlbench.sampling.devices import computing_in, setup_jax
 from bdlbench.sampling.marks import curve_marks, looks, num_steps
 from bdlbench.sampling.predictions import Predictor, is_gaussian
-from bdlbench.sampling.programs import NEVER
+from bdlbench.sampling.programs import NEVER, size_of
 from bdlbench.store import NoRoom, RunBusy, RunExists, Store, StoreError
 
 PROVISIONAL_DRAWS = 100
@@ -41,6 +41,7 @@ def run(overrides: Sequence[str] = ()) -> Record:
 def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
     """Run one resolved configuration, or find its record in the store. Return the record."""
     started = time.perf_counter()
+    configuration.check_sections(config)
     setup_jax()
     store = Store(config["store"]["path"])
     progress = make_progress(config["progress"])
@@ -48,7 +49,7 @@ def run_config(config: Mapping[str, Any], labels: Mapping[str, str]) -> Record:
     if record is not None:
         progress.note(f"{job.id}: found in the store")
         return record
-    check_job(job)
+    job = check_job(job)
     store.check_writable()
     return run_group([job], store, progress, time.perf_counter() - started)[0]
 
@@ -125,6 +126,13 @@ def run_group(
     NoRoom
         If the disk of the store is full.
     """
+    with computing_in(jobs[0].precision):
+        return _run_group(jobs, store, progress, setup_seconds, alone=alone)
+
+
+def _run_group(
+    jobs: Sequence[Job], store: Store, progress: Progress, setup_seconds: float, *, alone: bool
+) -> list[Record]:
     records: dict[str, Record] = {}
     with contextlib.ExitStack() as stack:
         writers = {}
@@ -169,7 +177,10 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
     jobs, program, first = part.jobs, part.jobs[0].program, part.jobs[0].dataset
     assert first.task != "density"  # make_program refuses it
     shared, lane, test, apart = arrange(jobs)
-    shared = lanes.replicate(shared)  # one copy serves sampling and predictions
+    active = lane._replace(active=np.ones(len(lane.dataset), bool))
+    stages = [loop.stage_programs(program, index, shared, active) for index in range(len(program.stages))]
+    memory.refuse(jobs[0], stages, size_of(shared), len(lane.dataset))
+    shared = lanes.replicate(shared)  # once, for sampling and predictions
     gaussian = is_gaussian(program, jobs[0].numbers, first.train.x, first.train.y)
     markov = loop.is_markov(program, shared, lane)
     predictor = Predictor(program, first.task, shared, lane, test, clock)
@@ -210,12 +221,13 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         sites = predictor.sites(block.draws)
         predictions = {place: p.predict(block.draws, block.first_draw, block.anchor) for place, p in at.items()}
         for member in members:
-            if member.tally.over:
+            if member.tally.over or member.storage.writer.gone:
                 continue
-            look = look_at(block, member.lanes, schedule.thinning, sites, predictions, member.tally.moments)
+            absent = member.tally.absent
+            look = look_at(block, member.lanes, schedule.thinning, sites, predictions, absent, gaussian=gaussian)
             member.use(look)
             if look.stop in sample_marks:
-                member.append_curve("sample", member.tally, clock)
+                member.append_curve("sample", member.tally, clock, len(jobs))
 
     def peek(block: loop.Block) -> None:
         """Score an approximation while it is being optimised, with a few draws from it."""
@@ -224,10 +236,10 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         predictions = {"": predictor.predict(draws)}
         ahead = block._replace(draws=draws, first_draw=0, stats={}, bad_step=np.full(len(draws), NEVER))
         for member in members:
-            if not member.tally.over:
+            if not (member.tally.over or member.storage.writer.gone):
                 tally = Tally(member.job.num_chains, [], gaussian=gaussian)
-                tally.add(look_at(ahead, member.lanes, 0, {}, predictions, None))
-                member.append_curve("warmup", tally, clock)
+                tally.add(look_at(ahead, member.lanes, 0, {}, predictions, gaussian=gaussian))
+                member.append_curve("warmup", tally, clock, len(jobs))
 
     wanted = [job.config["store"]["checkpoint_seconds"] for job in jobs]
     every = min((seconds for seconds in wanted if seconds is not None), default=None)

@@ -14,13 +14,15 @@ from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.inference import schedules
 from bdlbench.options import coerce, parameters
-from bdlbench.runs import stages, tuned, warm_start
+from bdlbench.runs import observed, stages, tuned, warm_start
 from bdlbench.runs.configuration import (
+    ROWS_INTERACT,
     STAGE_KEYS,
     TARGET_SECTIONS,
     call,
     check_optimizers,
     check_options,
+    check_sections,
     checked_schedule,
     coerced,
     fill,
@@ -29,8 +31,10 @@ from bdlbench.runs.configuration import (
     split,
     target_of,
 )
+from bdlbench.runs.start import with_init
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.programs import Numbers, Program
-from bdlbench.types import Data, Method, Schedule, Stage, Target
+from bdlbench.types import Data, Method, Precision, Schedule, Stage, Target
 
 RESULT_VERSION = 3
 """A part of the identity of every run. It is increased when the same configuration gives different results."""
@@ -75,22 +79,41 @@ class Job:
         """The number of chains, which is the same in all stages."""
         return self.program.stages[-1].schedule.num_chains
 
+    @property
+    def precision(self) -> Precision:
+        """In which everything of the run is computed."""
+        return precision_of(self.config)
 
-def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
-    """Make a job from a resolved configuration: load the data, split program and numbers, and name the run.
 
-    :func:`check_job` checks the model and the methods.
+def precision_of(config: Mapping[str, Any]) -> Precision:
+    """The precision that a configuration asks for; one that was written before this option existed means float32."""
+    return typing.cast(Precision, config.get("precision", "float32"))
+
+
+def make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dataset | None = None) -> Job:
+    """Load the data, split program from numbers and name the run; :func:`check_job` looks at what it would compute.
+
+    A ``dataset`` that is given takes the place of the one that the configuration names.
 
     Raises
     ------
     ConfigError
         If an option is missing or does not fit. Nothing has been compiled or written then.
     """
+    check_sections(config)
     refuse_missing(config)
+    if config["inference"].get("init") is not None and config.get("warm_start") is not None:
+        raise ConfigError("inference.init and warm_start both say where chains start: give one of them.")
+    config = {**config, "inference": with_init(config["inference"])}
     check_options(config)
     tuned.check_tuned_for(config)
+    with computing_in(precision_of(config)):
+        return _make_job(config, labels, dataset)
+
+
+def _make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dataset | None) -> Job:
     config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
-    dataset = load_data(config)
+    dataset = load_data(config) if dataset is None else dataset
     config, parent = warm_start.resolve(config, dataset.checksum)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
@@ -107,6 +130,8 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str]) -> Job:
     }
     if parent is not None:
         identity["warm_start"] = parent.id
+    if precision_of(config) != "float32":  # the default has no entry, so that runs keep the ids they had without it
+        identity["precision"] = config["precision"]
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
     run_id = f"{name}-s{config['seed']}-{digest}"
@@ -221,13 +246,21 @@ def build_target(program: Mapping[str, Any], task: Any, num_outputs: int, number
         if name in needs:
             if name not in program:
                 raise ConfigError(f"{name} is missing, but the model needs it: choose one with {name}=<option>.")
-            parts[name] = call(fill(program[name], numbers), name)
+            parts[name] = declared(fill(program[name], numbers), name)
     if "prior" in parts:
         parts["prior"] = parts["prior"]()
     if "likelihood" in parts:
         parts["likelihood"] = parts["likelihood"](task, num_outputs)
-    model = functools.partial(call(node, "model"), **parts)
+    model = functools.partial(declared(node, "model"), **parts)
     return make_target(model, x, y, numbers["temperature"])
+
+
+def declared(node: Mapping[str, Any], path: str) -> Any:
+    """What :func:`call` makes of a node, with the attribute ``rows_interact`` where the node declares it."""
+    made = call({key: value for key, value in node.items() if key != ROWS_INTERACT}, path)
+    if node.get(ROWS_INTERACT):
+        made.rows_interact = True
+    return made
 
 
 def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
@@ -245,19 +278,27 @@ def make_stage(node: Mapping[str, Any], path: str, schedule: Schedule) -> Stage:
 _CHECKED: set[Any] = set()
 
 
-def check_job(job: Job) -> None:
-    """Check a job by tracing its model and methods with their actual numbers. Nothing is compiled.
+def check_job(job: Job) -> Job:
+    """Build the program once with the numbers themselves, so that factories can check ranges and shapes can fail.
+
+    Returns
+    -------
+    Job
+        With the rows as the model sees them; see :func:`seen`.
 
     Raises
     ------
     ConfigError
-        If a factory refuses a number, or model, data, methods and schedules do not fit each other.
+        One sentence on what does not fit, before anything is compiled for the run or written.
     """
+    with computing_in(job.precision):
+        return _check_job(job)
+
+
+def _check_job(job: Job) -> Job:
     import jax
     import jax.numpy as jnp
 
-    if not isinstance(job.seed, int) or isinstance(job.seed, bool) or not 0 <= job.seed < 2**32:
-        raise ConfigError(f"seed={job.seed} must be a whole number from 0 to 2^32 - 1.")
     if not 0 < job.numbers["temperature"] < math.inf:
         raise ConfigError(
             f"temperature={job.numbers['temperature']} must be a positive finite number: use 1 for the Bayesian posterior."
@@ -272,6 +313,7 @@ def check_job(job: Job) -> None:
         x, y = jnp.asarray(job.dataset.train.x), jnp.asarray(job.dataset.train.y)
         data = Data(x, y, size, None if parts[1] is None else (jnp.asarray(parts[1].x), jnp.asarray(parts[1].y)))
         target = job.program.make_target(job.numbers, data.x, data.y)
+        observed.remember(job.program, job.dataset, target)
         if target.needs_key:
             data = data._replace(key=jax.random.key(0))
         for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
@@ -290,10 +332,19 @@ def check_job(job: Job) -> None:
     shapes = tuple(
         None if part is None else (part.x.shape, part.x.dtype.str, part.y.shape, part.y.dtype.str) for part in parts
     )
-    key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None
+    key = job.program.key, tuple(sorted(job.numbers.items())), shapes, job.parent is None, job.precision
     if key not in _CHECKED:
         for (path, node), stage in zip(nodes.items(), job.program.stages, strict=True):
             schedules.check_learning_rates(node, path, stage.schedule, functools.partial(call, partial=False))
         jax.eval_shape(build)
         _CHECKED.add(key)
+    observed.check_values(job.program, job.numbers, job.dataset)
+    job = seen(job)
     warm_start.thetas([job])
+    return job
+
+
+def seen(job: Job) -> Job:
+    """The job with its rows as its model sees them: rows that a mask hides are not scored, and the model's notes."""
+    with computing_in(job.precision):
+        return dataclasses.replace(job, dataset=observed.as_seen(job.program, job.numbers, job.dataset))

@@ -3,7 +3,7 @@
 A population of P particles in one lane becomes P chains here. Each chain holds the successive draws of one particle.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 PREDICTED = ("log_lik", "mean", "variance", "cdf", "probs")
 """The quantities that a predictive mixture needs."""
 MOMENTS = ("mean", "variance")
+"""What not every likelihood has."""
 
 
 class Look(NamedTuple):
@@ -29,9 +30,10 @@ class Look(NamedTuple):
     good : bool array (C, n)
         True for draws that are finite and come before the first bad step of their chain.
     shown : bool array (C, n)
-        True for good draws whose predictions are finite too. Scores use only these.
-    moments : bool or None
-        Whether y given theta has a mean and a variance; None if there are no test rows.
+        Good draws whose predictions are finite too. Only these enter scores.
+    absent : frozenset of str
+        Which of the moments y given theta does not have; see :func:`absent_moments`. They are stored as they are and
+        enter no score.
     sites : mapping of arrays (C, n, ...)
         The named sites of the model.
     stats : mapping of arrays (C / P, n)
@@ -47,7 +49,7 @@ class Look(NamedTuple):
     population: int
     good: np.ndarray
     shown: np.ndarray
-    moments: bool | None
+    absent: frozenset[str]
     sites: Arrays
     stats: Arrays
     predictions: Mapping[str, Arrays]
@@ -61,12 +63,20 @@ class Look(NamedTuple):
     def pool(self, place: str, mixture: PredictiveMixture) -> None:
         """Add the shown draws to a mixture: the first draws of all chains, then the second draws, and so on."""
         mask, values = self.shown.T.reshape(-1), self.predictions[place]
-        pooled = {n: np.swapaxes(values[n], 0, 1).reshape(-1, *values[n].shape[2:]) for n in PREDICTED if n in values}
+        names = [name for name in PREDICTED if name in values and name not in self.absent]
+        pooled = {name: np.swapaxes(values[name], 0, 1).reshape(-1, *values[name].shape[2:]) for name in names}
         mixture.update({name: array[mask] for name, array in pooled.items()})
 
 
 def look_at(
-    block: Block, lanes: slice, thinning: int, sites: Arrays, predictions: Mapping[str, Arrays], moments: bool | None
+    block: Block,
+    lanes: slice,
+    thinning: int,
+    sites: Arrays,
+    predictions: Mapping[str, Arrays],
+    absent: Collection[str] = (),
+    *,
+    gaussian: bool = True,
 ) -> Look:
     """Make the look of one job from a block of draws of its group.
 
@@ -79,9 +89,11 @@ def look_at(
     thinning : int
         The number of steps between two draws.
     sites, predictions
-        The named sites and, by place, the predictions of all lanes at the draws of the block.
-    moments : bool or None
-        The value that an earlier look of the job has found; None for its first look.
+        Of all lanes at the draws of the block; predictions by place.
+    absent : collection of str
+        Moments that earlier looks of the job have found not to exist.
+    gaussian : bool
+        Whether y given theta is normal, and so has all moments.
     """
     own = block.of(lanes)
     assert own.draws is not None
@@ -94,12 +106,12 @@ def look_at(
         place: {name: as_chains(values[lanes], population) for name, values in arrays.items()}
         for place, arrays in predictions.items()
     }
-    if moments is None and "" in seen:
-        moments = has_moments(seen[""], good)
-    if moments is False:
-        seen = {place: {n: a for n, a in arrays.items() if n not in MOMENTS} for place, arrays in seen.items()}
-    shown = np.logical_and.reduce([good, *map(finite_predictions, seen.values())])
-    return Look(own.first_draw, population, good, shown, moments, kept, own.stats, seen, own.anchor)
+    absent = frozenset(absent)
+    if not gaussian:
+        absent = absent.union(*(absent_moments(arrays, good) for arrays in seen.values()))
+    used = ({n: a for n, a in arrays.items() if n not in absent} for arrays in seen.values())
+    shown = np.logical_and.reduce([good, *(finite_predictions(arrays, gaussian=gaussian) for arrays in used)])
+    return Look(own.first_draw, population, good, shown, absent, kept, own.stats, seen, own.anchor)
 
 
 def as_chains(values: np.ndarray, population: int) -> np.ndarray:
@@ -110,25 +122,28 @@ def as_chains(values: np.ndarray, population: int) -> np.ndarray:
     return np.swapaxes(split, 1, 2).reshape(-1, split.shape[1], *values.shape[2:])
 
 
-def has_moments(values: Arrays, good: np.ndarray) -> bool:
-    """Whether the distribution of y given theta has a mean and a variance that can be used.
+def absent_moments(values: Arrays, good: np.ndarray) -> frozenset[str]:
+    """Moments of y given theta that are not finite at good draws of (C, n, ...) whose log likelihoods are finite.
 
-    The answer is False if no good draw of ``values`` (C, n, ...) has finite variances at all rows although the
-    likelihood is finite. Student's t distribution with two degrees of freedom is an example: its log likelihood can be
-    scored, and the draws are not wrong.
+    At such a draw the likelihood is a score like any other, and the draw is not at fault: Student's t distribution with
+    two degrees of freedom has no variance, Cauchy's no mean. A mixture with one such component does not have it either.
+    Where the log likelihood is not finite either, the draw is at fault, and not the model.
     """
-    variance = values.get("variance")
-    if variance is None or not good.any() or np.isfinite(variance[good]).all(-1).any():
-        return True
-    # If the likelihood is not finite either, the draws are wrong, and not the model.
-    return not np.isfinite(values["log_lik"][good]).all(-1).any()
+    sound = good & _finite(values["log_lik"])
+    found = {name for name in MOMENTS if name in values and not _finite(values[name])[sound].all()}
+    return frozenset({*found, *(["variance"] if "mean" in found else [])})
 
 
-def finite_predictions(values: Arrays) -> np.ndarray:
-    """Return which draws (C, n) have finite predictions, with positive variances, at all rows of arrays (C, n, ...)."""
+def finite_predictions(values: Arrays, *, gaussian: bool = True) -> np.ndarray:
+    """Which draws of (C, n, ...) arrays predict finite numbers, and of a normal y positive variances, at all rows."""
     fine = np.ones(values["log_lik"].shape[:2], bool)
     for name in PREDICTED:
         if name in values:
-            here = np.isfinite(values[name]) & ((values[name] > 0) if name == "variance" else True)
-            fine &= here.all(tuple(range(2, here.ndim)))
+            fine &= _finite(values[name])
+        if name == "variance" and name in values and gaussian:
+            fine &= (values[name] > 0).all(tuple(range(2, values[name].ndim)))
     return fine
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.isfinite(values).all(tuple(range(2, values.ndim)))

@@ -26,15 +26,12 @@ class Earlier(NamedTuple):
     allocated : mapping
         The value of :attr:`~bdlbench.runs.storage.Storage.allocated`.
     seconds : mapping
-        The seconds of this run by phase: its share of the seconds of its groups.
-    curve_seconds : float
-        The seconds of warm-up and sampling of whole groups, not divided by the number of jobs.
+        The run's share by phase.
     """
 
     tally: Mapping[str, np.ndarray]
     allocated: Mapping[Variable, tuple[Sequence[int], str]]
     seconds: Mapping[str, float]
-    curve_seconds: float
 
 
 class Member(NamedTuple):
@@ -48,9 +45,7 @@ class Member(NamedTuple):
     tally : Tally
     storage : Storage
     seconds : mapping
-        The seconds of earlier attempts by phase, see :class:`Earlier`.
-    curve_seconds : float
-        The seconds of warm-up and sampling of earlier attempts, see :class:`Earlier`.
+        Of earlier attempts, by phase.
     """
 
     job: Job
@@ -58,7 +53,6 @@ class Member(NamedTuple):
     tally: Tally
     storage: Storage
     seconds: Mapping[str, float]
-    curve_seconds: float
 
     def num_grads(self) -> dict[str, float]:
         """Return the gradient evaluations by phase, in units of the full training set, as a sum over the chains."""
@@ -74,10 +68,13 @@ class Member(NamedTuple):
         self.tally.add(look)
         self.storage.write(look)
 
-    def append_curve(self, phase: str, tally: Tally, clock: Clock) -> None:
-        """Append a line to the curve: the scores of a tally, and the gradients and seconds of the job so far."""
-        found = tally.scores(self.job.metrics, self.job.dataset)
-        price = {"num_grads": sum(self.num_grads().values()), "seconds": self.curve_seconds + clock.sampling()}
+    def append_curve(self, phase: str, tally: Tally, clock: Clock, num_jobs: int) -> None:
+        """Append the scores of a tally's draws, at the price of the job so far, to the curve.
+
+        Its seconds are those of warm-up and sampling, the job's share of them as in its record.
+        """
+        found, taken = tally.scores(self.job.metrics, self.job.dataset), self.share(clock, num_jobs)
+        price = {"num_grads": sum(self.num_grads().values()), "seconds": taken["warmup"] + taken["sample"]}
         self.storage.writer.append_curve({"phase": phase, "num_draws": tally.num_draws, **price, **found})
 
 
@@ -92,9 +89,9 @@ def make_member(job: Job, writer: RunWriter, index: int, earlier: Earlier | None
     chains, rows = job.num_chains, job.config["store"]["predictive_rows"]
     tally = Tally(chains, [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)], gaussian=gaussian)
     if earlier is None:
-        earlier = Earlier({}, {}, dict.fromkeys(PHASES, 0.0), 0.0)
+        earlier = Earlier({}, {}, dict.fromkeys(PHASES, 0.0))
     else:
         tally.restore(earlier.tally)
     storage = Storage(writer, job.dataset, job.program.stages[-1].schedule.num_samples, rows, earlier.allocated)
     own = slice(index * chains, (index + 1) * chains)
-    return Member(job, own, tally, storage, earlier.seconds, earlier.curve_seconds)
+    return Member(job, own, tally, storage, earlier.seconds)

@@ -15,6 +15,7 @@ import numpy as np
 
 from bdlbench.runs.job import Job
 from bdlbench.sampling import lanes
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.predictions import TOGETHER, describe
 from bdlbench.sampling.programs import Lane, Shared, StagePrograms, size_of
 from bdlbench.store.arrays import BUFFER_BYTES
@@ -29,10 +30,12 @@ STATES = 4
 """The temporary arrays of a step, as a multiple of the method's state. The moments and updates of an optimiser are as
 large as the weights."""
 LOOK = 256
-"""The largest number of draws of a chain between two looks, with the padding of the last block of predictions."""
-COMPONENTS = 300
-"""About the number of doubles that a running predictive mixture keeps for each test row: two for each of its 128
-components, and moments."""
+"""Draws of a chain between two looks at most, with the padding of the last block of predictions."""
+COMPONENTS = 2010
+"""Doubles a test row that a running predictive mixture keeps, at most: two for each of 1,000 components, and moments."""
+
+
+REMEDY = "fewer chains, a smaller network, batch_size or data set, or a machine with more memory"
 
 
 class Footprint(NamedTuple):
@@ -108,7 +111,12 @@ def jobs_that_fit(jobs: Sequence[Job], share: float = 1.0) -> int:
 
 
 def footprint(jobs: Sequence[Job]) -> Footprint:
-    """Estimate the memory from shapes. One lane is traced, and nothing is computed."""
+    """Estimate from shapes alone: everything is traced for one lane and nothing is computed."""
+    with computing_in(jobs[0].precision):
+        return _footprint(jobs)
+
+
+def _footprint(jobs: Sequence[Job]) -> Footprint:
     job = jobs[0]
     data = job.dataset
     sets = [rows for rows in (data.test, *data.shifted.values(), *data.ood.values()) if rows is not None]
@@ -170,7 +178,7 @@ def _gradient_bytes(stage: StagePrograms, shared: Shared, lane: Lane) -> int:
         rows = data if count is None else data._replace(x=data.x[:count], y=data.y[:count])
         return target.value_and_grad(theta, rows)
 
-    theta = jax.ShapeDtypeStruct((stage.dim,), jnp.float32)
+    theta = jax.ShapeDtypeStruct((stage.dim,), stage.draw_shape.dtype)
     return _peak(jax.make_jaxpr(gradient)(shared, lane, theta).jaxpr)
 
 
@@ -184,7 +192,7 @@ def _prediction_bytes(job: Job, shared: Shared, lane: Lane, dim: int, rows: Any)
         target = job.program.make_target(lane.numbers, data.x, data.y)
         return describe(target.predictive(theta, x), y, lane.key, task)
 
-    theta = jax.ShapeDtypeStruct((dim,), jnp.float32)
+    theta = jax.ShapeDtypeStruct((dim,), jax.dtypes.canonicalize_dtype(float))
     x, y = (jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype)) for a in (rows.x, rows.y))
     traced = jax.make_jaxpr(one)(shared, lane, theta, x, y).jaxpr
     return sum(_bytes_of(value) for value in traced.outvars), _peak(traced)
@@ -230,7 +238,61 @@ def _bytes_of(value: Any) -> int:
     return math.prod(shape) * getattr(dtype, "itemsize", 8)
 
 
-# ---- free memory
+# ---- what can never fit
+
+
+class NeverFits(MemoryError):
+    """A job needs more memory than the machine has, whatever else runs there."""
+
+
+def refuse(job: Job, stages: Sequence[StagePrograms], data_bytes: int, num_lanes: int) -> None:
+    """Refuse a job before it starts if a proven lower bound of what it needs is above what the machine has.
+
+    The bound counts what is in memory at the same time in any case: for each lane its state and the slots for its
+    draws, and a copy of the data on each device. Temporaries are left out, since a compiler may need less of them.
+
+    Parameters
+    ----------
+    job : Job
+        One of the jobs, which share program and shapes.
+    stages : sequence of StagePrograms
+    data_bytes : int
+        Of the rows on one device.
+    num_lanes : int
+        Of all the jobs.
+
+    Raises
+    ------
+    NeverFits
+        Unless ``limits.memory=off``. One sentence for the record: the need, the limit and the remedy.
+    """
+    if job.config.get("limits", {}).get("memory", "on") in ("off", False):
+        return
+
+    def lane(stage: StagePrograms) -> int:
+        kept = stage.capacity * size_of(stage.draw_shape) if stage.schedule.num_samples else 0
+        return max(size_of(shapes) for shapes in stage.states) + kept
+
+    each = max(lane(stage) for stage in stages)
+    on_device = -(-num_lanes // jax.device_count()) * each + data_bytes
+    cpu = jax.default_backend() == "cpu"
+    need = num_lanes * each + jax.device_count() * data_bytes if cpu else on_device
+    limit = host_limit() if cpu else device_limit()
+    if need > limit:
+        raise NeverFits(
+            f"out of memory before it started: {num_lanes} chains x {stages[-1].dim:,} weights and the data need at least "
+            f"{in_bytes(need)}, and there are {in_bytes(limit)} in all: use {REMEDY}, or limits.memory=off to try it all "
+            "the same."
+        )
+
+
+# ---- what there is
+
+
+def device_limit() -> float:
+    """Bytes of the smallest accelerator; infinite where it does not say."""
+    told = [device.memory_stats() for device in jax.local_devices()]
+    return min((float(s["bytes_limit"]) for s in told if s and "bytes_limit" in s), default=math.inf)
 
 
 def device_room() -> float:
@@ -254,31 +316,64 @@ def host_room() -> float:
     return max(0.0, min(_free(), _control_group(), _own_limit()))
 
 
-def _free(meminfo: Path = Path("/proc/meminfo")) -> float:
+def host_limit() -> float:
+    """Bytes that this process could have if it were alone: memory and swap, the control group's and its own limit."""
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
+    groups = min((limit for limit, _ in _control_groups()), default=math.inf)
+    return min(_whole(), groups, math.inf if own == resource.RLIM_INFINITY else float(own))
+
+
+def _meminfo(*names: str, path: Path = Path("/proc/meminfo")) -> list[float]:
+    """Entries of ``/proc/meminfo`` in bytes; nothing on another system than Linux."""
     with contextlib.suppress(OSError):
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    # macOS does not report available memory: use half of the physical memory.
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        return [1024.0 * int(lines[name].split()[0]) for name in names if name in lines]
+    return []
+
+
+def _whole(meminfo: Path = Path("/proc/meminfo")) -> float:
+    found = _meminfo("MemTotal", "SwapTotal", path=meminfo)
+    return sum(found) if found else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _free(meminfo: Path = Path("/proc/meminfo")) -> float:
+    for available in _meminfo("MemAvailable", path=meminfo):
+        return available
+    # macOS counts no available memory: half of what is built in.
     return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the free bytes of this process's control groups (version 2), which schedulers and containers set."""
-    room = math.inf
-    with contextlib.suppress(OSError, StopIteration):
-        name = next(line for line in own.read_text().splitlines() if line.startswith("0::"))[3:].strip("/")
-        folder = root / name
+    """What the process's control group and those above it leave; schedulers and containers set their limits."""
+    return min((limit - used for limit, used in _control_groups(root, own)), default=math.inf)
+
+
+def _control_groups(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[tuple[float, float]]:
+    """Limit and use, without the files that can be dropped, of each control group above the process that has a limit.
+
+    In version 2 all controllers share one tree, whose line begins with ``0::``. In version 1 memory has its own tree,
+    with other names of files.
+    """
+    lines = own.read_text().splitlines() if own.is_file() else []
+    for _, controllers, name in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers == "":
+            top, (limit, used, cache) = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "memory"
+            limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        folder = top / name.strip("/")
         while True:
-            with contextlib.suppress(OSError, ValueError):  # int() raises ValueError for "max", which means no limit
-                limit = int((folder / "memory.max").read_text())
-                used = int((folder / "memory.current").read_text())
-                cache = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
-                room = min(room, limit - used + (int(cache[1]) if cache else 0))
-            if folder == root:
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number
+                dropped = re.search(rf"^{cache} (\d+)$", (folder / "memory.stat").read_text(), re.M)
+                taken = int((folder / used).read_text()) - (int(dropped[1]) if dropped else 0)
+                yield float((folder / limit).read_text()), float(taken)
+            if folder == top:
                 break
             folder = folder.parent
-    return float(room)
 
 
 def _own_limit() -> float:
@@ -302,7 +397,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException, jobs: Sequence[Job]) -> str:
-    """Return the reason for the record: bytes requested, bytes free, bytes that a job needs, and the remedy."""
+    """One sentence for the record: what was asked for, what there is, what a job needs, and the remedy."""
+    if isinstance(error, NeverFits):
+        return str(error)
     asked = re.search(r"(\d+) ?bytes", str(error).replace(",", ""))
     room = min(device_room(), host_room())
     parts = [f"{in_bytes(int(asked[1]))} were asked for at once" if asked else "", f"{in_bytes(room)} are free"]
@@ -312,8 +409,7 @@ def reason(error: BaseException, jobs: Sequence[Job]) -> str:
         chains = "1 chain" if need.chains == 1 else f"{need.chains} chains"
         parts.append(f"a job of {chains} x {need.dim:,} weights needs about {in_bytes(about)}")
     what = ", ".join(part for part in parts if part)
-    remedy = "fewer chains, a smaller network, batch_size or data set, or a machine with more memory"
-    return f"out of memory: {what}: use {remedy}."
+    return f"out of memory: {what}: use {REMEDY}."
 
 
 def in_bytes(number: float) -> str:

@@ -3,7 +3,7 @@
 import difflib
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,32 +51,52 @@ class Outcome:
 
 
 def sentence(error: BaseException, options: Callable[[str], list[str]] | None = None) -> str:
-    """Return the message of an error as one sentence. For an unknown option of a group it suggests similar names.
-
-    Parameters
-    ----------
-    error : exception
-    options : (group) -> list of str, optional
-        The options of a configuration group; those of bdlbench where None.
-    """
+    """One sentence of what an error says; of Hydra's, with its own hint or with the nearest names that exist."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     if text.endswith(":") and len(lines) > 1:  # Hydra's first line names the place and the second the fault
         text = f"{text} {lines[1]}"
     text = re.sub(r"^In '[^']+': ", "", text)
+    unread = getattr(error, "override", None)
+    if isinstance(unread, str):
+        return (
+            f"{unread!r} cannot be read as key=value: put a value with special characters into quotes of its own, as in "
+            f"'data.path=\"my file.csv\"' ({lines[-1][:1].lower()}{lines[-1][1:]})."
+        )
+    several = re.search(r"Ambiguous value for argument '(.*)'$", text)
+    if several:
+        return (
+            f"{several[1]} has several values: to sweep over them, add --multirun (-m) to your command line, to use them "
+            "as a list, write key=[value1,value2], and to use them as a string, quote them, key='value1,value2'."
+        )
     missing = re.search(r"Could not (?:find|load) '([\w/]+)/([^']*)'", text)
     if missing:
         group, name = missing.groups()
-        name = name.removesuffix(".")
-        names = (options or shipped_options)(group)
-        near = difflib.get_close_matches(name, names, n=3)
-        offer = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."
-        return f"{group}={name} does not exist: {offer}"
+        return no_option(group, name.removesuffix("."), (options or shipped_options)(group))
     kind = re.search(r"Config group override must be a string or a list. Got (\w+)", text)
     if kind:
         given = {"NoneType": "null"}.get(kind[1], f"a value of type {kind[1]}")
         return (
             f"a group takes the name of an option, not {given}: inference=svi chooses one, ~tuned leaves a group out."
+        )
+    twice = re.search(r"^(\S+) appears more than once in|^Multiple values for (\S+)\. ", text)
+    if twice:
+        name = twice[1] or twice[2]
+        return f"{name} is chosen already: leave out the +, as in {name}=<option>."
+    there = re.search(r"Could not append to config. An item is already at '([^']+)'", text)
+    if there:
+        return f"{there[1]} is there already: leave out the +, as in {there[1]}=<value>."
+    left_out = re.search(r"Could not delete (?:from config[.] )?'([^']+)'", text)
+    if left_out:
+        names = [name for name in top_level() if name != left_out[1]]
+        return (
+            f"~{left_out[1]} names nothing that can be left out: {offer(left_out[1], names, 'give it a value instead')}"
+        )
+    tied = re.search(r"Error resolving interpolation '([^']+)'", text)
+    if tied:
+        return (
+            f"{' and '.join(re.findall(r'[$]{([^}]+)}', tied[1]))} must each be one option: choose one, as in "
+            "inference=svi, without ~ and without a list."
         )
     override = re.search(r"Could not override '([^']+)'", text)
     inside = re.search(r"full_key: (\S+)", str(error.__cause__))
@@ -84,8 +104,23 @@ def sentence(error: BaseException, options: Callable[[str], list[str]] | None = 
         name = override[1]
         return f"{inside[1]} is no option here: to replace all of {name}, give ~{name} and +{name}={{...}}."
     if override:
-        return f"{override[1]} is no option here: bdlbench --help names the groups, bdlbench --cfg job the options."
+        *_, last = override[1].split(".")
+        parent = getattr(error.__cause__, "parent_node", None)
+        names = [str(key) for key in parent] if "." in override[1] and isinstance(parent, Mapping) else top_level()
+        help = "bdlbench --help names the groups, bdlbench --cfg job the options."
+        return f"{override[1]} is no option here: {offer(last, names, help)}"
     return text
+
+
+def offer(name: str, names: Sequence[str], otherwise: str) -> str:
+    """The end of a sentence: the names that are like this one, else something else to do."""
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise.removesuffix('.')}."
+
+
+def no_option(group: str, name: str, names: Sequence[str]) -> str:
+    """The sentence for an option that a group does not have."""
+    return f"{group}={name} does not exist: {offer(name, names, f'there are {", ".join(names)}')}"
 
 
 def shipped_options(group: str) -> list[str]:
@@ -93,3 +128,10 @@ def shipped_options(group: str) -> list[str]:
     from bdlbench.runs.configuration import conf_dir
 
     return sorted(path.stem for path in Path(conf_dir() / group).glob("*.yaml"))
+
+
+def top_level() -> list[str]:
+    """The groups and the options that are in none."""
+    from bdlbench.runs.configuration import sections
+
+    return [*sections()]

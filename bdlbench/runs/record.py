@@ -8,14 +8,19 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bdlbench.runs import memory, tuned
+import numpy as np
+
+from bdlbench.data import Dataset
+from bdlbench.data.description import describe
+from bdlbench.runs import memory, start, tuned
 from bdlbench.runs.diagnosis import diagnosis
 from bdlbench.runs.job import Job, short_hash
 from bdlbench.runs.member import PHASES, Member
 from bdlbench.runs.provenance import device, git_commit, peak_memory, versions
-from bdlbench.runs.scores import all_scores
+from bdlbench.runs.scores import all_scores, lacking, original
 from bdlbench.sampling.clock import Clock
 from bdlbench.store import NoRoom, RunWriter
+from bdlbench.store.errors import FolderGone
 
 Record = dict[str, Any]
 
@@ -42,19 +47,22 @@ def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) 
     """
     job, tally = member.job, member.tally
     try:
+        member.storage.writer.check_there()
         with clock.measure("predict"):
             scores = all_scores(job.metrics, tally.mixtures, job.dataset, tally.scores(job.metrics, job.dataset))
-            mixing = member.storage.mixing(tally.sound_chains() if markov else [], tally.drawn)
-            found = diagnosis(job, tally, mixing)
+            mixing = member.storage.mixing(tally.sound_chains() if markov else [], tally.drawn, tally.absent)
+            found = diagnosis(job, tally, mixing, markov=markov)
         record = common_fields(job, member.share(clock, num_jobs), num_jobs) | {
             "status": found.status,
             "reason": found.reason,
             "metrics": {**scores, **found.diagnostics},
+            "not_existing": lacking(job.metrics, tally.mixtures[""], job.dataset.task),
             "num_grads": member.num_grads(),
             "num_draws": tally.num_draws,
             "num_diverging": tally.num_diverging,
             "num_nonfinite": tally.num_nonfinite,
             "warnings": found.warnings,
+            "not_assessed": found.not_assessed,
         }
     except Exception as error:
         if memory.is_out_of_memory(error):
@@ -120,10 +128,23 @@ def failure(error: BaseException, in_memory: Sequence[Job] = ()) -> Record:
     """
     lines = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    if isinstance(error, FolderGone):
+        reason = str(error)
     if in_memory and memory.is_out_of_memory(error):
         reason = memory.reason(error, in_memory)
     trace = "".join(traceback.format_exception(error))
     return {"status": "failed", "reason": reason, "traceback": trace, "metrics": {}}
+
+
+def rows(dataset: Dataset) -> Record:
+    """The numbers of training and test rows, and a hash of the targets that are scored, in original units."""
+    test = dataset.test
+    if test is None:
+        return {"num_rows": {"train": len(dataset.train.y), "test": 0}, "test_checksum": None}
+    # Single precision, in which targets that were scaled by other moments come back equal.
+    targets = np.asarray(original(test.y, dataset), np.float32)
+    checksum = short_hash(targets.tobytes().hex())
+    return {"num_rows": {"train": len(dataset.train.y), "test": len(test.y)}, "test_checksum": checksum}
 
 
 def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Record:
@@ -145,7 +166,11 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "versions": versions(),
         "git_commit": git_commit(),
         "data_checksum": job.dataset.checksum,
+        **rows(job.dataset),
+        "num_scored_rows": 0 if job.dataset.test is None else len(job.dataset.test.y),
+        "dataset": describe(job.dataset),
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
+        "start": start.described(job.program, job.parent),
         "warm_start": job.parent and job.parent.record(),
         "warnings": tuned.warnings(job.config, job.labels),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

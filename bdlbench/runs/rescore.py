@@ -11,14 +11,16 @@ import numpy as np
 
 from bdlbench.errors import ConfigError
 from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.runs import scores
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.configuration import compose
-from bdlbench.runs.job import Job, make_metrics
-from bdlbench.runs.look import MOMENTS, PREDICTED, finite_predictions, has_moments
+from bdlbench.runs.job import Job, make_metrics, seen
+from bdlbench.runs.look import PREDICTED, absent_moments, finite_predictions
 from bdlbench.runs.scores import all_scores
 from bdlbench.runs.stored_draws import load_draws, load_job
 from bdlbench.sampling import lanes, loop
 from bdlbench.sampling.clock import Clock
+from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.marks import DRAWS_AT_ONCE
 from bdlbench.sampling.predictions import Predictor, is_gaussian
 from bdlbench.store import Store
@@ -91,15 +93,19 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
         raise ConfigError(f"id: run '{run_id}' failed and has no draws to score: run it again.")
     if faults := store.verify(run_id):  # changed draws would give wrong values
         raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
-    job = load_job(store, run_id, trust=trust) if job is None else job
+    job = load_job(store, run_id, trust=trust) if job is None else seen(job)
     metrics = make_metrics(wanted)
-    found = all_scores(metrics, _mixtures(store, run_id, job), job.dataset)
+    with computing_in(job.precision):
+        mixtures = _mixtures(store, run_id, job)
+        found, none = all_scores(metrics, mixtures, job.dataset), scores.lacking(metrics, mixtures[""], job.dataset.task)
 
     def amended(now: Record) -> Record:
         if now["files"] != record["files"]:
             raise ConfigError(f"id: run '{run_id}' was made again while it was scored: score it again.")
         options = {**recorded_options(now), **wanted}
-        return {**now, "metrics": _merged(now["metrics"], found), "metric_options": options}
+        rest = {name: why for name, why in now.get("not_existing", {}).items() if name not in wanted}
+        merged = {"metrics": _merged(now["metrics"], found), "not_existing": rest | none}
+        return {**now, **merged, "metric_options": options}
 
     return store.amend(run_id, amended)
 
@@ -123,15 +129,17 @@ def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixtur
     gaussian = is_gaussian(job.program, job.numbers, job.dataset.train.x, job.dataset.train.y)
     mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in rows}
     draws = load_draws(store, run_id, job)
-    moments = True
+    absent: frozenset[str] = frozenset()
     for start in range(0, len(draws), DRAWS_AT_ONCE):
         part = draws[None, start : start + DRAWS_AT_ONCE]
         seen = {place: predictor.predict(part, start) for place, predictor in at.items()}
-        if start == 0:
-            moments = has_moments(seen[""], np.ones(part.shape[:2], bool))
-        if not moments:
-            seen = {place: {n: a for n, a in some.items() if n not in MOMENTS} for place, some in seen.items()}
-        shown = np.logical_and.reduce([finite_predictions(some) for some in seen.values()])[0]
+        if not gaussian:
+            new = absent.union(*(absent_moments(some, np.ones(part.shape[:2], bool)) for some in seen.values()))
+            for mixture in mixtures.values():
+                mixture.forget(new - absent)
+            absent = new
+        seen = {place: {n: a for n, a in some.items() if n not in absent} for place, some in seen.items()}
+        shown = np.logical_and.reduce([finite_predictions(some, gaussian=gaussian) for some in seen.values()])[0]
         for place, some in seen.items():
             mixtures[place].update({name: some[name][0][shown] for name in PREDICTED if name in some})
     return mixtures

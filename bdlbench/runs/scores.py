@@ -1,20 +1,25 @@
 """Compute the metrics of a predictive mixture, in original and in standardised units."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bdlbench.data import Dataset
-from bdlbench.metrics.evaluate import evaluate
+from bdlbench.metrics.calibration import interval_width, interval_width_mcse
+from bdlbench.metrics.evaluate import evaluate, not_existing
 from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.metrics.predictive import MIN_DRAWS, crps, crps_mcse
 from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
 
 Metrics = Mapping[str, Callable[..., Any]]
 OOD = "ood/"
 """The prefix of the names of out-of-distribution rows. The names of shifted rows have none."""
 STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
-"""The metrics that depend on the units of the target. A record has them in standardised units too."""
+"""Metrics that have units. A record states them in standardised units too."""
+MCSE: dict[Any, Callable[..., Any]] = {crps: crps_mcse, interval_width: interval_width_mcse}
+"""Metrics of the components of the draws, with the Monte Carlo error that having so many of them leaves."""
 DETECTION = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
 
 
@@ -52,6 +57,11 @@ def scores(
     return evaluate(metrics, original(y, dataset), here)
 
 
+def lacking(metrics: Metrics, mixture: PredictiveMixture, task: str) -> dict[str, str]:
+    """The metrics that do not exist for the likelihood, with the reason; none of a mixture without draws."""
+    return {} if mixture.num_draws == 0 else not_existing(metrics, mixture.ingredients(), task)
+
+
 def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) -> dict[str, float]:
     """Score how well the uncertainty separates out-of-distribution rows from test rows.
 
@@ -72,8 +82,20 @@ def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) 
     if inside.num_draws == 0 or outside.num_draws == 0:
         return {}
     name = "entropy_of_mean" if task == "classification" else "model_variance"
+    if name not in inside.ingredients():
+        return {}
     known, unknown = inside.ingredients()[name], outside.ingredients()[name]
     return {key: float(score(known, unknown)) for key, score in DETECTION.items()}
+
+
+def errors_of(metrics: Metrics) -> dict[str, Callable[..., Any]]:
+    """The Monte Carlo errors of those metrics that have one, with the options of each."""
+    out: dict[str, Callable[..., Any]] = {}
+    for name, metric in metrics.items():
+        function, options = (metric.func, metric.keywords) if isinstance(metric, functools.partial) else (metric, {})
+        if function in MCSE:
+            out[name] = functools.partial(MCSE[function], **options)
+    return out
 
 
 def all_scores(
@@ -97,7 +119,8 @@ def all_scores(
     Returns
     -------
     dict
-        The metrics at the test rows, and the dicts ``standardized``, ``shifted`` and ``ood`` as far as they apply.
+        Metrics at the test rows, with ``mcse`` (Monte Carlo errors, in original units), ``standardized``, ``shifted`` and
+        ``ood`` as dicts where there are any.
     """
 
     def both_units(plain: Mapping[str, float], mixture: PredictiveMixture, y: np.ndarray) -> dict[str, Any]:
@@ -109,6 +132,8 @@ def all_scores(
     own = mixtures[""]
     plain = scores(metrics, own, dataset) if plain is None else plain
     out = {} if dataset.test is None else both_units(plain, own, dataset.test.y)
+    if plain and own.num_draws >= MIN_DRAWS and (errors := scores(errors_of(metrics), own, dataset)):
+        out["mcse"] = errors
     for place, mixture in mixtures.items():
         if place.startswith(OOD):
             out.setdefault("ood", {})[place.removeprefix(OOD)] = detection(own, mixture, dataset.task)

@@ -4,22 +4,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdlbench.runs.job import Job, make_job
+from bdlbench.data.description import without_rows
+from bdlbench.runs.job import Job, make_job, seen
 from bdlbench.runs.trust import refuse_untrusted
-from bdlbench.sampling.devices import setup_jax
+from bdlbench.sampling.devices import computing_in, setup_jax
 from bdlbench.store import Store
 from bdlbench.types import ConfigError
 
 
-def load_job(store: Store, run_id: str, *, trust: bool = False) -> Job:
-    """Make the job of a stored run again from the configuration in its record.
+def load_job(store: Store, run_id: str, *, trust: bool = False, rows_needed: bool = True) -> Job:
+    """The job of a stored run, built again from the configuration in its record.
 
     Parameters
     ----------
     store, run_id
         The run.
     trust : bool
-        Whether factories may be called that are not part of bdlbench, such as a user's own network.
+        Whether factories that this package does not ship may be called, as a network of one's own is one.
+    rows_needed : bool
+        If False, a run whose data have changed or are gone gets training rows that hold zeros in the shapes of its own,
+        with the scalers, names and classes that its record holds: see :func:`has_rows`.
 
     Raises
     ------
@@ -30,11 +34,25 @@ def load_job(store: Store, run_id: str, *, trust: bool = False) -> Job:
     if not trust:
         refuse_untrusted(record["config"], run_id)
     setup_jax()
-    # A warm-started run may have lost its parent. Its stored draws do not depend on the parent any more.
-    job = make_job({**record["config"], "warm_start": None}, record["labels"])
-    if job.dataset.checksum != record["data_checksum"]:
-        raise ConfigError(f"data: '{job.dataset.name}' has changed since run '{run_id}' was made: run it again.")
-    return job
+    # The run that it started from may be gone, and what is read here does not depend on it.
+    config = {**record["config"], "warm_start": None}
+    held = None if rows_needed else record.get("dataset")
+    try:
+        job = make_job(config, record["labels"])
+    except ConfigError:
+        if held is None:
+            raise
+    else:
+        if job.dataset.checksum == record["data_checksum"]:
+            return seen(job)
+        if held is None:
+            raise ConfigError(f"data: '{job.dataset.name}' has changed since run '{run_id}' was made: run it again.")
+    return make_job(config, record["labels"], without_rows(held, record["data_checksum"]))
+
+
+def has_rows(job: Job) -> bool:
+    """Whether a job has its training rows, and not only what its record says of them."""
+    return bool(job.dataset.rows_checksum)
 
 
 def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: int | None = None) -> np.ndarray:
@@ -60,6 +78,11 @@ def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: 
         If the run has no finite draw, or ``num_draws`` is less than 1.
     """
     job = load_job(store, run_id) if job is None else job
+    with computing_in(job.precision):
+        return _load_draws(store, run_id, job, num_draws)
+
+
+def _load_draws(store: Store, run_id: str, job: Job, num_draws: int | None) -> np.ndarray:
     with store.posterior(run_id) as tree:
         sites = {str(name): _flat(values.to_numpy()) for name, values in tree["posterior"].data_vars.items()}
     good = np.logical_and.reduce([np.isfinite(v).reshape(len(v), -1).all(1) for v in sites.values()])

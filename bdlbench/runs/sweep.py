@@ -15,10 +15,10 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from bdlbench.errors import ConfigError
-from bdlbench.runs import group, memory
+from bdlbench.runs import configuration, group, memory
 from bdlbench.runs.executors.base import Executor
 from bdlbench.runs.executors.local import Local
-from bdlbench.runs.job import Job, check_job, make_job
+from bdlbench.runs.job import Job, check_job, make_job, seen
 from bdlbench.runs.outcome import Outcome, sentence
 from bdlbench.runs.progress import Mode, Progress, Silent, make_progress
 from bdlbench.runs.record import Record, failed_record
@@ -66,8 +66,9 @@ class Plan:
         first: dict[tuple[str, str], int] = {}
         found = 0
         for index, (config, labels, overrides) in enumerate(composed):
-            path = config["store"]["path"]
             try:
+                configuration.check_sections(config)
+                path = config["store"]["path"]
                 store = self.stores.setdefault(path, Store(path))
                 job, self.records[index] = group.look_up(config, labels, store, progress.note)
                 if self.records[index] is not None:
@@ -77,14 +78,18 @@ class Plan:
                 elif (path, job.id) in first:  # different options may give the same run: n_train=null, n_train=<all>
                     self.same[index] = first[path, job.id]
                 else:
-                    check_job(job)
+                    job = check_job(job)
                     store.check_writable()
+                    died = pass_over(job, store, overrides)
                     first[path, job.id] = index
                     if store.has(job.id):
                         self.before[path, job.id] = store.record(job.id)
-                    self.groups.setdefault((group_key(job), path), []).append((index, job))
+                    # One that died is done last and alone: it may be at fault, and others died with it.
+                    key = died, job.id if died else group_key(job)
+                    self.groups.setdefault((key, path), []).append((index, job))
             except Exception as error:
                 outcome.errors.append(f"{explain(error)} ({overrides})")
+        self.groups = dict(sorted(self.groups.items(), key=lambda group: group[0][0][0]))
         if found and len(composed) > 20:
             progress.note(f"{found} of {len(composed)} runs found in the store")
         self.num_runs = sum(len(members) for members in self.groups.values())
@@ -113,6 +118,23 @@ class Plan:
             self.records[index] = record
         for index, other in self.same.items():
             self.records[index] = self.records[other]
+
+
+def pass_over(job: Job, store: Store, overrides: str) -> int:
+    """How often a run has died, see :meth:`bdlbench.store.Store.deaths`.
+
+    Raises
+    ------
+    ConfigError
+        If it died ``limits.attempts`` times. The sentence has the command that tries it again.
+    """
+    most, died = job.config.get("limits", {}).get("attempts"), store.deaths(job.id)
+    if most is not None and died >= most and not job.config["rerun"]:
+        raise ConfigError(
+            f"{job.id} was killed {died} times without progress, by the kernel for its memory perhaps, and is passed over: "
+            f"'bdlbench {overrides} limits.attempts=null' tries it again."
+        )
+    return died
 
 
 def run_sweep(
@@ -199,10 +221,10 @@ def run_parcel(parcel: Parcel) -> list[Record]:
     if os.path.isdir(parcel.folder):  # relative paths start there, and a user's own modules are found there
         os.chdir(parcel.folder)
         if parcel.folder not in sys.path:
-            sys.path.insert(0, parcel.folder)
+            sys.path.append(parcel.folder)
     setup_jax()
     store, progress = Store(parcel.store), make_progress(parcel.progress)
-    members = [(i, make_job(*job)) for i, job in enumerate(parcel.jobs)]
+    members = [(i, seen(make_job(*job))) for i, job in enumerate(parcel.jobs)]
     records: list[Record] = []
     with on_signals():
         for batch in batches(members, parcel.max_lanes, parcel.memory_share):
@@ -257,7 +279,7 @@ def group_key(job: Job) -> Any:
     parts |= {f"ood {name}": rows for name, rows in job.dataset.ood.items()}
     shapes = tuple((n, r.x.shape, r.x.dtype.str, r.y.shape, r.y.dtype.str) for n, r in parts.items() if r is not None)
     rest = tuple(job.metrics), job.config["store"]["predictive_rows"], job.parent is None
-    return job.program.key, job.dataset.task, shapes, *rest
+    return job.program.key, job.precision, job.dataset.task, shapes, *rest
 
 
 def batches(

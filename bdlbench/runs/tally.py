@@ -17,10 +17,10 @@ from bdlbench.runs.scores import Metrics, scores
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
 
-FACTS = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "drawn", "population", "moments", "capped")
-"""Attributes with plain values that a checkpoint stores."""
-SERIES = ("energy", "log_ratios")
-"""Attributes with lists of arrays (C, n) that a checkpoint stores."""
+FACTS = ("row_grads", "num_diverging", "num_nonfinite", "num_draws", "drawn", "population", "absent", "capped")
+"""Plain values that a checkpoint keeps."""
+SERIES = ("energy", "log_ratios", "temperatures")
+"""Lists of arrays (C, n) that a checkpoint keeps."""
 BOUNDS = {"reached_max_treedepth": "max_tree_depth", "reached_max_leapfrog_steps": "max_leapfrog_steps"}
 """Statistics that tell that a transition was stopped early, each with the option that limits it."""
 
@@ -52,9 +52,9 @@ class Tally:
     drawn : int
         The number of draws of one chain so far.
     population : int
-        The number of particles in one chain; 1 for a method without a population.
-    moments : bool or None
-        Whether y given theta has a mean and a variance; None before the first draws have been predicted.
+        Particles that a chain carries.
+    absent : list of str
+        Which of mean and variance y given theta does not have, as far as the draws have shown.
     bad : dict
         For each chain that became non-finite or whose warm-up did not finish: (step, phase, stage).
     overflowing : dict
@@ -62,7 +62,9 @@ class Tally:
     capped : dict
         The number of draws at which each statistic of ``BOUNDS`` was true.
     energy, log_ratios : list of arrays (C, n)
-        Energies of a Hamiltonian sampler, and log importance ratios of an approximation q with a density.
+        Energies of a Hamiltonian sampler; log importance ratios of an approximation with a density.
+    temperatures : list of arrays (C, n)
+        Terms of the configurational temperature of a sampler without a Metropolis test, in units of the run's own.
     """
 
     def __init__(self, num_chains: int, places: Sequence[str], *, gaussian: bool) -> None:
@@ -71,12 +73,13 @@ class Tally:
         self.row_grads = {"warmup": 0, "sample": 0}
         self.num_diverging = self.num_nonfinite = self.num_draws = self.drawn = 0
         self.population = 1
-        self.moments: bool | None = None
+        self.absent: list[str] = []
         self.bad: dict[int, tuple[int, str, int]] = {}
         self.overflowing: dict[int, int] = {}
         self.capped: dict[str, int] = {}
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
+        self.temperatures: list[np.ndarray] = []
         self._scored: tuple[int, dict[str, float]] | None = None
 
     def charge(self, block: Block, num_rows: int, *, last: bool) -> None:
@@ -104,8 +107,12 @@ class Tally:
                 self.bad[chain] = (int(step), block.phase, block.stage)
 
     def add(self, look: Look) -> None:
-        """Add the draws of a look and their predictions."""
-        self.population, self.moments, self.drawn = look.population, look.moments, look.stop
+        """Add the draws of a look."""
+        self.population, self.drawn = look.population, look.stop
+        if new := look.absent - set(self.absent):
+            self.absent = sorted({*self.absent, *new})
+            for mixture in self.mixtures.values():
+                mixture.forget(new)
         for chain, lost in enumerate((look.good & ~look.shown).sum(1).tolist()):
             if lost:
                 self.overflowing[chain] = self.overflowing.get(chain, 0) + lost
@@ -116,6 +123,8 @@ class Tally:
                 self.capped[name] = self.capped.get(name, 0) + int(look.stats[name].sum())
         if "energy" in look.stats:
             self.energy.append(look.stats["energy"])
+        if "configurational_temperature" in look.stats:
+            self.temperatures.append(look.stats["configurational_temperature"])
         if "log_q" in look.stats:
             ratio = look.stats["log_density"].astype(np.float64) - look.stats["log_q"]
             self.log_ratios.append(np.where(look.good, ratio, np.nan))

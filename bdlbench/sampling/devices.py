@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 
 from bdlbench.sampling import lanes
+from bdlbench.types import Precision
 
 
 def setup_jax() -> None:
@@ -39,8 +40,19 @@ SETTINGS = (
 
 
 @contextlib.contextmanager
-def settings() -> Iterator[None]:
-    """Use the settings of :func:`setup_jax` inside this context, and restore the caller's settings afterwards.
+def computing_in(precision: Precision) -> Iterator[None]:
+    """Floating point numbers of 32 or 64 bits inside, whatever ``jax_enable_x64`` says outside.
+
+    The setting belongs to the thread and ends with the block, so that runs of both precisions may follow each other in
+    one process.
+    """
+    with jax.enable_x64(precision == "float64"):
+        yield
+
+
+@contextlib.contextmanager
+def settings(precision: Precision = "float32") -> Iterator[None]:
+    """The settings of :func:`setup_jax` and a precision inside, and those of the caller again afterwards.
 
     It serves code that a user calls as a library: the user's own computations keep their precision and their cache.
     Only the number of devices is not restored, because it can be set only once in a process.
@@ -54,7 +66,8 @@ def settings() -> Iterator[None]:
     if changed:  # JAX reads the setting of the folder only once
         compilation_cache.reset_cache()
     try:
-        yield
+        with computing_in(precision):
+            yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

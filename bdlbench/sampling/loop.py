@@ -187,7 +187,8 @@ def run(
     shared = lanes.replicate(shared)
     lane = lanes.place(lane._replace(active=np.ones(num_lanes, bool)))
     lane = lane._replace(active=lanes.place(lanes.active(num_lanes)))
-    theta = None if theta is None else lanes.place(theta)
+    if theta is not None:  # start points may be another run's draws, of another precision
+        theta = lanes.place(np.asarray(theta, jax.dtypes.canonicalize_dtype(float)))
     for index in range(0 if resume is None else resume.stage, len(program.stages)):
         with clock.measure("compile"):
             programs = cache.get(program, index, shared, lane)

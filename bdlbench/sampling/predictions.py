@@ -74,9 +74,8 @@ class Predictor:
         Returns
         -------
         dict of arrays (L, n, T)
-            ``log_lik``, the log likelihood of the observed targets, and ``sample``, a random draw of y. For regression
-            also ``mean``, ``variance`` and, if the distribution has one, ``cdf`` at the observed targets. For
-            classification also ``probs`` (L, n, T, K).
+            ``log_lik`` of the observed targets; where the distribution has them ``sample``, a draw of y, and for
+            regression ``mean``, ``variance`` and ``cdf`` at the observed targets; for classification ``probs`` (L, n, T, K).
         """
         assert self.rows is not None
         held = () if anchor is None else (lanes.place(anchor),)
@@ -108,7 +107,8 @@ _COMPILED: dict[Any, Any] = {}
 
 
 def _compiled(name: str, program: Program, task: Task, num_shared: int, args: Any, clock: Clock) -> Any:
-    key = (name, program, str(jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)), jax.default_backend())
+    shapes = str(jax.tree.map(lambda a: (a.shape, str(a.dtype)), args))
+    key = (name, program, shapes, jax.default_backend(), bool(jax.config.jax_enable_x64))
     if key not in _COMPILED:
         function: Callable[..., Any] = _predictions if name == "predictions" else _named_sites
         with clock.measure("compile"):
@@ -168,17 +168,25 @@ def linearised(target: Target, anchor: Array, theta: Array, x: Any) -> dist.Dist
 
 
 def describe(p: dist.Distribution, y: Array, key: Array, task: Task) -> dict[str, Array]:
-    """Return the quantities of one draw's predictive distribution that are kept; see :meth:`Predictor.predict`."""
-    out = {"log_lik": p.log_prob(y), "sample": p.sample(key)}
+    """What is kept of one draw's predictive distribution; see :meth:`Predictor.predict`."""
+    out = {"log_lik": p.log_prob(y)}
+    with contextlib.suppress(*_UNKNOWN):
+        out["sample"] = p.sample(key)
     if task == "classification":
         out["probs"] = class_probabilities(p)
         return out
-    out |= {"mean": p.mean, "variance": p.variance}
-    if not p.support.is_discrete:
-        # Without a CDF the metrics that need it, such as coverage, are left out of the record.
-        with contextlib.suppress(NotImplementedError):
+    # A censored distribution has no moments, and many have no CDF: metrics that need them do not exist.
+    with contextlib.suppress(*_UNKNOWN):
+        out["mean"] = jnp.broadcast_to(p.mean, jnp.shape(y))
+        out["variance"] = jnp.broadcast_to(p.variance, jnp.shape(y))
+    if p.support is not None and not p.support.is_discrete:
+        with contextlib.suppress(*_UNKNOWN):
             out["cdf"] = p.cdf(y)
     return out
+
+
+_UNKNOWN = (NotImplementedError, ImportError)
+"""How NumPyro says that it has no such quantity of a distribution, or not without another library."""
 
 
 def class_probabilities(p: dist.Distribution) -> Array:

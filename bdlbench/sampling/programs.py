@@ -24,7 +24,9 @@ Numbers = Mapping[str, Any]
 Phase = Literal["warmup", "sample"]
 STEP, BATCH, DRAW, INIT, FINALIZE, START, HOLD_OUT, LIKELIHOOD = range(8)
 DRAW_BYTES = 2**20
-"""The largest size in bytes of the draws of one block that one lane keeps on the device."""
+"""Bytes of draws that one lane holds on the device between two blocks."""
+AVERAGED = ("configurational_temperature",)
+"""Statistics of which a draw has the mean over all steps since the draw before it; of the others it has the last."""
 NEVER = int(np.iinfo(np.int32).max)
 """The first bad step of a lane that has none."""
 _BESIDE = ThreadPoolExecutor(1)  # the thread starts with the first task
@@ -280,11 +282,11 @@ class StagePrograms:
         info_shape = jax.eval_shape(lambda: advance(jnp.int32(0), step_key, state, self._some_rows(data))[1])
         keeps_draws = self.schedule.thinning > 0 and (phase == "sample" or not self.two_bodies)
         draw = jax.eval_shape(lambda: method.draw(draw_key, state)) if keeps_draws else jnp.zeros(())
-        kept = {name: s for name, s in info_shape.items() if name not in ("num_grads", "stopped")}
-        # Under vmap a lane that has stopped must wait for the others, so that checking for it saves nothing.
+        recorded = {name: s for name, s in info_shape.items() if name not in ("num_grads", "stopped")}
+        # Under vmap a lane that has stopped waits for the others, and asking would only cost selects.
         may_stop = "stopped" in info_shape and lanes.sequential()
         slots = jnp.zeros((self.capacity, *draw.shape), draw.dtype)
-        stats = {name: jnp.zeros((self.capacity, *s.shape), s.dtype) for name, s in kept.items()}
+        stats = {name: jnp.zeros((self.capacity, *s.shape), s.dtype) for name, s in recorded.items()}
 
         def body(i: Array, key: Array, carry: Any, rows: Data) -> Any:
             state, totals, slots, stats, _ = carry
@@ -302,7 +304,11 @@ class StagePrograms:
             if keeps_draws:
                 draw = method.draw(jax.random.fold_in(draw_key, t0 + i), state)
                 slots = jax.lax.dynamic_update_index_in_dim(slots, draw, slot, 0)
-            stats = {n: jax.lax.dynamic_update_index_in_dim(a, info[n], slot, 0) for n, a in stats.items()}
+            for name, kept in stats.items():
+                value = info[name]
+                if name in AVERAGED:
+                    value = jax.lax.dynamic_index_in_dim(kept, slot, 0, keepdims=False) + value / stride
+                stats = stats | {name: jax.lax.dynamic_update_index_in_dim(kept, value, slot, 0)}
             return state, totals, slots, stats, info["stopped"] if may_stop else ()
 
         totals = _Totals(jnp.float32(0), jnp.int32(0), jnp.int32(NEVER))

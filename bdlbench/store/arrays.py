@@ -1,7 +1,8 @@
 """The draws of a run are a DataTree of the ArviZ schema in Zarr 3, which is written one block of draws after another.
 
 Arrays are allocated for the planned number of draws. When the run ends they are cut to the number of draws written, so
-a draw that was never made is not read as a fill value. A Zarr write costs a millisecond or two, however small it is,
+a draw that was never made is not read as a fill value, and all files are put into one archive. A Zarr write costs a
+millisecond or two, however small it is,
 and a run makes some hundred of them. Blocks are therefore gathered in memory until they exceed ``BUFFER_BYTES``. The
 memory that this needs is at most ``BUFFER_BYTES`` and the block that is handed in.
 """
@@ -19,19 +20,32 @@ from bdlbench.errors import ConfigError
 from bdlbench.store import layout
 from bdlbench.store.layout import Variable
 
-GROUPS = ("posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data", "constant_data")
+GROUPS = (
+    "posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data", "constant_data",
+    "predictions", "log_likelihood_test", "predictions_constant_data",
+)  # fmt: skip
+"""Groups of the ArviZ schema, in which the rows of ``observed_data`` were learned from and those of ``predictions`` were
+not, and ``log_likelihood_test``, which is that of the latter."""
+EARLIER = {
+    "posterior_predictive": "predictions", "log_likelihood": "log_likelihood_test",
+    "observed_data": "predictions_constant_data",
+}  # fmt: skip
+"""Where schema 2 has what schema 1 stored of test rows."""
 BUFFER_BYTES = 4 * 2**20
 """Most bytes of a run's draws that wait in memory. It is small because a sweep writes many runs at the same time."""
 
 
 class PosteriorArrays:
-    """The folder ``posterior.zarr`` while its run is being written.
+    """The folder ``posterior.zarr`` while its run is being written, and the archive that is made of it in the end.
 
     Parameters
     ----------
     path : Path
         The folder. It is made when the first array is written, or it is there already when a run is resumed.
     """
+
+    ARCHIVE = "posterior.zarr.zip"
+    """Name of the archive, beside the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,6 +65,7 @@ class PosteriorArrays:
         dims: Sequence[str],
         coords: Mapping[str, Any] | None = None,
         chunk_draws: int | None = None,
+        packing: tuple[float, float] | None = None,
     ) -> None:
         """Declare one variable; see :meth:`bdlbench.store.RunWriter.allocate`."""
         shape, dims, dtype = tuple(int(size) for size in shape), tuple(dims), np.dtype(dtype)
@@ -65,7 +80,7 @@ class PosteriorArrays:
                 if labels[dim].tolist() != other.coords[dim].tolist():
                     raise ValueError(f"The coordinate {dim} differs between two variables of {group}.")
         chunks = layout.chunks(shape, dtype, "draw" in dims, chunk_draws)
-        variable = Variable(group, name, shape, dtype, dims, chunks, labels)
+        variable = Variable(group, name, shape, dtype, dims, chunks, labels, packing)
         if (self.path / group / name).exists():  # left by an earlier attempt
             self._open(variable)
         self._variables[key] = variable
@@ -127,6 +142,8 @@ class PosteriorArrays:
         if not parts:
             parts = [np.zeros((variable.shape[0], 0, *variable.shape[2:]), variable.dtype)[..., start:stop]]
         columns = np.concatenate(parts, 1)
+        if variable.packing is not None:
+            columns = columns.astype(np.float64) * variable.packing[0] + variable.packing[1]
         return columns[..., None][..., start:stop] if flat else columns
 
     def check(self, written: Mapping[str, int]) -> None:
@@ -155,7 +172,9 @@ class PosteriorArrays:
                 array[tuple(at)]
 
     def close(self) -> list[str]:
-        """Cut each group to the draws written, delete arrays that were never written, and consolidate the metadata.
+        """Cut each group to the draws written, delete arrays that were never written, and write the archive.
+
+        The folder stays: until the record is in place, a checkpoint may stand on it.
 
         Returns
         -------
@@ -168,9 +187,11 @@ class PosteriorArrays:
         for key, variable in self._variables.items():
             if variable.array is None and not self.written[key]:
                 notes.append(f"{key} was not stored: nothing was written to it.")
+        archive = self.path.with_name(self.ARCHIVE)
+        archive.unlink(missing_ok=True)  # left by an attempt that was killed before its record was in place
         if not self.path.exists():
             some = [variable for variable in self._variables.values() if variable.waiting]
-            return notes + (layout.write_whole(self.path, some) if some else [])
+            return notes + (layout.write_whole(archive, some) if some else [])
         self.flush()
         root: Any = zarr.open_group(self.path, mode="r+", use_consolidated=False)
         for group, parent in sorted(root.groups()):
@@ -198,6 +219,7 @@ class PosteriorArrays:
             # A reader that does not know consolidated metadata reads the metadata of each array instead.
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             zarr.consolidate_metadata(str(self.path))
+        layout.write_archive(archive, layout.files_below(self.path))
         return notes
 
     def _allocated(self, key: str) -> Variable:

@@ -4,14 +4,16 @@ A Zarr array names the codecs that decode it. Some codecs, such as pickle of num
 bytes contain, so they are refused before an array is read.
 """
 
+import functools
 import json
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bdlbench.store.errors import StoreError
-from bdlbench.store.files import read_regular
+from bdlbench.store.files import MOST_RECORD_BYTES, read_regular, refuse_link
 
 CODECS = frozenset({"bytes", "zstd", "crc32c", "sharding_indexed", "blosc", "gzip", "transpose", "vlen-utf8"})
 TYPES = frozenset(
@@ -21,27 +23,65 @@ TYPES = frozenset(
 
 
 def refuse_codecs(path: Path) -> None:
-    """Refuse a Zarr folder that bdlbench cannot have written. This reads the metadata and no array.
+    """Refuse Zarr arrays that bdlbench cannot have written. This reads the metadata and no array.
+
+    Parameters
+    ----------
+    path : Path
+        An archive, or a folder as older versions wrote it.
 
     Raises
     ------
     StoreError
-        If the folder holds a symbolic link, an array or group of Zarr version 2, a type, a codec or a storage
-        transformer that bdlbench does not write, or metadata that cannot be read.
+        If it holds a symbolic link, a compressed file or two of one name in an archive, an array or group of Zarr
+        version 2, a type, a codec or a storage transformer that bdlbench does not write, or metadata that cannot be
+        read.
     """
+    if path.is_dir():
+        _refuse_files(path, _of_folder(path))
+        return
+    refuse_link(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_files(path, _of_archive(path, archive))
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        _refuse(path, f"cannot be read ({error})")
+
+
+def _of_folder(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The files of a folder: the name of each, and a function that reads it."""
     for place, folders, names in os.walk(path):
-        linked = [name for name in (*folders, *names) if os.path.islink(os.path.join(place, name))]
-        old = [name for name in names if name in (".zarray", ".zgroup", ".zattrs", ".zmetadata")]
-        if linked or old:
-            _refuse(path, f"holds '{(linked or old)[0]}'")
-        if "zarr.json" in names:
-            try:
-                about = json.loads(read_regular(os.path.join(place, "zarr.json")))
-                fault = next(_faults(about), None)
-            except (ValueError, RecursionError, AttributeError, TypeError) as error:
-                _refuse(path, f"has metadata that cannot be read ({type(error).__name__})")
-            if fault is not None:
-                _refuse(path, fault)
+        for name in (*folders, *names):
+            if os.path.islink(os.path.join(place, name)):
+                _refuse(path, f"holds '{name}'")
+        for name in names:
+            yield name, functools.partial(read_regular, os.path.join(place, name))
+
+
+def _of_archive(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The same of an archive. A small archive of compressed files could fill the memory of whoever reads it."""
+    seen: set[str] = set()
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.filename in seen:
+            _refuse(path, f"holds '{entry.filename}' compressed or twice")
+        seen.add(entry.filename)
+        if entry.file_size > MOST_RECORD_BYTES:
+            _refuse(path, f"holds '{entry.filename}' of {entry.file_size} bytes")
+        yield entry.filename.rpartition("/")[2], functools.partial(archive.read, entry)
+
+
+def _refuse_files(path: Path, files: Iterator[tuple[str, Callable[[], bytes]]]) -> None:
+    for name, read in files:
+        if name in (".zarray", ".zgroup", ".zattrs", ".zmetadata"):
+            _refuse(path, f"holds '{name}'")
+        if name != "zarr.json":
+            continue
+        try:
+            fault = next(_faults(json.loads(read())), None)
+        except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
+            _refuse(path, f"has metadata that cannot be read ({type(error).__name__})")
+        if fault is not None:
+            _refuse(path, fault)
 
 
 def _faults(about: Any) -> Iterator[str]:
@@ -69,4 +109,5 @@ def _names(codecs: Any) -> Iterator[str]:
 
 
 def _refuse(path: Path, fault: str) -> None:
-    raise StoreError(f"The draws '{path}' are not read: the folder {fault}, which bdlbench does not write.")
+    kind = "folder" if path.is_dir() else "archive"
+    raise StoreError(f"The draws '{path}' are not read: the {kind} {fault}, which bdlbench does not write.")

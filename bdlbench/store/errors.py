@@ -14,6 +14,10 @@ class NoRoom(StoreError):
     """The disk is full, or a quota or a limit on file sizes is reached. Complete runs are intact; this one is not."""
 
 
+class FolderGone(StoreError):
+    """The folder of a run was removed or renamed while the run was being written. There is nowhere to write it now."""
+
+
 class LaterSchema(StoreError):
     """A record was written by a later bdlbench. It is not damaged, so it is never set aside or overwritten."""
 

@@ -194,6 +194,10 @@ class FolderLock:
                 raise
             file.close()
 
+    def is_there(self) -> bool:
+        """Whether the file that this object has locked is still the one at its path."""
+        return self._file is not None and _same_file(self._file, self.folder / ".lock")
+
     def release(self) -> None:
         """Free the lock. Nothing happens if this object does not hold it."""
         if self._file is not None:
@@ -226,7 +230,7 @@ def _say_nothing(message: str) -> None:
 def _same_file(file: IO[str], path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from bdlbench.store.errors import LaterSchema, StoreError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the store's format, written into every record. A reader refuses records of a later version."""
 
 STATUSES = ("complete", "diverged", "failed")
 REQUIRED = ("status", "labels", "metrics", "seconds", "num_grads", "device", "versions", "warnings")
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
 IDENTITY = ("id", "status", "reason", *LABELS, "seed", "split")
-COST = ("tuning_num_grads", "lanes", "peak_memory_bytes", "device", "warnings", "created")
+COST = ("tuning_num_grads", "lanes", "peak_memory_bytes", "device", "warnings", "not_assessed", "created")
 PREFIXES = ("seconds_", "num_grads_", "config.")
 
 Record = dict[str, Any]
@@ -141,7 +141,7 @@ def validated(record: Mapping[str, Any], run_id: str, config: Mapping[str, Any])
         raise ValueError(f"Status '{record['status']}' of run {run_id} is none of {', '.join(STATUSES)}.")
     if record["status"] != "complete" and not record.get("reason"):
         raise ValueError(f"Run {run_id} is {record['status']}, but its record gives no reason.")
-    if record.get("schema", SCHEMA) != SCHEMA:
+    if not 1 <= record.get("schema", SCHEMA) <= SCHEMA:  # an earlier one when a record is amended
         raise ValueError(f"The record of run {run_id} has schema {record['schema']}; this store writes {SCHEMA}.")
     if record.get("id", run_id) != run_id:
         raise ValueError(f"The record of '{record['id']}' cannot be stored as run '{run_id}'.")
@@ -179,6 +179,7 @@ def row(record: Record, *, config: bool) -> dict[str, Any]:
     if not isinstance(columns["created"], str):
         raise TypeError("created is no time")
     columns["warnings"] = len(record["warnings"])
+    columns["not_assessed"] = len(record["not_assessed"]) if "not_assessed" in record else None
     if config:
         columns.update(flatten(settings, "config."))
     return columns

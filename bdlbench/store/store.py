@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from bdlbench.errors import ConfigError
 from bdlbench.store import records, table
+from bdlbench.store.arrays import EARLIER, PosteriorArrays
 from bdlbench.store.codecs import refuse_codecs
-from bdlbench.store.errors import LaterSchema, StoreError, clear_disk_errors
+from bdlbench.store.errors import LaterSchema, RunBusy, StoreError, clear_disk_errors
 from bdlbench.store.files import FolderLock, checksum, holder, read_regular, refuse_link, replace_file, size_of
-from bdlbench.store.writer import RunWriter
+from bdlbench.store.writer import RERUNS, RunWriter, deaths, sweep_leftovers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +41,19 @@ class Store:
     Parameters
     ----------
     path : path-like
-        The folder. If it does not exist, it has no runs; it is made when the first run is written.
+        The folder; ``~`` is the user's home. If it does not exist, it has no runs; it is made when the first run is written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        try:
+            text = os.fspath(path)
+            self.path = Path(text).expanduser()
+        except (TypeError, RuntimeError) as error:  # no path, or the home of a user who is not there
+            raise ConfigError(
+                f"store.path={path!r} is no folder ({error}): give a path such as results/store."
+            ) from None
+        if not text.strip() or "\0" in text:
+            raise ConfigError(f"store.path={text!r} is no folder: give a path such as results/store.")
         self._read = 0
 
     def check_writable(self) -> None:
@@ -193,12 +202,28 @@ class Store:
         """
         record, fault = self._look(id)
         if record is None or fault is None:
+            self._sweep(id)
             return record
         if note is not None:
             note(f"{id}: set aside, to be run again: {fault}")
         with suppress(ConfigError):  # another process has moved it already
             self._move(id, ".set_aside", note or (lambda message: None), lambda: self._look(id)[1] is not None)
         return None
+
+    def _sweep(self, id: str) -> None:
+        """Delete what a kill left beside a finished record, unless a process is writing the run just now."""
+        folder = self._folder(id)
+        archived = (folder / PosteriorArrays.ARCHIVE).exists() and (folder / "posterior.zarr").exists()
+        if not (folder / "run.json").exists() or not ((folder / "checkpoint").exists() or archived):
+            return
+        lock = FolderLock(folder)
+        with suppress(RunBusy, OSError):  # a store that may only be read keeps what it has
+            lock.acquire(None)
+            try:
+                if (folder / "run.json").exists():
+                    sweep_leftovers(folder)
+            finally:
+                lock.release()
 
     def _look(self, id: str) -> tuple[records.Record | None, str | None]:
         """The record of a run and a sentence on what is wrong with it; each is None where there is none.
@@ -226,6 +251,10 @@ class Store:
     def has_checkpoint(self, id: str) -> bool:
         """Whether run ``id`` is unfinished and has a checkpoint from which it can be resumed."""
         return [(self._folder(id) / name).exists() for name in ("checkpoint/state.npz", "run.json")] == [True, False]
+
+    def deaths(self, id: str) -> int:
+        """How many attempts at a run that nobody writes now died without a word and without progress."""
+        return 0 if self.holder(id) else deaths(self._folder(id))
 
     def finished(self) -> list[str]:
         """Sorted ids of the runs with a record, which may be damaged."""
@@ -262,6 +291,9 @@ class Store:
     def posterior(self, id: str) -> "xr.DataTree":
         """The run's draws as a DataTree of the ArviZ schema. Values are read from disk when they are used.
 
+        What belongs to test rows is in ``predictions``, ``log_likelihood_test`` and ``predictions_constant_data``, also of
+        runs that were stored with schema 1, which had other names for these groups.
+
         Raises
         ------
         ConfigError
@@ -272,11 +304,19 @@ class Store:
         import xarray as xr
 
         refuse_link(self._folder(id))
-        path = self._folder(id) / "posterior.zarr"
-        if not path.is_dir():
+        archive, folder = (self._folder(id) / name for name in (PosteriorArrays.ARCHIVE, "posterior.zarr"))
+        if archive.is_file() and (self._folder(id) / "run.json").exists():
+            from zarr.storage import ZipStore
+
+            refuse_codecs(archive)
+            return xr.open_datatree(ZipStore(archive, mode="r"), engine="zarr")  # type: ignore[arg-type]
+        if not folder.is_dir():
             raise ConfigError(f"id: run '{id}' in '{self.path}' stored no draws; choose a run that is complete.")
-        refuse_codecs(path)
-        return xr.open_datatree(path, engine="zarr")
+        refuse_codecs(folder)
+        tree = xr.open_datatree(folder, engine="zarr")
+        if "posterior_predictive" in tree.children:  # which schema 2 does not have
+            tree.children = {EARLIER.get(name, name): group for name, group in tree.children.items()}
+        return tree
 
     def curve(self, id: str) -> "pd.DataFrame":
         """Scores of the posterior so far, with the gradients, seconds and draws spent on it; a row for each mark.
@@ -393,6 +433,7 @@ class Store:
             (self.path / where).mkdir(exist_ok=True)
             place = tempfile.mkdtemp(prefix=f"{id}.", dir=self.path / where)
             os.replace(folder, place)  # a folder may be renamed to the name of an empty folder
+            shutil.rmtree(self.path / RERUNS / id, ignore_errors=True)
         finally:
             lock.release()
         if where == ".deleted":
@@ -404,9 +445,22 @@ class Store:
     def _folder(self, id: str) -> Path:
         if not _ID.fullmatch(id):
             raise ConfigError(f"id: '{id}' is no run id; use letters, digits and _ . , = + @ - only.")
-        return self.path / id
+        folder = self.path / id
+        if not folder.exists():
+            self._settle(id)
+        return folder
+
+    def _settle(self, id: str) -> None:
+        """Do the second rename of a rerun that was killed after the first; see :class:`RunWriter`."""
+        made = self.path / RERUNS / id
+        if (made / "run.json").exists() and not made.is_symlink() and not (self.path / id).exists():
+            with suppress(OSError):  # another process did it, or this one may not write
+                os.rename(made, self.path / id)
 
     def _folders(self) -> Iterator[os.DirEntry[str]]:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for name in os.listdir(self.path / RERUNS):
+                self._settle(name)
         try:
             with os.scandir(self.path) as entries:
                 yield from (entry for entry in entries if _ID.fullmatch(entry.name) and entry.is_dir())

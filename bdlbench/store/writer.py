@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -18,11 +19,12 @@ import yaml
 
 from bdlbench.store import records
 from bdlbench.store.arrays import PosteriorArrays
-from bdlbench.store.errors import RunExists, clear_disk_errors
+from bdlbench.store.errors import FolderGone, RunExists, StoreError, clear_disk_errors
 from bdlbench.store.files import (
     FolderLock,
     Synced,
     checksum,
+    read_regular,
     refuse_link,
     replace_file,
     sync_folder,
@@ -30,8 +32,40 @@ from bdlbench.store.files import (
     wipe_leftovers,
 )
 
-STORED = ("config.yaml", "curve.jsonl", "posterior.zarr")
-"""The files and the folder beside the record whose checksums the record holds."""
+STORED = ("config.yaml", "curve.jsonl", PosteriorArrays.ARCHIVE)
+"""The files beside the record whose checksums the record holds."""
+ATTEMPT = ".attempt"
+"""File in a run's folder while a process writes it. Only a process that dies without a word leaves it."""
+RERUNS = ".rerun"
+"""Folder in the store for runs that are being made again while their finished record still counts."""
+
+
+def sweep_leftovers(folder: Path) -> None:
+    """Delete what a kill has left beside the record of a finished run: the checkpoint and what it stood on."""
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    (folder / ATTEMPT).unlink(missing_ok=True)
+    if (folder / PosteriorArrays.ARCHIVE).exists():  # a store of an older version has the folder alone
+        shutil.rmtree(folder / "posterior.zarr", ignore_errors=True)
+
+
+def deaths(folder: Path) -> int:
+    """How many attempts at a run died one after another without a handled signal and without a new checkpoint.
+
+    An attempt that left a new checkpoint has made progress, so the deaths before it do not count.
+    """
+    try:
+        found = json.loads(read_regular(folder / ATTEMPT))
+        return 1 + int(found["deaths"]) if found["checkpoint"] == _last_checkpoint(folder) else 0
+    except (OSError, StoreError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _last_checkpoint(folder: Path) -> list[int] | None:
+    try:
+        about = (folder / "checkpoint" / "state.npz").stat()
+    except OSError:
+        return None
+    return [about.st_size, about.st_mtime_ns]
 
 
 class RunWriter:
@@ -40,6 +74,11 @@ class RunWriter:
     The run's folder is locked inside the context. The run counts as finished only after :meth:`finish`. If the context
     ends earlier, the folder has no record, and the next attempt empties it or, with ``resume``, continues from its
     checkpoint.
+
+    A run that is written again although it is complete or diverged is written to a folder of its name in ``.rerun``.
+    The old run counts until the new one is finished. Then :meth:`finish` moves the old folder away and the new one into
+    its place. After a kill between these two renames, the store finds no run of this id but a finished one in
+    ``.rerun``, and does the second rename itself. If the new attempt fails, the old run stays.
 
     Parameters
     ----------
@@ -75,12 +114,14 @@ class RunWriter:
         overwrite: bool | Callable[[], bool] = False,
         on_busy: Callable[[str], object] | None = None,
     ) -> None:
+        self.home = folder
         self.folder = folder
+        """Where the run is written: ``home``, or the folder in ``.rerun`` until it takes the place of ``home``."""
         self.config = config
         self.resume = resume
         self.overwrite = overwrite
         self._on_busy = on_busy
-        self._lock = FolderLock(folder)
+        self._locks = [FolderLock(folder)]
         self._arrays = PosteriorArrays(folder / "posterior.zarr")
         self._synced = Synced()
         self._curve: FileIO | None = None
@@ -91,19 +132,25 @@ class RunWriter:
         return self.folder / "checkpoint" / "state.npz"
 
     def __enter__(self) -> "RunWriter":
-        refuse_link(self.folder)
-        with clear_disk_errors(self.folder):
-            self._lock.acquire(self._on_busy)
+        refuse_link(self.home)
+        with clear_disk_errors(self.home):
+            self._locks[0].acquire(self._on_busy)
             try:
                 overwrite = self.overwrite() if callable(self.overwrite) else self.overwrite
-                if (self.folder / "run.json").exists() and not overwrite:
-                    shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # left by a kill after finish
-                    raise RunExists(f"Run {self.folder.name} is finished already.")
+                if (self.home / "run.json").exists() and not overwrite:
+                    sweep_leftovers(self.home)
+                    raise RunExists(f"Run {self.home.name} is finished already.")
+                if self._has_result():
+                    self._begin_rerun()
+                    overwrite = False
+                died = 0 if overwrite else deaths(self.folder)
                 if not (self.resume and self._checkpoint_path.exists()) or overwrite:
                     # The record is deleted first, so that a kill in between leaves no record of deleted files.
                     (self.folder / "run.json").unlink(missing_ok=True)
                     wipe_folder(self.folder)
                 wipe_leftovers(self.folder)
+                attempt = json.dumps({"deaths": died, "checkpoint": _last_checkpoint(self.folder)})
+                (self.folder / ATTEMPT).write_text(attempt)
                 text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
                 replace_file(self.folder / "config.yaml", lambda file: file.write(text.encode()))
                 self._curve = open(self.folder / "curve.jsonl", "ab", buffering=0)
@@ -119,15 +166,64 @@ class RunWriter:
         self._close()
 
     def _close(self) -> None:
+        if all(lock.is_there() for lock in self._locks):
+            (self.folder / ATTEMPT).unlink(missing_ok=True)
         self._entered = False
         if self._curve is not None:
             self._curve.close()
-        self._lock.release()
+        for lock in self._locks:
+            lock.release()
+
+    def _has_result(self) -> bool:
+        """Whether the run has a record that is worth keeping until there is another: a failed one is not."""
+        path = self.home / "run.json"
+        try:
+            return records.decode(read_regular(path), path)["status"] != "failed"
+        except (OSError, StoreError, KeyError):
+            return False
+
+    def _begin_rerun(self) -> None:
+        self.folder = self.home.parent / RERUNS / self.home.name
+        refuse_link(self.folder)
+        self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
+        self._locks.append(FolderLock(self.folder))
+        self._locks[-1].acquire(self._on_busy)
+        if (self.folder / "run.json").exists():  # a kill fell between its record and the two renames
+            self._take_place()
+            raise RunExists(f"Run {self.home.name} had been made again already.")
+
+    def _take_place(self) -> None:
+        """Put the finished folder of a rerun in the place of the old one."""
+        sweep_leftovers(self.folder)
+        (self.home.parent / ".deleted").mkdir(exist_ok=True)
+        old = tempfile.mkdtemp(prefix=f"{self.home.name}.", dir=self.home.parent / ".deleted")
+        os.replace(self.home, old)
+        os.replace(self.folder, self.home)
+        sync_folder(self.home.parent)
+        self.folder = self.home
+        shutil.rmtree(old, ignore_errors=True)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the run's folder was removed or renamed by somebody else while this writer holds its lock."""
+        return self._entered and not all(lock.is_there() for lock in self._locks)
 
     def _open_curve(self) -> FileIO:
         if not self._entered or self._curve is None:
             raise RuntimeError("A RunWriter is used inside its 'with' block, before finish().")
+        self.check_there()
         return self._curve
+
+    def check_there(self) -> None:
+        """Raise :class:`~bdlbench.store.errors.FolderGone` if the run's folder is :attr:`gone`.
+
+        To write on would make a folder that nobody has locked.
+        """
+        if self.gone:
+            raise FolderGone(
+                f"store.path: the folder '{self.folder}' was removed while its run was being written; leave a store alone"
+                " while a command writes to it, and run the same command again."
+            )
 
     def allocate(
         self,
@@ -138,13 +234,14 @@ class RunWriter:
         dims: Sequence[str],
         coords: Mapping[str, Any] | None = None,
         chunk_draws: int | None = None,
+        packing: tuple[float, float] | None = None,
     ) -> None:
         """Declare one variable of the posterior's DataTree: its shape, type, dims and labels.
 
         Parameters
         ----------
         group : str
-            ``posterior``, ``sample_stats``, ``posterior_predictive``, ``log_likelihood``, ``observed_data`` or ``constant_data``.
+            One of :data:`bdlbench.store.arrays.GROUPS`.
         name : str
             The site's name.
         shape : sequence of int
@@ -159,6 +256,9 @@ class RunWriter:
         chunk_draws : int, optional
             Number of draws in a Zarr chunk; the number in a block that :meth:`write` receives is best. If it is None, a
             chunk holds as many draws as fit into 16 MiB (:data:`bdlbench.store.layout.CHUNK_BYTES`).
+        packing : (scale, offset), optional
+            The stored numbers v stand for ``v * scale + offset`` in float64. Xarray and :meth:`read_columns` return the
+            latter.
 
         Raises
         ------
@@ -172,7 +272,7 @@ class RunWriter:
         """
         self._open_curve()
         with clear_disk_errors(self.folder):
-            self._arrays.allocate(group, name, shape, dtype, dims, coords, chunk_draws)
+            self._arrays.allocate(group, name, shape, dtype, dims, coords, chunk_draws, packing)
 
     def write(self, group: str, name: str, start_draw: int, array: Any) -> None:
         """Write ``array`` (chains, k, ...) as draws ``start_draw`` to ``start_draw + k - 1``.
@@ -283,7 +383,7 @@ class RunWriter:
         curve = self._open_curve()
         if self._checkpoint_path.exists():
             self._checkpoint_path.replace(self._checkpoint_path.with_suffix(".damaged"))
-        wipe_folder(self.folder, keep=(".lock", "config.yaml", "curve.jsonl", "checkpoint"))
+        wipe_folder(self.folder, keep=(".lock", ATTEMPT, "config.yaml", "curve.jsonl", "checkpoint"))
         curve.truncate(0)
         curve.seek(0)
         self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
@@ -291,10 +391,11 @@ class RunWriter:
     def drop_draws(self) -> None:
         """Delete all draws, written or waiting, so that a run whose draws cannot be stored still gets a record."""
         shutil.rmtree(self.folder / "posterior.zarr", ignore_errors=True)
+        (self.folder / PosteriorArrays.ARCHIVE).unlink(missing_ok=True)
         self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
 
     def finish(self, record: Mapping[str, Any]) -> records.Record:
-        """Finish the run: cut the arrays to the draws written, compute checksums, and put the record in place last.
+        """Finish the run: put the draws into one archive, compute checksums, and put the record in place last.
 
         The record needs ``status`` (complete, diverged or failed), ``labels``, ``metrics``, ``seconds``,
         ``num_grads``, ``device``, ``versions`` and ``warnings``, and a ``reason`` unless the run is complete. This
@@ -324,7 +425,13 @@ class RunWriter:
             whole["warnings"] = [*whole["warnings"], *notes]
             whole["files"] = {name: checksum(folder / name) for name in STORED if (folder / name).exists()}
             text = records.encode(whole)
-            replace_file(folder / "run.json", lambda file: file.write(text))
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+            if folder != self.home and whole["status"] == "failed":  # the run that is there has more to say
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                replace_file(folder / "run.json", lambda file: file.write(text))
+                if folder == self.home:
+                    sweep_leftovers(folder)
+                else:
+                    self._take_place()
         self._close()
-        return records.decode(text, folder / "run.json")
+        return records.decode(text, self.home / "run.json")

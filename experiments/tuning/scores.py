@@ -32,7 +32,7 @@ class Score(NamedTuple):
 def function_draws(store: Store, run_id: str) -> np.ndarray:
     """Draws of the function (S, columns): means of regression, or class probabilities."""
     with store.posterior(run_id) as tree:
-        group = tree["posterior_predictive"]
+        group = tree["predictions"]
         values = (group["probs"] if "probs" in group.data_vars else group["mean"]).to_numpy()
     flat = values.reshape(values.shape[0] * values.shape[1], -1).astype(np.float64)
     return flat[np.isfinite(flat).all(1)]

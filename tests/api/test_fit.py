@@ -322,6 +322,18 @@ BAD = {
     "twice": (lambda: bdl.fit(NET, X, Y, num_samples=3, options={"num_samples": 3}), "given twice"),
     "samples": (lambda: bdl.fit(NET, X, Y, num_samples=0), "num_samples=0"),
     "step": (lambda: bdl.fit(NET, X, Y, inference="sghmc", step_size=-1.0), "step_size"),
+    "options": (lambda: bdl.fit(NET, X, Y, options=[1]), "options=.* must be a mapping"),
+    "prior": (lambda: bdl.fit(NET, X, Y, prior=3), "prior is a int: give"),
+    "function": (lambda: bdl.fit(NET, X, Y, likelihood=3), "likelihood is a int: give"),
+    "temperature": (lambda: bdl.fit(NET, X, Y, temperature=-1.0), "temperature=-1.0 must be positive"),
+    "batch": (lambda: bdl.fit(NET, X, Y, inference="sghmc", batch_size=100), "batch_size=100 does not fit 40"),
+    "no_y": (lambda: bdl.fit(NET, X), "y is missing"),
+    "no_x": (lambda: bdl.fit(NET, None, Y), "x is missing"),
+    "columns": (lambda: bdl.fit(NET, pd.DataFrame(X, columns=list("aab")), Y), "two columns called a"),
+    "missing_class": (lambda: bdl.fit(NET, X, np.array([None, *["a", "b"] * 19, "a"], object)), "no class in row 0"),
+    "table": (lambda: bdl.score_table({"a": 3}, X, Y), r"posteriors\['a'\] is a int"),
+    "nothing_saved": (lambda: bdl.load("nowhere"), "holds no saved posterior"),
+    "no_run": (lambda: bdl.load("abc", store="nowhere"), "no finished run in 'nowhere' begins with 'abc'"),
     "object": (lambda: bdl.fit(NET, X, Y, inference="svi", optimizer=object()), "plain values"),
 }
 
@@ -345,6 +357,10 @@ def test_what_does_not_fit_at_prediction(posterior):
         posterior.predict(X).log_prob(Y[:3])
     with pytest.raises(ConfigError, match="at least one"):
         posterior.predict(X[:0])
+    with pytest.raises(ConfigError, match="precision='half' is unknown"):
+        posterior.predict(X, precision="half")
+    with pytest.raises(ConfigError, match="folder='/dev/null/p' cannot be made"):
+        posterior.save("/dev/null/p")
 
 
 def exploding(x, y=None):

@@ -17,6 +17,22 @@ def test_the_import_alone_takes_nothing_with_it():
     subprocess.run([sys.executable, "-c", LOOK], check=True)
 
 
+def test_api_and_scikit_learn_change_no_setting_of_jax():
+    """Importing all there is starts no device and leaves precision, cache and x64; a fit puts them back."""
+    code = """
+import jax
+names = ["jax_enable_x64", "jax_default_matmul_precision", "jax_compilation_cache_dir", "jax_num_cpu_devices",
+         "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes"]
+before = {name: getattr(jax.config, name) for name in names}
+import bdlbench, bdlbench.sklearn
+bdlbench.fit, bdlbench.load
+from jax._src import xla_bridge
+assert not xla_bridge._backends, "an import started JAX"
+assert {name: getattr(jax.config, name) for name in names} == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_names_are_found_and_others_are_not():
     """As a module of its own would have them."""
     from bdlbench import api

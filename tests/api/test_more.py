@@ -1,8 +1,10 @@
 """Fits that are kept in a store, several targets, and tables of scores."""
 
 import functools
+import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 from from_python import NET, TINY, rows
 from models_of_users import LinenMLP
@@ -34,6 +36,45 @@ def test_a_stored_fit_has_the_draws_of_one_in_memory(store_path):
     assert set(bdl.fit(NET, x, labels, store=store_path, **MAP).predict(x).labels) <= {"high", "low"}
     with pytest.raises(ConfigError, match="what another process can import"):
         bdl.fit(lambda out_features: LinenMLP(3, out_features), x, y, store=store_path, **MAP)
+
+
+def test_a_stored_fit_is_opened_by_its_id_and_without_its_rows(store_path):
+    """No trust is needed where all parts are the package's own; names and classes come back, and the rows may be gone."""
+    x, y = rows()
+    table, labels = pd.DataFrame(x, columns=["a", "b", "c"]), np.where(y > 100, "high", "low")
+    kept = bdl.fit(NET, table, labels, store=store_path, **MAP)
+    (run_id,) = Store(store_path).finished()
+    again = bdl.load(run_id, store=store_path)
+    np.testing.assert_array_equal(again.predict(table[["c", "a", "b"]]).probs, kept.predict(table).probs)
+    assert again.classes.tolist() == ["high", "low"]
+    for file in store_path.with_name("store_rows").iterdir():
+        file.unlink()
+    served = bdl.load(run_id, store=store_path)
+    np.testing.assert_array_equal(served.predict(table).probs, kept.predict(table).probs)
+    assert served.classes.tolist() == ["high", "low"]
+    assert "the data of the run have changed or are gone: it only predicts" in served.notes
+    with pytest.raises(ConfigError, match="update needs the training rows, which this posterior lacks"):
+        served.update(table, labels)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch):
+    """Neither a run nor rows nor folders of the interrupted fit; what was in the store before stays."""
+    from bdlbench.runs import group
+    from bdlbench.runs.progress import Silent
+
+    class Interrupting(Silent):
+        def advance(self, *args):
+            signal.raise_signal(signal.SIGINT)
+
+    x, y = rows()
+    if known:
+        bdl.fit(NET, x[:30], y[:30], store=store_path, **MAP)
+    before = sorted(store_path.parent.rglob("*"))
+    monkeypatch.setattr(group, "make_progress", lambda mode: Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        bdl.fit(NET, x, y, store=store_path, **MAP)
+    assert sorted(store_path.parent.rglob("*")) == before
 
 
 def test_several_targets_have_noise_of_their_own():

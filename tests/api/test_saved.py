@@ -3,6 +3,7 @@
 import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 from from_python import NET, TINY, regression_on_tree, rows
@@ -40,6 +41,26 @@ def test_a_folder_serves_equal_predictions(posterior, tmp_path):
         again.update(x, y)
     again.save(folder)  # over itself
     assert not list(tmp_path.glob(".p*"))
+
+
+def test_double_precision_goes_all_the_way(tmp_path):
+    """Draws, predictions, parameters and log likelihoods have 64 bits, saved, loaded and updated; others are refused."""
+    x, y = rows()
+    assert jax.config.jax_enable_x64 is False
+    fitted = bdl.fit(NET, x, y, precision="float64", **MAP)
+    again = bdl.load(fitted.save(tmp_path / "p", rows=True))
+    for posterior in (fitted, again, again.update(x[:3], y[:3])):
+        assert posterior.precision == "float64"
+        found = posterior.predict(x)
+        for values in (posterior._server.theta, posterior.params["hidden"][0]["kernel"], found._arrays["mean"],
+                       posterior.data_tree["log_likelihood"]["y"].to_numpy()):  # fmt: skip
+            assert values.dtype == np.float64
+            assert not (values.astype(np.float32) == values).any()
+    np.testing.assert_array_equal(again.predict(x).mean, fitted.predict(x).mean)
+    assert jax.config.jax_enable_x64 is False
+    for bad in ("float16", 64, None):
+        with pytest.raises(ConfigError, match="^precision=.* is unknown: use float32 or float64.$"):
+            bdl.fit(NET, x, y, precision=bad, **MAP)
 
 
 def test_pickles_and_copies_are_the_same_posterior(posterior):

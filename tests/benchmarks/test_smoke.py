@@ -6,7 +6,7 @@ import pytest
 
 from bdlbench.types import Method, Schedule
 from benchmarks import problems, rows_methods, timing
-from benchmarks.__main__ import ROWS, main
+from benchmarks.__main__ import ROWS, main, show
 
 CASES = rows_methods.FULL | rows_methods.BATCHES
 
@@ -18,14 +18,23 @@ def test_measures_take_turns_and_the_first_round_is_thrown_away():
     assert timing.ratios(found["a"], found["b"]) == [2.0, 2.0]
 
 
+def test_a_long_reason_leaves_the_names_readable(capsys):
+    """Into a file too, which has no width of its own."""
+    row = timing.Row("a step of a method", "ms", [1.0])
+    show({"sgld": [row], "nuts": "failed: ValueError: " + "no such thing " * 50, "lanes": "no accelerator"})
+    lines = capsys.readouterr().out.splitlines()
+    for name, state in (("a step of a method", "1 ms"), ("nuts", "failed"), ("lanes", "skipped")):
+        assert any(name in line and state in line for line in lines), lines
+
+
 LIMITS = {
     "nuts": 1, "nuts_chains": 1, "recompile": 1, "sgld": 1, "svi": 1, "linear_regression": 1, "new_process": 1,
     "memory": 0, "checkpoints": 1, "found": 1, "lanes": 0, "deep_ensemble": 2, "sweep_nuts": 1, "sweep_sgld": 2,
-    "sweep_growth": 0, "sweep_overhead": 1, "sweep_repeat": 1, "store_table": 1,
+    "sweep_growth": 0, "sweep_overhead": 1, "sweep_repeat": 1, "store_table": 1, "worth": 1,
     **{name: int(case.limit is not None) for name, case in CASES.items()},
 }  # fmt: skip
 """How many rows of each name have a limit; of ``mile`` it depends on whether the other package is here."""
-FAST = {"sgld", "hmc", "svgd", "sghmc", "linear_regression", "found"}
+FAST = {"sgld", "hmc", "svgd", "sghmc", "linear_regression", "found", "worth"}
 """What takes a few seconds; ``make test-slow`` walks through the rest, but for what takes half a minute or more."""
 LONG = {"sweep_nuts", "sweep_growth", "sweep_sgld", "memory", "mile", "new_process", "recompile"}
 """``make test-bench``."""

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from archives import unpacked
 
 import bdlbench as bdl
 from bdlbench.cli.results import main
+from bdlbench.errors import ConfigError
 from bdlbench.runs.group import run
 
 
@@ -41,12 +43,36 @@ def test_a_table_in_and_out(stored, tmp_path, capsys):
     assert main(["predict", run_id, str(tmp_path / "none.csv"), "--store", str(store)]) == 2
 
 
+def test_a_run_predicts_without_its_data(stored, tmp_path, monkeypatch):
+    """From the scalers, names and anchor that were stored: what it wrote before the data went, bit for bit."""
+    from bdlbench.evaluation.predictive import predictive
+    from bdlbench.runs import job as job_module
+    from bdlbench.store import Store
+
+    store, run_id = stored
+    dataset = bdl.load(run_id, store=store)._origin.job.dataset
+    table = pd.DataFrame(dataset.x_scaler.original(dataset.test.x[:5]), columns=dataset.feature_names)
+    table.to_csv(tmp_path / "new.csv", index=False)
+    command = ["predict", run_id, str(tmp_path / "new.csv"), "--store", str(store), "-o"]
+    assert main([*command, str(tmp_path / "with.csv")]) == 0
+
+    def gone(config):
+        raise ConfigError("data.path=my.csv is no file")
+
+    monkeypatch.setattr(job_module, "load_data", gone)
+    assert main([*command, str(tmp_path / "without.csv")]) == 0
+    assert (tmp_path / "with.csv").read_text() == (tmp_path / "without.csv").read_text()
+    with pytest.raises(ConfigError, match="predicts by a linearised network"):  # it came past the data
+        predictive(Store(store), run_id, table)
+
+
 def test_a_linearised_run_of_before_is_refused_by_name(stored, tmp_path, capsys):
     """Without its anchor the network would be another function."""
     import shutil
 
     store, run_id = stored
     shutil.copytree(store, tmp_path / "old")
+    unpacked(tmp_path / "old" / run_id)
     shutil.rmtree(tmp_path / "old" / run_id / "posterior.zarr" / "constant_data")
     text = (tmp_path / "old" / run_id / "posterior.zarr" / "zarr.json").read_text()
     import json

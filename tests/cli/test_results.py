@@ -288,3 +288,37 @@ def test_no_jax_for_reading(path):
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {script}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_compare(path, capsys):
+    """Verdicts on the stored runs in three formats; what is missing is one sentence."""
+    store = Store(path)
+    for split in range(3):
+        for method, lppd in (("nuts", -5.0), ("sgld", -5.5 - 0.01 * split)):
+            with store.writer(
+                f"{method}-c{split}", {"seed": 0, "data": {"split": split, "test_fraction": 0.1}}
+            ) as writer:
+                writer.finish(
+                    {
+                        "status": "complete",
+                        "labels": {"data": "yacht", "inference": method},
+                        "target_id": f"t{split}",
+                        "metrics": {"lppd": lppd},
+                        "seconds": {},
+                        "num_grads": {},
+                        "device": "cpu",
+                        "versions": {},
+                        "warnings": [],
+                    }
+                )
+    options = ["compare", "--metric", "lppd", "--delta", "0.02", "--filter", "data=yacht"]
+    assert main(options) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("### same posterior\n")
+    assert "| nuts | sgld | yacht | 3 | 0.51 |" in out and "| better |" in out
+    assert main([*options, "--format", "csv", "--baseline", "nuts"]) == 0
+    assert "same posterior,sgld,nuts,yacht,3,-0.51," in capsys.readouterr().out
+    assert main([*options, "--format", "latex"]) == 0
+    assert r"\toprule" in capsys.readouterr().out
+    assert main(["compare", "--metric", "speed", "--delta", "1"]) == 2
+    assert "--metric: 'speed' does not say which method is better" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -62,8 +63,9 @@ def results(store: Path) -> dict[str, tuple[str, str]]:
     found = {}
     for name in Store(store).finished():
         draws = hashlib.sha256()
-        for path in sorted((store / name / "posterior.zarr").rglob("c/**/*")):
-            draws.update(path.read_bytes() if path.is_file() else b"")
+        with zipfile.ZipFile(store / name / "posterior.zarr.zip") as archive:
+            for entry in sorted(archive.namelist()):
+                draws.update(b"" if entry.endswith("zarr.json") else archive.read(entry))
         found[name] = Store(store).record(name)["status"], draws.hexdigest()
     return found
 

@@ -18,7 +18,7 @@ KNOWN = json.loads(Path(__file__).with_name("checksums.json").read_text())
 
 def test_every_set_has_a_checksum():
     """A new set without one fails here, and the message has the line to add to checksums.json."""
-    names = {path.stem for path in (conf_dir() / "data").glob("*.yaml")} - {"csv", "npz", "mnist"}
+    names = {path.stem for path in (conf_dir() / "data").glob("*.yaml")} - {"csv", "npz", "rows", "mnist"}
     lines = [f'"{name}": {json.dumps(facts(name))},' for name in sorted(names - set(KNOWN))]
     assert not lines, "\n".join(["add to tests/data/checksums.json, once the rows are known to be right:", *lines])
     assert set(KNOWN) == names

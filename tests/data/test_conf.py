@@ -49,6 +49,7 @@ EXPECTED = [
     "gaussians_25",
     "csv",
     "npz",
+    "rows",
     "linear_regression",
     "eight_schools",
 ]
@@ -96,7 +97,7 @@ def test_yaml_is_the_whole_record(name: str) -> None:
     assert {p.name: p.default for p in parameters if p.default is not p.empty} in ({}, {"standardize": True})
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("csv", "npz", "gaussians_25")])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("csv", "npz", "rows", "gaussians_25")])
 def test_every_set_is_finite_typed_and_repeats(name: str) -> None:
     """Types, shapes and labels are as promised, twice the same checksum, and the arrays cannot be written to.
 

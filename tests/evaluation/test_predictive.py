@@ -78,8 +78,8 @@ def test_predictions_at_the_test_rows_are_those_the_run_stored(stored):
     job = load_job(store, ids["diabetes"])
     found = predictive(store, ids["diabetes"], original_test_rows(job))
     tree = store.posterior(ids["diabetes"])
-    rows = tree["posterior_predictive"]["mean"].shape[-1]
-    expected = tree["posterior_predictive"]["mean"].to_numpy().reshape(-1, rows)
+    rows = tree["predictions"]["mean"].shape[-1]
+    expected = tree["predictions"]["mean"].to_numpy().reshape(-1, rows)
     scale = float(job.dataset.y_scaler.scale)
     np.testing.assert_allclose(found["mean"], expected, atol=1e-4 * scale)
 
@@ -92,7 +92,7 @@ def test_class_probabilities_are_those_the_run_stored(stored):
     store, ids = stored
     job = load_job(store, ids["breast_cancer"])
     found = predictive(store, ids["breast_cancer"], original_test_rows(job))
-    expected = store.posterior(ids["breast_cancer"])["posterior_predictive"]["probs"].to_numpy()
+    expected = store.posterior(ids["breast_cancer"])["predictions"]["probs"].to_numpy()
     np.testing.assert_allclose(found["probs"], expected.reshape(found["probs"].shape), atol=1e-4)
     assert set(found) == {"probs"}
 

@@ -88,6 +88,24 @@ def test_no_signal_is_ever_lost(number, tmp_path):
         assert "Traceback" not in errors, (place, errors)
 
 
+def test_ctrl_c_at_the_end_prints_no_traceback(tmp_path):
+    """At moments around the end of a command: in its last sentences, its ``finally`` blocks and the interpreter's exit.
+
+    It ends as the run does, or in good order, or dies of the signal where nobody can catch it any more.
+    """
+    run = [*SHORT, f"store.path={tmp_path}"]
+    assert command(*run)[0] == 0
+    for place in range(12):
+        process = start(*run)
+        assert process.stderr is not None
+        said = [process.stderr.readline()]  # found in the store
+        time.sleep(0.02 * place)
+        process.send_signal(signal.SIGINT)
+        code, errors = finish(process)
+        assert code in (0, 130, -signal.SIGINT), (place, code, errors)
+        assert "Traceback" not in errors and "found in the store" in said[0], (place, said, errors)
+
+
 def test_a_second_signal_ends_it_at_once(tmp_path):
     """Before the first has been heeded: the process dies of the signal."""
     process = start(*LONG, f"store.path={tmp_path}", "inference.schedule.num_warmup=100000000")
@@ -269,8 +287,7 @@ FILES = (
     "config.yaml",
     "curve.jsonl",
     "run.json",
-    "posterior.zarr/posterior/zarr.json",
-    "posterior.zarr/log_likelihood/y/c/0/0/0",
+    "posterior.zarr.zip",
 )
 
 
@@ -294,7 +311,9 @@ def test_a_damaged_run_is_set_aside_and_repeated(damage, tmp_path):
     assert json.loads((tmp_path / run_id / "run.json").read_text())["status"] == "complete"
 
 
-@pytest.mark.parametrize("name", ["checkpoint/state.npz", "curve.jsonl", "posterior.zarr/log_likelihood/y/c/0/0/0"])
+@pytest.mark.parametrize(
+    "name", ["checkpoint/state.npz", "curve.jsonl", "posterior.zarr/log_likelihood_test/y/c/0/0/0"]
+)
 def test_an_interrupted_run_with_damaged_files_starts_over(name, undisturbed, tmp_path):
     """What a checkpoint stands on is checked before anything is built on it."""
     process = start(*LONG, f"store.path={tmp_path}")

@@ -135,7 +135,7 @@ def test_each_particle_is_a_chain_of_the_store(store_path):
     assert record["num_draws"] == 2 * 4 * 30
     store = Store(store_path)
     tree = store.posterior(record["id"])
-    for group in ("posterior", "sample_stats", "log_likelihood", "posterior_predictive"):
+    for group in ("posterior", "sample_stats", "log_likelihood_test", "predictions"):
         assert dict(tree[group].sizes)["chain"] == 8
         assert dict(tree[group].sizes)["draw"] == 30
     assert record["metrics"]["rhat_max"] is not None

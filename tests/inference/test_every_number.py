@@ -156,4 +156,4 @@ def test_more_steps_than_are_counted_are_refused():
 
 def test_the_keys_of_a_stage_are_no_numbers():
     """What is looked at here are hyperparameters and schedules, whatever else a stage has."""
-    assert set(STAGE_KEYS) == {"schedule", "start", "before"}
+    assert set(STAGE_KEYS) == {"schedule", "start", "before", "init"}

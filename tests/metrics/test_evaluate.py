@@ -114,7 +114,7 @@ def test_a_diagram_is_no_metric():
 
 def test_import_is_light():
     """Neither JAX nor a library of seconds is loaded by reading these modules."""
-    modules = ["calibration", "diagnostics", "evaluate", "fidelity", "mixture", "predictive", "uncertainty"]
+    modules = ["calibration", "diagnostics", "evaluate", "mixture", "predictive", "uncertainty"]
     heavy = ["jax", "sklearn", "arviz_stats", "scoringrules", "pandas", "xarray", "hydra", "omegaconf", "scipy.stats"]
     code = f"import sys\nfor m in {modules}: __import__('bdlbench.metrics.' + m)\n"
     code += f"print([m for m in {heavy} if m in sys.modules])"

@@ -209,7 +209,7 @@ def test_components_are_withheld_where_not_gaussian():
     ("block", "message"),
     [
         ({"mean": np.zeros((1, 2))}, "a block holds"),
-        ({"log_lik": np.zeros((1, 2)), "mean": np.zeros((1, 2))}, "a block holds"),
+        ({"log_lik": np.zeros((1, 2)), "variance": np.ones((1, 2))}, "a block holds"),
         ({"log_lik": np.zeros((1, 2)), "margin": np.zeros((1, 2))}, "a block holds"),
         ({"log_lik": np.zeros(2)}, "shape"),
         ({"log_lik": np.zeros((1, 2)), "cdf": np.zeros((1, 3))}, "shape"),
@@ -232,5 +232,8 @@ def test_blocks_must_agree_and_units_need_a_regression():
     for other in ({"log_lik": np.zeros((1, 3))}, {"log_lik": np.zeros((1, 2)), "cdf": np.zeros((1, 2))}):
         with pytest.raises(ValueError, match="same fields and points"):
             mixture.update(other)
+    assert set(mixture.to_original(0.0, 1.0)) == {"num_draws", "lpd"}  # of a likelihood without moments
+    classes = PredictiveMixture()
+    classes.update({"log_lik": np.zeros((1, 2)), "probs": np.full((1, 2, 2), 0.5)})
     with pytest.raises(ValueError, match="regression"):
-        mixture.to_original(0.0, 1.0)
+        classes.to_original(0.0, 1.0)

@@ -7,7 +7,7 @@ from scipy.special import softmax
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, brier_score_loss, root_mean_squared_error
 
-from bdlbench.metrics import predictive
+from bdlbench.metrics import calibration, predictive
 from bdlbench.metrics.mixture import PredictiveMixture
 
 RNG = np.random.default_rng(3)
@@ -111,3 +111,41 @@ def test_nan_is_an_error():
     """Never skipped."""
     with pytest.raises(FloatingPointError, match="lpd is not finite at point 1"):
         predictive.lppd([0.0, np.nan])
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.5])
+def test_crps_of_many_draws_is_the_double_sum(spread):
+    """The integral over a grid against all pairs: to 1e-6 of the mean distance, the bound of the trapezoidal rule."""
+    rng = np.random.default_rng(4)
+    loc = rng.normal(size=8) * 3 + 0.4 * rng.standard_normal((1000, 8))
+    scale = 0.5 * np.exp(spread * rng.standard_normal((1000, 8)))
+    starts = np.array([0, 300, 650])
+    size = int(predictive._grid(loc, scale).size.max())
+    assert size <= 500, "the grid is what crps takes here"
+    grid = predictive._distance_on_grid(loc, scale, predictive._grid(loc, scale), size, starts)
+    pairs = predictive._distance_of_pairs(loc, scale, starts)
+    np.testing.assert_allclose(grid, pairs, rtol=1e-6)
+
+
+def test_the_monte_carlo_errors_are_the_spread_over_replicates():
+    """Sets of 200 independent draws, 300 of them: the sd of a score is the root mean square of its errors.
+
+    An sd of 300 values is off by 1 / sqrt(600) of itself, the mean square of as many with 19 degrees of freedom by less:
+    5 standard errors are a fifth, and the second order of a score in 1 / S adds a few hundredths to it.
+    """
+    rng, y = np.random.default_rng(5), np.array([0.3, -1.0, 2.0])
+    found = []
+    for _ in range(300):
+        loc, scale = rng.normal(size=(200, 3)), np.exp(0.3 * rng.standard_normal((200, 1))) * np.ones((200, 3))
+        found.append(
+            (
+                predictive.crps(y, loc, scale), predictive.crps_mcse(y, loc, scale),
+                calibration.interval_width(loc, scale, level=0.9),
+                calibration.interval_width_mcse(loc, scale, level=0.9),
+            )
+        )  # fmt: skip
+    score, error, width, width_error = np.array(found).T
+    assert np.sqrt((error**2).mean()) == pytest.approx(score.std(), rel=0.25)
+    assert np.sqrt((width_error**2).mean()) == pytest.approx(width.std(), rel=0.25)
+    with pytest.raises(ValueError, match="at least 4 draws, got 3"):
+        predictive.crps_mcse(y, np.zeros((3, 3)), np.ones((3, 3)))

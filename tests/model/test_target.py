@@ -1,6 +1,5 @@
 """Models: networks of users, likelihoods, priors, and what a target makes of a NumPyro model."""
 
-import contextlib
 import functools
 import itertools
 
@@ -288,13 +287,12 @@ def test_a_network_with_state_is_refused(network, kind):
     assert network_target(functools.partial(network, kind="layer")).dim > 0
 
 
-def observed(fn, *, mask=None, size=None):
+def observed(fn, *, size=None):
     """A model whose y is observed as ``fn(w, x)``."""
 
     def model(x, y=None):
         w = numpyro.sample("w", dist.Normal(0.0, 1.0))
-        masked = contextlib.nullcontext() if mask is None else numpyro.handlers.mask(mask=mask)
-        with numpyro.plate("rows", x.shape[0], subsample_size=size), masked:
+        with numpyro.plate("rows", x.shape[0], subsample_size=size):
             numpyro.sample("y", fn(w, x), obs=y if size is None or y is None else y[:size])
 
     return model
@@ -328,11 +326,10 @@ def test_a_likelihood_that_is_no_number_a_row_is_refused():
         make_target(crossed, X, Y)
 
 
-def test_masks_subsamples_and_improper_priors_are_refused():
+def test_subsamples_and_improper_priors_are_refused():
     """One sentence each, with what to do."""
     normal = lambda w, x: dist.Normal(w, 1.0)
     for model, words in (
-        (observed(normal, mask=X[:, 0] > 0), "observed under a mask"),
         (observed(normal, size=3), "subsample_size"),
         (improper, "ImproperUniform"),
     ):

@@ -147,9 +147,40 @@ def test_aggregate_over_splits():
     assert cells[:3] == ["nuts", "3 splits", f"{fmean(means):.3f} ± {stdev(means) / math.sqrt(3):.3f}"]
     assert cells[7:] == ["100", "1.012", "0"]
     assert content.notes == [
-        "± is the standard error of the mean over splits, as the column 'over' says, seeds averaged within a split; "
-        "ESS and R-hat are the worst of the runs."
+        "± is the plain standard error over splits, seeds averaged within a split, which is too small where their rows "
+        "overlap: these records do not have the numbers of rows that correct it. ESS and R-hat are the worst of the runs."
     ]
+
+
+@pytest.mark.parametrize(
+    ("test_sets", "factor", "says"),
+    [
+        (["a", "b", "c", "d"], math.sqrt(1 / 4 + 10 / 90), "Nadeau and Bengio's (2003) corrected standard error"),
+        (["a", "a", "a", "a"], math.sqrt(1 / 4), "the standard error of the mean over splits with one test set"),
+    ],
+)
+def test_aggregate_corrects_for_overlapping_splits(test_sets, factor, says):
+    """Nadeau & Bengio's factor sqrt(1/J + n_test/n_train) on the sd of 4 splits of 90/10; one fixed test set has none."""
+    values = [-5.0, -5.4, -4.9, -5.6]
+    rows = [run("nuts", split=k, metrics=METRICS | {"lppd": value}) for k, value in enumerate(values)]
+    for row, name in zip(rows, test_sets, strict=True):
+        row |= {"num_rows": {"train": 90, "test": 10}, "test_checksum": name}
+    rows.append(run("nuts", split=4, status="failed", reason="x", metrics={}))
+    content = contents(rows, aggregate=True)
+    ((_, (cells,)),) = content.sections
+    assert cells[:3] == ["nuts", "4 splits", f"{fmean(values):.3f} ± {stdev(values) * factor:.3f}"]
+    assert content.notes[0].startswith(f"± is {says}")
+    assert content.notes[1] == "1 of 5 runs are not complete: they are counted and enter no mean."
+    assert cells[-1] == "1 of 5 failed; 0"
+
+
+def test_what_could_not_be_assessed_stands_in_the_table():
+    """Counted beside the warnings, with the reason below; an old record has no such field."""
+    rows = [run("nuts"), run("svi", not_assessed=["R-hat and ESS: the draws are no Markov chain"])]
+    content = contents(rows)
+    ((_, cells),) = content.sections
+    assert [row[-1] for row in cells] == ["0", "0 (1 not assessed)"]
+    assert content.notes == ["svi: not assessed: R-hat and ESS: the draws are no Markov chain"]
 
 
 def test_aggregate_shows_failures_and_mixes_no_settings():

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import archives
 import pytest
 from presets import mostly
 
@@ -38,8 +39,7 @@ def jobs(store, *more, method=MAP, seeds=(0, 1)):
 
 def chunks(store, record):
     """The stored draws of a run, chunk by chunk; their metadata hold the time."""
-    folder = Path(store) / record["id"] / "posterior.zarr"
-    found = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("c/**/*") if path.is_file()}
+    found = archives.chunks(Path(store) / record["id"])
     assert found
     return found
 

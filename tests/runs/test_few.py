@@ -65,7 +65,7 @@ def test_predictions_that_overflow_are_a_divergence(method, store_path):
     assert record["num_nonfinite"] == over.sum()
     assert record["num_draws"] == (~over).sum()
     assert np.isfinite(record["metrics"]["lppd"])
-    np.testing.assert_array_equal(np.isnan(posterior["log_likelihood"]["y"].values).all(-1), over)
+    np.testing.assert_array_equal(np.isnan(posterior["log_likelihood_test"]["y"].values).all(-1), over)
     assert record["metrics"]["rhat_max"] is None
 
 

@@ -1,6 +1,7 @@
 """The end of a run: faults in one run's scores or files stay its own, and being stopped there loses nothing."""
 
 import errno
+import shutil
 import signal
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_draws_that_cannot_be_stored_cost_their_own_run_only(error, reason, stor
     assert len(sampled) == 4
     store = Store(store_path)
     assert store.record(records[1]["id"])["reason"] == records[1]["reason"]
-    assert not (store.path / records[1]["id"] / "posterior.zarr").exists()
+    assert not (store.path / records[1]["id"] / "posterior.zarr.zip").exists()
     assert all(store.verify(record["id"]) == [] for record in records)
 
 
@@ -77,6 +78,26 @@ def test_a_fault_in_one_runs_diagnostics_is_its_own(store_path, monkeypatch):
     assert [r["status"] for r in records] == ["complete", "complete", "failed", "complete"]
     assert records[2]["reason"] == "ZeroDivisionError: odd"
     assert len(sampled) == 4
+
+
+def test_a_run_whose_folder_is_removed_ends_failed_and_its_neighbours_do_not(store_path, monkeypatch):
+    """In one sentence, though its neighbours write checkpoints and go on; no folder is made for it."""
+    removed = []
+
+    def due(self):
+        if not removed:
+            (folder,) = store_path.glob("*-s1-*")
+            shutil.rmtree(folder)
+            removed.append(folder)
+        return True
+
+    monkeypatch.setattr("bdlbench.runs.checkpoint.Checkpoints.due", due)
+    sampled = broken(Storage, "observed", monkeypatch, ValueError(), lambda _: False)
+    outcome = Outcome()
+    records = sweep.run_sweep(jobs(store_path, (0, 1, 2)), outcome, max_lanes=8)
+    assert [r["status"] for r in records] == ["complete", "failed", "complete"]
+    assert records[1]["reason"].startswith(f"store.path: the folder '{removed[0]}' was removed while its run was being")
+    assert len(sampled) == 3 and not removed[0].exists() and outcome.exit_code == 1
 
 
 def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, monkeypatch):
@@ -126,7 +147,7 @@ def test_a_failure_between_any_two_files_of_the_draws_can_be_continued(place, st
     record = run_config(made, labels)
     assert record["status"] == "complete", record["reason"]
     one, other = (Store(p).posterior(record["id"]) for p in (store_path, f"{store_path}/whole"))
-    for part in ("posterior", "sample_stats", "log_likelihood"):
+    for part in ("posterior", "sample_stats", "log_likelihood_test"):
         for name, values in other[part].variables.items():
             np.testing.assert_array_equal(one[part][name], values)
     assert whole["metrics"] == record["metrics"]

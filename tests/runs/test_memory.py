@@ -198,6 +198,7 @@ print(record["status"], record["reason"])
 def test_xla_that_really_runs_out_leaves_a_record(store_path):
     """A full-rank guide over 21,002 weights has a factor of 1.6 GB; the process may take 1 GB more than it has."""
     wanted = [*SMALL, "inference=svi_fullrank", "network.width=7000", "inference.schedule.num_warmup=5"]
+    wanted.append("limits.memory=off")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", REAL, str(store_path), *wanted], capture_output=True, text=True, env=environment
@@ -239,6 +240,44 @@ def test_limits_of_the_machine_are_read(tmp_path):
     assert memory._control_group(tmp_path / "cgroup", own) == 400
     assert memory._control_group(tmp_path / "none", own) == float("inf")
     assert 0 < memory.host_room() < float("inf")
+    info.write_text("MemTotal: 100 kB\nSwapTotal:      42 kB\n")
+    assert memory._whole(info) == 142 * 1024
+    assert memory.host_room() <= memory.host_limit() < float("inf")
+
+
+def test_control_groups_of_version_1_are_read(tmp_path):
+    """Memory has a tree of its own there, and a group without a limit has a very large one."""
+    own = tmp_path / "own"
+    own.write_text("11:cpu,cpuacct:/job\n4:memory:/job/step\n1:name=systemd:/job\n")
+    inner = tmp_path / "cgroup" / "memory" / "job" / "step"
+    inner.mkdir(parents=True)
+    for folder, limit, used in ((inner, 2**63 - 4096, 5), (inner.parent, 1000, 700)):
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text("cache 9\ninactive_file 1\ntotal_inactive_file 100\n")
+    assert memory._control_group(tmp_path / "cgroup", own) == 400
+    assert min(limit for limit, _ in memory._control_groups(tmp_path / "cgroup", own)) == 1000
+
+
+def test_what_can_never_fit_is_refused_with_a_record(store_path, monkeypatch):
+    """Before any array is made; ``limits.memory=off`` tries it all the same, and so does a machine that has as much."""
+    asked = [*SMALL, "inference=sgld", *SHORT["sgld"], f"store.path={store_path}"]
+    made = make_job(*configuration.compose(asked))
+    shared, lane, _, _ = arrange([made])
+    lane = lane._replace(active=np.ones(len(lane.dataset), bool))
+    stage = StagePrograms(made.program, 0, shared, lane)
+    least = 2 * (4 * stage.dim + stage.capacity * 4 * stage.dim)  # two chains: theta and its draws at least
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "host_limit", lambda: least - 1)
+        patch.setattr(lanes, "replicate", lambda _: pytest.fail("it has started"))
+        record = group.run(asked)
+    assert record["status"] == "failed" and Store(store_path).record(record["id"]) == record
+    assert record["reason"].startswith(
+        f"out of memory before it started: 2 chains x {stage.dim} weights and the data need"
+    )
+    assert "limits.memory=off" in record["reason"]
+    monkeypatch.setattr(memory, "host_limit", lambda: 0.0)
+    assert group.run([*asked, "limits.memory=off"])["status"] == "complete"
 
 
 @pytest.mark.parametrize("method", ["smc", "svgd"])

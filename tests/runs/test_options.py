@@ -3,6 +3,7 @@
 import pytest
 from presets import FIRST, PRESETS, mostly
 
+from bdlbench.errors import ConfigError
 from bdlbench.runs import configuration
 from bdlbench.runs.configuration import conf_dir
 from bdlbench.runs.job import check_job, make_job
@@ -43,3 +44,34 @@ def test_every_metric_is_found_by_its_name():
     composed, _ = configuration.compose([*SMALL, f"metrics=[{','.join(names)}]"])
     assert sorted(composed["metrics"]) == names
     assert sorted(make_job(composed, {}).metrics) == names
+
+
+def test_init_writes_out_where_chains_start(tmp_path):
+    """Each value has the identity of its start written out; null has the preset's; the record says it in words."""
+    from bdlbench.runs import start
+
+    small = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=4", f"store.path={tmp_path}"]
+    ascent = "{_target_: bdlbench.inference.point.maximum_a_posteriori, optimizer: {_target_: optax.adam, learning_rate: 0.01}"
+    written = {
+        "null": ([], "draws from the prior, then 200 steps of maximum_a_posteriori"),
+        "prior": (["inference.before=[]"], "draws from the prior"),
+        "adam": ([], "draws from the prior, then 200 steps of maximum_a_posteriori"),
+        "map": (
+            [f"inference.before=[{ascent}, schedule: {{num_warmup: 3000, num_samples: 0, thinning: 0}}}}]"],
+            "draws from the prior, then 3,000 steps of maximum_a_posteriori",
+        ),
+    }
+    for init, (options, words) in written.items():
+        one, other = (
+            make_job(*configuration.compose([*small, "inference=nuts", *more]))
+            for more in ([f"inference.init={init}"], options)
+        )
+        assert one.id == other.id
+        assert start.described(one.program, None) == words
+        assert "init" not in one.config["inference"]
+    network = make_job(*configuration.compose([*small, "inference=sgld", "inference.init=adam"]))
+    assert network.program.start == "prior" and len(network.program.stages) == 2
+    with pytest.raises(ConfigError, match="inference.init='mode' is unknown: use prior, map, adam or null"):
+        make_job(*configuration.compose([*small, "inference=nuts", "inference.init=mode"]))
+    with pytest.raises(ConfigError, match="give one of them"):
+        make_job(*configuration.compose([*small, "inference=nuts", "inference.init=prior", "warm_start=x"]))

@@ -35,13 +35,13 @@ def group_block(population: int, *, bad: int | None = None) -> tuple[Block, dict
 
 def own_look(population: int, **options) -> Look:
     block, predicted = group_block(population, **options)
-    return look_at(block, OWN, 2, {}, {"": predicted}, None)
+    return look_at(block, OWN, 2, {}, {"": predicted})
 
 
 def test_particles_are_followed_through_the_draws():
     """Row c P + p of a look holds particle p of chain c, draw after draw."""
     block, predicted = group_block(PARTICLES)
-    look = look_at(block, OWN, 2, {}, {"": predicted}, None)
+    look = look_at(block, OWN, 2, {}, {"": predicted})
     assert look.good.shape == look.shown.shape == (2 * PARTICLES, DRAWS) and look.shown.all()
     for chain in range(2):
         for particle in range(PARTICLES):
@@ -62,7 +62,7 @@ def test_draws_after_a_bad_step_do_not_count(population):
 def test_a_tally_that_is_put_down_goes_on_as_if_it_had_not_been(population):
     """State and restore after the first of two looks: all that is gathered is equal, array by array."""
     block, predicted = group_block(population, bad=5)
-    first = look_at(block, OWN, 2, {}, {"": predicted}, None)
+    first = look_at(block, OWN, 2, {}, {"": predicted})
     second = first._replace(first_draw=DRAWS)
     one, other = (Tally(2, ["shifted"], gaussian=True) for _ in range(2))
     one.charge(block.of(OWN), 20, last=True)

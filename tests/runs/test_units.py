@@ -48,14 +48,14 @@ def test_an_offset_changes_no_score_and_no_stored_digit(tmp_path: Path) -> None:
 
     trees = plain.posterior(without["id"]), far.posterior(within["id"])
     for group, name, moved in (
-        ("posterior_predictive", "mean", OFFSET), ("posterior_predictive", "y", OFFSET), ("observed_data", "y", OFFSET),
-        ("log_likelihood", "y", 0.0),
+        ("predictions", "mean", OFFSET), ("predictions", "y", OFFSET), ("predictions_constant_data", "y", OFFSET),
+        ("log_likelihood_test", "y", 0.0),
     ):  # fmt: skip
         one, two = (tree[group][name].to_numpy() for tree in trees)
         np.testing.assert_allclose(two - moved, one, rtol=1e-6, atol=2e-8)
-    assert trees[1]["posterior_predictive"]["mean"].dtype == trees[1]["observed_data"]["y"].dtype == np.float64
+    assert trees[1]["predictions"]["mean"].dtype == trees[1]["predictions_constant_data"]["y"].dtype == np.float64
     # the stored targets are the rows of the file
-    assert set(np.rint(1024 * (trees[1]["observed_data"]["y"].to_numpy() - OFFSET)) / 1024) <= set(y)
+    assert set(np.rint(1024 * (trees[1]["predictions_constant_data"]["y"].to_numpy() - OFFSET)) / 1024) <= set(y)
 
     new = rng.normal(size=(7, 2))
     one, two = predictive(plain, without["id"], new), predictive(far, within["id"], new + OFFSET)

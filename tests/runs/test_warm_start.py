@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
+from archives import unpacked
 from test_records import compilations, options
 
 from bdlbench.runs import warm_start
@@ -137,7 +138,7 @@ def test_another_data_set_is_allowed_and_noted(store_path):
 
 def spoil(store, run_id, chain):
     """Make the last draw of a chain (all, where None) not finite, as a chain that diverged is stored."""
-    for _, array in zarr.open_group(store / run_id / "posterior.zarr" / "posterior", mode="r+").arrays():
+    for _, array in zarr.open_group(unpacked(store / run_id) / "posterior", mode="r+").arrays():
         if array.ndim >= 2:
             array[slice(None) if chain is None else chain, -1] = np.nan
 
@@ -191,7 +192,7 @@ def test_a_run_without_draws_starts_nothing(status, sentence, store_path):
 def test_values_outside_of_the_new_support_are_refused(store_path):
     """A noise of 1e6 fits a log-normal prior, and no uniform one on (0, 10)."""
     parent = run(options("map", store_path))["id"]
-    for name, array in zarr.open_group(store_path / parent / "posterior.zarr" / "posterior", mode="r+").arrays():
+    for name, array in zarr.open_group(unpacked(store_path / parent) / "posterior", mode="r+").arrays():
         if name == "sigma":
             array[:] = 1e6
     with pytest.raises(ConfigError, match="lies outside of what this model allows"):

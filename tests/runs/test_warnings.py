@@ -136,3 +136,82 @@ def test_energies_without_a_fraction(tmp_path: Path, energy: np.ndarray, warning
     one = tally()
     one.energy = [energy]
     assert diagnosis(job_of(tmp_path), one, {}).warnings == warnings
+
+
+@pytest.mark.parametrize(
+    ("mean", "noise", "temperature", "says"),
+    [
+        (1.18, 0.01, "1", None),  # within a fifth
+        (1.3, 0.01, "1", "wider"),
+        (0.7, 0.01, "1", "narrower"),
+        (1.3, 2.0, "1", None),  # 0.3 is three standard errors of 2 / sqrt(400)
+        (1.3, 0.01, "0.5", "wider"),
+    ],
+)
+def test_configurational_temperature(
+    tmp_path: Path, mean: float, noise: float, temperature: str, says: str | None
+) -> None:
+    """Off by more than a fifth and by more than four standard errors; independent values have sd / sqrt(400)."""
+    one = tally()
+    values = np.random.default_rng(0).standard_normal((CHAINS, SAMPLES))
+    one.temperatures = [mean + noise * (values - values.mean()) / values.std()]
+    found = diagnosis(job_of(tmp_path, f"temperature={temperature}"), one, {})
+    own = [text for text in found.warnings if "configurational" in text]
+    assert len(own) == (says is not None) and all(f"the draws are {says} than" in text for text in own)
+    assert all(f" in place of {temperature}:" in text for text in own)
+    assert found.diagnostics["configurational_temperature"] == pytest.approx(mean * float(temperature))
+    # ESS of independent values is itself an estimate, off by some tenths of its value
+    error = found.diagnostics["configurational_temperature_mcse"] / (noise * float(temperature) / 20)
+    assert 0.7 < error < 1.4
+
+
+@pytest.mark.parametrize(
+    ("drawn", "chains", "markov", "mixing", "missing"),
+    [
+        (SAMPLES, CHAINS, True, {"ess_bulk_min": 400.0, "rhat_max": 1.0}, []),
+        (SAMPLES, 1, True, {"ess_bulk_min": 400.0, "rhat_max": None}, ["R-hat: a single chain"]),
+        (SAMPLES, CHAINS, False, {}, ["R-hat and ESS: the draws are no Markov chain"]),
+        (
+            3,
+            CHAINS,
+            True,
+            {},
+            ["R-hat and ESS: 3 draws a chain are too few, at least 4", "E-BFMI: 3 draws", "Pareto k-hat"],
+        ),
+        (SAMPLES, CHAINS, True, {"ess_bulk_min": None}, ["R-hat and ESS: nothing that is diagnosed varies"]),
+        (SAMPLES, 0, True, {}, ["R-hat and ESS: no chain"]),
+    ],
+)
+def test_what_could_not_be_assessed_is_said(
+    tmp_path: Path, drawn: int, chains: int, markov: bool, mixing: dict[str, float | None], missing: list[str]
+) -> None:
+    """Each check that was not made has a sentence with the reason, and no check that was made has one."""
+    one = tally()
+    one.drawn = drawn
+    one.bad = {chain: (5, "sample", 0) for chain in range(chains, CHAINS)}
+    rng = np.random.default_rng(0)
+    one.energy = [rng.standard_normal((CHAINS, drawn))]
+    one.log_ratios = [rng.standard_normal((CHAINS, 30))] if drawn == SAMPLES else [np.full((CHAINS, 3), np.nan)]
+    one.num_nonfinite = 0 if drawn == SAMPLES else 1
+    found = diagnosis(job_of(tmp_path), one, mixing, markov=markov).not_assessed
+    assert len(found) == len(missing)
+    assert all(text.startswith(start) for text, start in zip(found, missing, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("series", "says"),
+    [
+        (np.ones((CHAINS, 3)), "3 draws"),
+        (np.full((CHAINS, SAMPLES), np.nan), "no chain is finite"),
+        (np.random.default_rng(0).standard_normal((CHAINS, SAMPLES)) * 10 + 1, "too uncertain"),
+    ],
+)
+def test_a_temperature_that_says_nothing_is_not_assessed(tmp_path: Path, series: np.ndarray, says: str) -> None:
+    """Too few draws, no finite chain, or an error of 10 / sqrt(400) = 0.5, of which four are more than half of T."""
+    one = tally()
+    one.drawn = series.shape[1]
+    one.temperatures = [series]
+    found = diagnosis(job_of(tmp_path), one, {"ess_bulk_min": 1.0, "rhat_max": 1.0})
+    (text,) = [text for text in found.not_assessed if text.startswith("configurational temperature")]
+    assert says in text
+    assert not any("configurational" in text for text in found.warnings)

@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from archives import unpacked
 
 from bdlbench.store import RunBusy, Store, StoreError
 from bdlbench.store.errors import LaterSchema
+from bdlbench.store.files import checksum
 from bdlbench.store.records import SCHEMA, own_checksum
 from bdlbench.types import ConfigError
 
@@ -103,6 +105,7 @@ def test_runs_is_one_flat_row_a_run(store, make_run):
         "peak_memory_bytes",
         "device",
         "warnings",
+        "not_assessed",
         "created",
     ]
     assert frame.columns.tolist() == columns + metrics + seconds + rest
@@ -190,27 +193,31 @@ def with_draws(store, config, record_of):
 
 
 def test_checksums_find_every_fault(store, with_draws):
-    """A flipped bit, a lost chunk, a lost file and a changed record are each found; a sound run has no fault."""
+    """A flipped bit, a short or lost archive, a lost file and a changed record are each found; a sound run has no fault."""
     assert store.verify("run") == []
-    chunk = with_draws / "posterior.zarr/posterior/w/c/0/1/0"
-    whole = chunk.read_bytes()
-    for broken in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1], None):
-        chunk.unlink() if broken is None else chunk.write_bytes(broken)
-        assert store.verify("run") == [f"'{with_draws}/posterior.zarr' does not fit its checksum."]
-    chunk.write_bytes(whole)
+    archive = with_draws / "posterior.zarr.zip"
+    whole = archive.read_bytes()
+    for broken in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1]):
+        archive.write_bytes(broken)
+        assert store.verify("run") == [f"'{archive}' does not fit its checksum."]
+    archive.unlink()
+    assert store.verify("run") == [f"'{archive}' is missing."]
+    archive.write_bytes(whole)
     assert store.verify("run") == []
     (with_draws / "curve.jsonl").unlink()
     assert store.verify("run") == [f"'{with_draws}/curve.jsonl' is missing."]
 
 
-def test_a_shell_repeats_the_checksum(store, with_draws):
-    """The folder's checksum is the one that the command in docs/store.md prints."""
-    command = "find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum"
-    folder = with_draws / "posterior.zarr"
+def test_a_shell_repeats_the_checksums(store, with_draws):
+    """Of a file, and of a folder, as stores of version 1 have for the draws, by the command in docs/store.md."""
     if sys.platform != "linux":
         pytest.skip("find -printf is GNU's")
+    command = "find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    one = subprocess.run(["sha256sum", with_draws / "posterior.zarr.zip"], check=True, capture_output=True, text=True)
+    assert one.stdout.split()[0] == store.record("run")["files"]["posterior.zarr.zip"]["sha256"]
+    folder = unpacked(with_draws)
     printed = subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True, text=True).stdout
-    assert printed.split()[0] == store.record("run")["files"]["posterior.zarr"]["sha256"]
+    assert printed.split()[0] == checksum(folder)["sha256"]
 
 
 @pytest.mark.parametrize("damage", [lambda t: t[: len(t) // 2], lambda t: t.replace(b"-5.5", b"-5.4"), lambda t: b""])

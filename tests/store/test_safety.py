@@ -3,10 +3,12 @@
 import json
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 import zarr
+from archives import NAME, entries, rewrite, unpacked
 
 from bdlbench.errors import ConfigError
 from bdlbench.report.escaping import markdown, printable
@@ -137,7 +139,7 @@ def test_draws_that_would_run_code_are_refused_before_they_are_opened(store, tmp
     """An array of objects, read by a codec that unpickles, as a second-version array of Zarr may have."""
     mark = tmp_path / "ran"
     monkeypatch.setenv("BDLBENCH_TEST_PAYLOAD", str(mark))
-    place = store.path / "one" / "posterior.zarr" / "posterior" / "evil"
+    place = unpacked(store.path / "one") / "posterior" / "evil"
     place.mkdir()
     (place / ".zarray").write_text(
         json.dumps(
@@ -158,10 +160,28 @@ def test_draws_that_would_run_code_are_refused_before_they_are_opened(store, tmp
 )
 def test_unknown_types_and_codecs_are_refused(store, change):
     """Numbers, truth values and text, in the codecs that are written here."""
-    path = store.path / "one" / "posterior.zarr" / "posterior" / "w" / "zarr.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    name = "posterior/w/zarr.json"
+    rewrite(
+        store.path / "one", lambda files: files.update({name: json.dumps(json.loads(files[name]) | change).encode()})
+    )
     with pytest.raises(StoreError, match="not read"):
         store.posterior("one")
+    (unpacked(store.path / "two") / name).write_bytes(entries(store.path / "one")[name])
+    with pytest.raises(StoreError, match="not read"):
+        store.posterior("two")
+
+
+def test_an_archive_of_compressed_files_is_refused(store):
+    """A few bytes could become more than the memory holds."""
+    files = entries(store.path / "one")
+    with zipfile.ZipFile(store.path / "one" / NAME, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    with pytest.raises(StoreError, match="compressed"):
+        store.posterior("one")
+    (store.path / "two" / NAME).write_bytes(b"no archive")
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.posterior("two")
 
 
 def test_what_is_written_here_is_read_here(store):

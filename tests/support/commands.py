@@ -60,7 +60,7 @@ def killed_until_done(
     """
     landed = continued = 0
     for attempt in range(4 * kills + 1):
-        process = start(*overrides, f"store.path={store}")
+        process = start(*overrides, f"store.path={store}", "limits.attempts=null")
         if attempt == 0:
             wait_for(lambda: bool(checkpoints(store)), process)
             process.kill()

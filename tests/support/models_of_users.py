@@ -102,3 +102,46 @@ def one_number(x: jax.Array, y: jax.Array | None = None) -> None:
     """A model with one joint density of all rows, so that there is no log likelihood for each row."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))
     numpyro.sample("y", dist.MultivariateNormal(w * jnp.ones(x.shape[0]), jnp.eye(x.shape[0])), obs=y)
+
+
+def masked(x: jax.Array, y: jax.Array | None = None) -> None:
+    """Rows whose first feature is not above 0 are hidden; the intercept is no latent site."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+    f = x @ w + numpyro.param("shift", 0.5)
+    with numpyro.plate("rows", x.shape[0]), numpyro.handlers.mask(mask=x[:, 0] > 0):
+        numpyro.sample("y", dist.Normal(f, 1.0), obs=y)
+
+
+def hidden(x: jax.Array, y: jax.Array | None = None, *, above: float) -> None:
+    """The mask depends on an option."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=y, obs_mask=x[:, 0] < above)
+
+
+def centred(x: jax.Array, y: jax.Array | None = None) -> None:
+    """Each row depends on the mean of all rows."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * (x[:, 0] - x[:, 0].mean()), 1.0), obs=y)
+
+
+def crossed(x: jax.Array, y: jax.Array | None = None) -> None:
+    """Outputs (N, 1) against y (N,)."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(w * x[:, :1], 1.0), obs=y)
+
+
+def two_classes(x: jax.Array, y: jax.Array | None = None) -> None:
+    """Logistic regression."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Bernoulli(logits=w * x[:, 0]), obs=y)
+
+
+def learned_tail(x: jax.Array, y: jax.Array | None = None) -> None:
+    """Student's t of 1.2 to 2 degrees of freedom, which have a mean and no variance."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+    df = numpyro.sample("df", dist.Uniform(1.2, 2.0))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.StudentT(df, x @ w, 1.0), obs=y)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from archives import NAME
 from laws import declared, families
 
 from bdlbench.runs.configuration import conf_dir
@@ -72,7 +73,7 @@ def outcome(store: Store, run_id: str) -> dict[str, Any]:
     curve = store.curve(run_id)
     if len(curve):
         found["curve"] = curve.drop(columns="seconds").to_json(double_precision=15)
-    root = zarr.open_group(Path(store.path) / run_id / "posterior.zarr", mode="r")
+    root = zarr.open_group(zarr.storage.ZipStore(Path(store.path) / run_id / NAME), mode="r")
     for group, parent in root.groups():
         for name, array in parent.arrays():
             found[f"{group}/{name}"] = np.asarray(array[...])

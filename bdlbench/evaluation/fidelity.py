@@ -1,0 +1,340 @@
+r"""How near a run's draws are to those of a reference posterior, in function space.
+
+Draws are function values (of classes: class probabilities) at n points, as arrays (chains, draws, n). Everything is in
+units of the reference's standard deviation at each point, and over points it is a ratio of means, never a mean of
+ratios. ``docs/evaluation.md`` says which number answers which question.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bdlbench.evaluation import energy
+from bdlbench.evaluation.energy import Estimate, Pairs
+from bdlbench.metrics import mixing
+from bdlbench.metrics.checks import Floats, probabilities
+from bdlbench.metrics.diagnostics import MIN_DRAWS
+
+MAX_BLOCKS = 20
+"""Into so many blocks at most the draws are cut that are not held in three or more chains."""
+_MIN_BLOCKS = 4  # of a single chain: without one of them two are still left that are not neighbours
+_BLOCK_TIMES = 5  # length of a block in autocorrelation times, so that blocks which are not neighbours are independent
+
+
+def agreement(probs: ArrayLike, reference_probs: ArrayLike) -> float:
+    """Share of points with the same most probable class, (1/n) sum_i [argmax p_i = argmax q_i].
+
+    It cannot see how sure the two are. Source: Izmailov et al. (2021); Wilson et al. (2022), the NeurIPS competition.
+
+    Parameters
+    ----------
+    probs, reference_probs : array (n, K)
+        Class probabilities averaged over draws.
+    """
+    p, q = _same_points(probs, reference_probs)
+    return float(np.mean(p.argmax(axis=1) == q.argmax(axis=1)))
+
+
+def total_variation(probs: ArrayLike, reference_probs: ArrayLike) -> float:
+    """Mean total variation distance, (1/n) sum_i (1/2) sum_k |p_ik - q_ik|. Source: as :func:`agreement`.
+
+    It compares averages over draws. So it cannot see how far the draws differ among themselves.
+
+    Parameters
+    ----------
+    probs, reference_probs : array (n, K)
+    """
+    p, q = _same_points(probs, reference_probs)
+    return float(0.5 * np.abs(p - q).sum(axis=1).mean())
+
+
+class Worth(NamedTuple):
+    """How many exact draws the draws of a run are worth, with a 95 % interval.
+
+    No number exceeds ``ceiling``, the number of draws of the reference, which resolves nothing finer. One that reaches
+    it means "at least so many", and is printed with the sign of that.
+    """
+
+    value: float
+    low: float
+    high: float
+    ceiling: int
+
+    def __str__(self) -> str:
+        return f"{_count(self.value, self.ceiling)} ({_count(self.low, self.ceiling)} to {_count(self.high, self.ceiling)})"
+
+
+class Bias(NamedTuple):
+    r"""Distance of the law of a run's chains from the reference, in standard deviations.
+
+    Attributes
+    ----------
+    value, low, high : float
+        :math:`\sqrt{\max(0, s)}` of ``squared`` and of the ends of its 95 % interval.
+    squared : float
+        The signed square s. Averages over runs are taken of it, since the root of a negative estimate is lost.
+    squared_low, squared_high : float
+        Its interval by the jackknife. Infinite where there are too few chains to have one.
+    """
+
+    value: float
+    low: float
+    high: float
+    squared: float
+    squared_low: float
+    squared_high: float
+
+
+class Fidelity(NamedTuple):
+    """Every distance between a run and a reference at one group of points. NaN stands where a number has no meaning.
+
+    Attributes
+    ----------
+    worth : Worth
+        Over points, sum_i G_i / sum_i D_i^2 (see :func:`fidelity`). It cannot see the dependence between points.
+    worth_joint : Worth
+        Of the joint law of all points. It sees dependence, and is little moved by a fault at a single point.
+    bias, bias_joint : Bias
+        Over points the root mean square, and of the joint law. They cannot see how many draws there are.
+    w1, w1_floor : float
+        Mean over points of W_1 in sd, and what exact draws of this number would score on average.
+    shift : float
+        Root mean square over points of the difference of means in sd. It cannot see the spread.
+    log_sd : float
+        Root mean square over points of log(sd / sd of the reference). It cannot see the place.
+    worth_at, squared_bias_at, shift_at, log_sd_at : array (n,)
+        The same at each point, signed where that has a meaning.
+    num_draws, num_reference : int
+        S and R.
+    weak : bool
+        Whether the bias comes from one or two chains. Their blocks stand in for chains, so a mode that no chain left is
+        not seen in the interval.
+    """
+
+    worth: Worth
+    worth_joint: Worth
+    bias: Bias
+    bias_joint: Bias
+    w1: float
+    w1_floor: float
+    shift: float
+    log_sd: float
+    worth_at: Floats
+    squared_bias_at: Floats
+    shift_at: Floats
+    log_sd_at: Floats
+    num_draws: int
+    num_reference: int
+    weak: bool
+
+    def scalars(self) -> dict[str, float | bool]:
+        """The numbers of a record, by name: all that are not arrays, worth and bias with the ends of their intervals."""
+        out: dict[str, float | bool] = {}
+        for name in ("worth", "worth_joint", "bias", "bias_joint"):
+            one = getattr(self, name)
+            out |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+        out |= {"squared_bias": self.bias.squared, "squared_bias_joint": self.bias_joint.squared}
+        for name in ("w1", "w1_floor", "shift", "log_sd", "num_draws", "num_reference", "weak"):
+            out[name] = getattr(self, name)
+        return out
+
+    def gradients_per_exact_draw(self, num_grads: float) -> float:
+        """The price of one exact draw: all gradients of the run (full-data equivalents) divided by ``worth``."""
+        return num_grads / self.worth.value
+
+
+class Reference:
+    """Draws of a reference posterior, prepared once for many runs and for all looks of one run.
+
+    Parameters
+    ----------
+    draws : array (K, R, n)
+        Chains, draws of each, points. One chain of independent draws is (1, R, n) with ``independent``.
+    independent : bool
+        Whether all draws are independent of one another.
+
+    Raises
+    ------
+    ValueError
+        If the array has another form, fewer than two draws, or does not vary at a point, which then has no unit.
+    FloatingPointError
+        If a value is not finite.
+    """
+
+    def __init__(self, draws: ArrayLike, *, independent: bool = False) -> None:
+        chains = _checked(draws, "the reference")
+        flat = chains.reshape(-1, chains.shape[-1])
+        if len(flat) < 2:
+            raise ValueError("the reference must have at least two draws, got one")
+        constant = np.flatnonzero(np.ptp(flat, axis=0) == 0)
+        if constant.size:
+            raise ValueError(f"the reference does not vary at point {int(constant[0])}, so there is no sd to divide by")
+        self.mean, self.sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
+        self.draws = (flat - self.mean) / self.sd
+        self.sizes, self.apart, self.weak = units(chains, independent=independent)
+        self.sums = energy.joint_sums(self.draws, self.sizes, self.draws, self.sizes)
+
+
+def fidelity(draws: ArrayLike, reference: Reference | ArrayLike, *, independent: bool = False) -> Fidelity:
+    r"""All distances between a run's draws and a reference at one group of points.
+
+    At each point, and jointly with the Euclidean norm of the standardised values,
+
+    .. math:: D^2 = 2 E|X - Y| - E|X - X'| - E|Y - Y'|, \qquad G = E|Y - Y'|,
+
+    X from the run and Y from the reference (Szekely & Rizzo 2013). Two estimators of D^2 answer two questions.
+
+    - ``worth`` = sum G / sum D^2 with all pairs of the run, a draw and itself too, and pairs of two draws of the
+      reference. For S exact independent draws the mean of D^2 is G / S, so exact draws are worth S of themselves. It
+      holds Monte Carlo error, bias and lost modes in one number, and cannot tell them apart. Its interval is for the
+      same number of chains and draws.
+    - ``bias`` = sqrt(max(0, s)) with s = sqrt(pi) mean D^2 from pairs between chains alone, which has no Monte Carlo
+      error in the mean. A Gaussian shifted by a small part b of its sd has the bias b. Jointly s = 2 D^2 / G, which is
+      the same number for a Gaussian on the line, and b^2 again where independent points are all shifted by b. It cannot tell a
+      shift from a wrong spread: sd 10 % too large is a bias of .069.
+
+    W_1 is exact for empirical laws. Its floor is sqrt(2/pi) sqrt(1/S + 1/R) mean of int sqrt(G (1 - G)) over sd, with G
+    the reference's distribution function, as if the S draws were independent (del Barrio, Gine & Matran 1999). A
+    distance divided by its floor grows with the number of draws and cannot rank methods.
+
+    Parameters
+    ----------
+    draws : array (C, S, n)
+        Chains, draws of each, points. An ensemble is (members, 1, n). For test and probe points apart call this twice.
+    reference : Reference, or array (K, R, n)
+    independent : bool
+        Whether all draws of the run are independent, as those of a guide are. They need no chains then.
+
+    Raises
+    ------
+    ValueError, FloatingPointError
+        As :class:`Reference`.
+    """
+    if not isinstance(reference, Reference):
+        reference = Reference(reference)
+    chains = _checked(draws, "the run")
+    if chains.shape[-1] != reference.mean.size:
+        raise ValueError(
+            f"the run has {chains.shape[-1]} points and the reference {reference.mean.size}: give the same"
+        )
+    x = (chains.reshape(-1, chains.shape[-1]) - reference.mean) / reference.sd
+    sizes, apart, weak = units(chains, independent=independent)
+    num_draws, num_reference, num_run = len(x), len(reference.draws), len(sizes)
+    all_sizes = np.concatenate([sizes, reference.sizes])
+    all_apart = np.ones((all_sizes.size,) * 2, bool)
+    all_apart[:num_run, :num_run], all_apart[num_run:, num_run:] = apart, reference.apart
+
+    unit = np.repeat(np.arange(all_sizes.size), all_sizes)
+    both = np.ascontiguousarray(np.concatenate([x, reference.draws]).T)
+    size = all_sizes.astype(np.float64)
+    at = energy.marginals(both, unit, size, num_run)
+    sums = energy.assembled(
+        energy.joint_sums(x, sizes, x, sizes),
+        energy.joint_sums(x, sizes, reference.draws, reference.sizes),
+        reference.sums,
+    )
+    marginal = Pairs(np.stack([one.sums for one in at]), size, num_run, all_apart)
+    over = marginal._replace(sums=marginal.sums.mean(axis=0, keepdims=True))
+    joint = marginal._replace(sums=sums[None])
+
+    shift, log_sd = x.mean(axis=0), np.full(x.shape[1], np.nan)
+    if num_draws > 1:
+        with np.errstate(divide="ignore"):  # a point at which the run stands still: minus infinity
+            log_sd = np.log(np.where(np.ptp(x, axis=0) > 0, x.std(axis=0, ddof=1), 0.0))
+    spread = np.mean([one.spread for one in at])
+    spread_joint = energy.reference_spread(joint).item()
+    return Fidelity(
+        worth=_worth(over, num_reference),
+        worth_joint=_worth(joint, num_reference),
+        bias=_bias(energy.of_pairs_apart(over), np.sqrt(np.pi)),
+        bias_joint=_bias(energy.of_pairs_apart(joint), 2 / spread_joint),
+        w1=float(np.mean([one.w1 for one in at])),
+        w1_floor=float(np.sqrt(2 / np.pi) * np.sqrt(1 / num_draws + 1 / num_reference) * spread),
+        shift=float(np.sqrt(np.mean(shift**2))),
+        log_sd=float(np.sqrt(np.mean(log_sd**2))),
+        worth_at=_capped(energy.reference_spread(marginal), energy.of_all_pairs(marginal).value, num_reference),
+        squared_bias_at=np.sqrt(np.pi) * energy.of_pairs_apart(marginal).value,
+        shift_at=shift,
+        log_sd_at=log_sd,
+        num_draws=num_draws,
+        num_reference=num_reference,
+        weak=weak or reference.weak,
+    )
+
+
+def units(chains: Floats, *, independent: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Cut draws (C, S, n) into the units between which pairs are independent: three chains or more are units themselves.
+
+    One or two chains are cut into blocks of at least five autocorrelation times (of the slowest point, by bulk ESS).
+    Blocks of one chain that are not neighbours count as independent. Independent draws are cut into equal groups.
+
+    Returns
+    -------
+    sizes : integer array (A,)
+    apart : bool array (A, A)
+        Which pairs of units are independent.
+    weak : bool
+        Whether blocks stand in for chains.
+    """
+    num_chains, num_draws, _ = chains.shape
+    if independent:
+        size = num_chains * num_draws
+        sizes = np.array([len(part) for part in np.array_split(np.arange(size), min(MAX_BLOCKS, size))])
+        return sizes, ~np.eye(sizes.size, dtype=bool), False
+    if num_chains > 2:
+        return np.full(num_chains, num_draws), ~np.eye(num_chains, dtype=bool), False
+    blocks = 1
+    if num_draws >= MIN_DRAWS:
+        # A chain that stands apart from the other lowers the joint ESS: autocorrelation is a matter of each alone.
+        slowest = min(float(mixing.ess_bulk(chain[None]).min()) for chain in chains)
+        blocks = int(min(MAX_BLOCKS // num_chains, slowest // _BLOCK_TIMES))
+        if blocks < _MIN_BLOCKS // num_chains:
+            blocks = 1
+    sizes = np.tile([len(part) for part in np.array_split(np.arange(num_draws), blocks)], num_chains)
+    chain, block = np.divmod(np.arange(sizes.size), blocks)
+    apart = (chain[:, None] != chain) | (np.abs(block[:, None] - block) > 1)
+    return sizes, apart, True
+
+
+def _worth(pairs: Pairs, ceiling: int) -> Worth:
+    distance = energy.of_all_pairs(pairs)
+    low, high = distance.bounds()
+    spread = energy.reference_spread(pairs)
+    value, least, most = (_capped(spread, end, ceiling).item() for end in (distance.value, high, low))
+    return Worth(value, least, most, ceiling)
+
+
+def _capped(spread: Floats, squared: Floats, ceiling: int) -> Floats:
+    # A distance of 0 or below, which noise of the reference makes possible, is worth as much as can be said.
+    positive = squared > spread / ceiling
+    return np.where(positive, spread / np.where(positive, squared, 1.0), float(ceiling))
+
+
+def _bias(squared: Estimate, factor: float) -> Bias:
+    low, high = ((factor * end).item() for end in squared.bounds())
+    value = (factor * squared.value).item()
+    root, least, most = (float(np.sqrt(np.maximum(end, 0.0))) for end in (value, low, high))
+    return Bias(root, least, most, value, low, high)
+
+
+def _count(value: float, ceiling: int) -> str:
+    if value >= ceiling:
+        return f"≥ {ceiling:,}"
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def _same_points(probs: ArrayLike, reference_probs: ArrayLike) -> tuple[Floats, Floats]:
+    p, q = probabilities(probs), probabilities(reference_probs, "reference_probs")
+    if p.shape != q.shape:
+        raise ValueError(f"probs {p.shape} and reference_probs {q.shape} must have the same points and classes")
+    return p, q
+
+
+def _checked(draws: Any, whose: str) -> Floats:
+    chains = np.asarray(draws, np.float64)
+    if chains.ndim != 3 or chains.size == 0:
+        raise ValueError(f"draws of {whose} must be (chains, draws, points), got {chains.shape}")
+    if not np.isfinite(chains).all():
+        raise FloatingPointError(f"draws of {whose} must be finite")
+    return chains
