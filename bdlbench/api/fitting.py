@@ -91,8 +91,9 @@ class _Memory(RunWriter):
         dims: Sequence[str],
         coords: Mapping[str, Any] | None = None,
         chunk_draws: int | None = None,
+        packing: tuple[float, float] | None = None,
     ) -> None:
-        """Make room for what diagnostics read."""
+        """Make room for what diagnostics read; ranks and scale-free statistics need no packing."""
         if group in TEST_GROUPS:
             self.arrays[group, name] = np.empty(shape, dtype)
 

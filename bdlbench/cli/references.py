@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     make = commands.add_parser("make", help="sample a problem by its plans and write its artefact; parts are kept")
     make.add_argument("names", nargs="+", metavar="NAME", help="names of problems, or 'all'")
-    make.add_argument("--work", type=Path, default=Path(DEFAULT_WORK), help="folder of the parts (default: %(default)s)")
+    make.add_argument(
+        "--work", type=Path, default=Path(DEFAULT_WORK), help="folder of the parts (default: %(default)s)"
+    )
     make.add_argument("--output", type=Path, help="folder of the artefacts (default: that of the package)")
     make.set_defaults(command=_make)
     commands.add_parser("list", help="list the problems and their certificates").set_defaults(command=_list)
@@ -47,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
     score = commands.add_parser("score", help="compare function draws of any library with a reference")
     score.add_argument("name")
-    score.add_argument("draws", type=Path, help="npz file with an array 'draws' (chains, draws, quantities) or (draws, quantities)")
+    score.add_argument(
+        "draws", type=Path, help="npz file with an array 'draws' (chains, draws, quantities) or (draws, quantities)"
+    )
     score.add_argument("--num-grads", type=float, help="gradient evaluations that the draws cost, in full-data units")
     score.set_defaults(command=_score)
     return parser
@@ -115,7 +119,9 @@ def _score(arguments: argparse.Namespace) -> None:
         with np.load(arguments.draws, allow_pickle=False) as arrays:
             draws = np.asarray(arrays["draws"], np.float64)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"draws='{arguments.draws}' has no array 'draws' ({error}): save one with numpy.savez.") from None
+        raise ConfigError(
+            f"draws='{arguments.draws}' has no array 'draws' ({error}): save one with numpy.savez."
+        ) from None
     wanted = reference.draws.shape[-1]
     if draws.ndim not in (2, 3) or draws.shape[-1] != wanted or not np.isfinite(draws).all():
         raise ConfigError(
@@ -124,11 +130,15 @@ def _score(arguments: argparse.Namespace) -> None:
         )
     chains = draws if draws.ndim == 3 else draws[None]
     kinds = reference.kinds
-    print(f"{arguments.name}: {chains.shape[0]} chains of {chains.shape[1]} draws against {reference.draws[..., 0].size}.")
+    print(
+        f"{arguments.name}: {chains.shape[0]} chains of {chains.shape[1]} draws against {reference.draws[..., 0].size}."
+    )
     if not reference.certified:
         print("The reference is not certified, so the numbers are against its draws and no more.")
     for kind in dict.fromkeys(kinds.tolist()):
-        found = fidelity.fidelity(chains[..., kinds == kind], reference.draws[..., kinds == kind], independent=draws.ndim == 2)
+        found = fidelity.fidelity(
+            chains[..., kinds == kind], reference.draws[..., kinds == kind], independent=draws.ndim == 2
+        )
         print(f"{kind} points ({(kinds == kind).sum()} numbers a draw)")
         for name, value in found.scalars().items():
             print(f"  {name:<22}{value:.4g}" if isinstance(value, float) else f"  {name:<22}{value}")

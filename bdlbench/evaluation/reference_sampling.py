@@ -96,7 +96,9 @@ def points_of(problem: Problem, dataset: Dataset) -> Points:
 
     def spaced(num: int) -> np.ndarray:
         if dataset.test is None or len(dataset.test.x) < num:
-            raise ConfigError(f"reference '{problem.name}': {num} test points are wanted, and the data have fewer rows.")
+            raise ConfigError(
+                f"reference '{problem.name}': {num} test points are wanted, and the data have fewer rows."
+            )
         return dataset.test.x[np.linspace(0, len(dataset.test.x) - 1, num).round().astype(int)]
 
     if wanted.pop("rows", False):
@@ -125,7 +127,9 @@ class Quantities:
         train = job.dataset.train
         self.target = job.program.make_target(job.numbers, jnp.asarray(train.x), jnp.asarray(train.y))
         at = jnp.asarray(self.points.inputs)
-        self._of = jax.jit(lambda draws: jax.lax.map(lambda theta: self._one(self.target, theta, at), draws, batch_size=32))
+        self._of = jax.jit(
+            lambda draws: jax.lax.map(lambda theta: self._one(self.target, theta, at), draws, batch_size=32)
+        )
         labels = self.labels()
         if len(labels) > MAX_QUANTITIES:
             raise ConfigError(

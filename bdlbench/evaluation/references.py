@@ -136,7 +136,16 @@ def make(name: str, work: Path, output: Path | None = None, say: Callable[[str],
         for attempt in range(len(found.plans)):
             nuts = reference_sampling.sample(found, "nuts", attempt, work, say=say)
             smc = reference_sampling.sample(found, "smc", attempt, work, say=say)
-            criteria = certificate.judge(nuts, smc, found)
+            criteria = [
+                criterion._asdict()
+                for criterion in certificate.certify(
+                    nuts.values,
+                    list(smc.values),
+                    certificate.Thresholds(tau=found.tau)._replace(**found.thresholds),
+                    num_diverging=int(nuts.num_diverging.sum()),
+                    energies=nuts.energy,
+                )
+            ]
             price = {
                 kind: {"num_grads": float(part.num_grads.sum()), "seconds": round(part.seconds, 1)}
                 for kind, part in (("nuts", nuts), ("smc", smc))

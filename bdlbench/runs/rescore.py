@@ -97,7 +97,10 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     metrics = make_metrics(wanted)
     with computing_in(job.precision):
         mixtures = _mixtures(store, run_id, job)
-        found, none = all_scores(metrics, mixtures, job.dataset), scores.lacking(metrics, mixtures[""], job.dataset.task)
+        found, none = (
+            all_scores(metrics, mixtures, job.dataset),
+            scores.lacking(metrics, mixtures[""], job.dataset.task),
+        )
 
     def amended(now: Record) -> Record:
         if now["files"] != record["files"]:
