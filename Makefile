@@ -38,7 +38,7 @@ test-adding: .venv/ready  ## the suite in a clean clone with the examples of CON
 test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m faults tests
 
-test-bench: .venv/ready  ## walk through the benchmarks that take long even in small
+test-bench: .venv/ready  ## walk through every benchmark on a tiny problem
 	$(BIN)/python -m pytest -q --durations=10 -m long tests/benchmarks
 
 test-cluster: .venv/ready  ## sweeps through a SLURM and a Ray that it installs and starts here; needs root

@@ -64,7 +64,7 @@ class Problem(NamedTuple):
     quantities: tuple[str, ...]
     sites: tuple[str, ...]
     tau: float
-    thresholds: Mapping[str, float]
+    thresholds: Mapping[str, Any]
     plans: tuple[Mapping[str, Any], ...]
     sha256: str
 

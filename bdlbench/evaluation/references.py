@@ -141,7 +141,7 @@ def make(name: str, work: Path, output: Path | None = None, say: Callable[[str],
                 for criterion in certificate.certify(
                     nuts.values,
                     list(smc.values),
-                    certificate.Thresholds(tau=found.tau)._replace(**found.thresholds),
+                    certificate.Thresholds(tau=found.tau, **found.thresholds),
                     num_diverging=int(nuts.num_diverging.sum()),
                     energies=nuts.energy,
                 )

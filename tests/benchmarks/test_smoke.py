@@ -35,16 +35,14 @@ LIMITS = {
 }  # fmt: skip
 """How many rows of each name have a limit; of ``mile`` it depends on whether the other package is here."""
 FAST = {"sgld", "hmc", "svgd", "sghmc", "linear_regression", "found", "worth"}
-"""What takes a few seconds; ``make test-slow`` walks through the rest, but for what takes half a minute or more."""
-LONG = {"sweep_nuts", "sweep_growth", "sweep_sgld", "memory", "mile", "new_process", "recompile"}
-"""``make test-bench``."""
+"""What takes a few seconds; ``make test-bench`` walks through the rest."""
 
 
 def speed(name):
     """The mark of a row."""
     if name in FAST:
         return name
-    return pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow)
+    return pytest.param(name, marks=pytest.mark.long)
 
 
 @pytest.mark.parametrize("name", CASES)
