@@ -5,7 +5,7 @@ QUICK := $(addprefix tests/,inference metrics report runs store test_design.py t
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-quick test-adding test-slow test-faults test-bench test-cluster bench notebooks drawing data lint format types requirements clean python
+.PHONY: help compare test test-quick test-adding test-slow test-faults test-long test-cluster bench notebooks drawing data lint format types requirements clean python
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,8 +38,8 @@ test-adding: .venv/ready  ## the suite in a clean clone with the examples of CON
 test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m faults tests
 
-test-bench: .venv/ready  ## walk through every benchmark on a tiny problem
-	$(BIN)/python -m pytest -q --durations=10 -m long tests/benchmarks
+test-long: .venv/ready  ## the slow tests for each preset, and every benchmark on a tiny problem; not part of CI
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m long tests
 
 test-cluster: .venv/ready  ## sweeps through a SLURM and a Ray that it installs and starts here; needs root
 	$(BIN)/python -m pip install --quiet -e '.[ray]'

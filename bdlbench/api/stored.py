@@ -88,6 +88,8 @@ def _config(parts: Parts, nodes: Mapping[str, Any], seed: int, path: Path, file:
         "temperature": parts.temperature,
         "precision": parts.precision,
         "warm_start": None,
+        "tuned_for": None,
+        "tuning_num_grads": None,
         "rerun": False,
         "progress": shown.get(progress, progress),
         "store": {"path": str(path), "predictive_rows": 500, "checkpoint_seconds": 30},

@@ -156,7 +156,8 @@ def make(name: str, work: Path, output: Path | None = None, say: Callable[[str],
             if not failed:
                 break
     chains = len(nuts.values)
-    every = np.linspace(0, nuts.values.shape[1] - 1, NUM_DRAWS // chains).round().astype(int)
+    each = min(NUM_DRAWS // chains, nuts.values.shape[1])
+    every = np.linspace(0, nuts.values.shape[1] - 1, each).round().astype(int)
     into = (folder() if output is None else output) / name
     into.mkdir(parents=True, exist_ok=True)
     weights = nuts.theta.reshape(-1, nuts.theta.shape[-1])[:KEPT_WEIGHTS]

@@ -22,7 +22,6 @@ from bdlbench.runs.configuration import (
     call,
     check_optimizers,
     check_options,
-    check_sections,
     checked_schedule,
     coerced,
     fill,
@@ -100,7 +99,6 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Data
     ConfigError
         If an option is missing or does not fit. Nothing has been compiled or written then.
     """
-    check_sections(config)
     refuse_missing(config)
     if config["inference"].get("init") is not None and config.get("warm_start") is not None:
         raise ConfigError("inference.init and warm_start both say where chains start: give one of them.")

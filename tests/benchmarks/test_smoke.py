@@ -35,7 +35,7 @@ LIMITS = {
 }  # fmt: skip
 """How many rows of each name have a limit; of ``mile`` it depends on whether the other package is here."""
 FAST = {"sgld", "hmc", "svgd", "sghmc", "linear_regression", "found", "worth"}
-"""What takes a few seconds; ``make test-bench`` walks through the rest."""
+"""What takes a few seconds; ``make test-long`` walks through the rest."""
 
 
 def speed(name):

@@ -87,7 +87,7 @@ def test_a_problem_is_sampled_judged_and_read_again(tmp_path, monkeypatch, capsy
     made = references.load("line")
     assert not made.certified
     assert "ess" in " ".join(c["name"] for c in made.certificate["attempts"][0]["criteria"] if not c["passed"])
-    assert made.draws.shape == (4, 1000, 6)
+    assert made.draws.shape == (4, 40, 6)
     assert made.kinds.tolist() == ["test"] * 3 + ["probe"] * 2 + ["test"]
 
     # Quantities are the function in original units: w x + b, and the site sigma.

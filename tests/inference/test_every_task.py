@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import declared
-from presets import FIRST, PRESETS, mostly
+from presets import FIRST, PRESETS, by_family, mostly
 
 from bdlbench.runs import configuration
 from bdlbench.runs.configuration import conf_dir
@@ -116,7 +116,7 @@ def test_every_task_has_a_preset_of_each_kind():
     assert {turn(preset) for preset in MINIBATCHES} == set(TASKS) - {"eight schools"}
 
 
-@pytest.mark.parametrize("preset", mostly(PRESETS, *FAST))
+@pytest.mark.parametrize("preset", by_family(PRESETS, *FAST))
 def test_a_preset_runs_to_its_record(preset, archives, store_path):
     """Complete, with the task's metrics, all finite; nothing diverged in so few steps of the shipped sizes."""
     task = turn(preset)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from jax.interpreters import partial_eval
-from presets import PRESETS, mostly, outcome, shortened
+from presets import PRESETS, by_family, outcome, shortened
 
 from bdlbench.api import fitting
 from bdlbench.errors import ConfigError
@@ -65,7 +65,7 @@ def in_single_precision(function: Any, *args: Any) -> tuple[list[str], int]:
     return arrays, scalars
 
 
-@pytest.mark.parametrize("preset", mostly(PRESETS, "sghmc", "nuts"))
+@pytest.mark.parametrize("preset", by_family(PRESETS, "sghmc", "nuts"))
 def test_a_preset_computes_in_64_bits_throughout(preset):
     """No array of any function of its last stage has 32-bit floats, and loops carry one type.
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from presets import PRESETS, assert_same, mostly, outcome, shortened
+from presets import PRESETS, assert_same, by_family, mostly, outcome, shortened
 
 from bdlbench.runs import checkpoint, configuration
 from bdlbench.runs.group import run, run_config, run_group
@@ -90,7 +90,7 @@ def in_pieces(overrides: list[str]) -> dict:
             continue
 
 
-@pytest.mark.parametrize("preset", mostly(PRESETS, "nuts", "sgld", "svi"))
+@pytest.mark.parametrize("preset", by_family(PRESETS, "nuts", "sgld", "svi"))
 def test_every_method_continues_from_the_end_of_any_block(preset, tmp_path, monkeypatch):
     """Law 7: blocks of single steps, checkpoints and kills after random ones of them, and one run in long blocks."""
     overrides = [*SMALL, *shortened(preset, warmup=16, samples=8, before=6)]

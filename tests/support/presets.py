@@ -27,6 +27,17 @@ def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
     ]
 
 
+def by_family(names: Iterable[str], *always: str) -> list[Any]:
+    """Return parameters for a test of all presets. Those in ``always`` run every time.
+
+    One preset of each other family runs with the slow tests, and its kin with the long ones.
+    """
+    names = list(names)
+    assert set(always) <= set(names)
+    mark = {name: pytest.mark.slow if name in FIRST else pytest.mark.long for name in names}
+    return [name if name in always else pytest.param(name, marks=mark[name]) for name in names]
+
+
 def first_of(cases: list[Any]) -> list[Any]:
     """Return parameters for similar cases. The first runs every time, the others only with the slow tests."""
     return [cases[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[1:])]
