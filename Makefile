@@ -30,13 +30,13 @@ test-quick: .venv/ready  ## for every commit: one law a family of methods, and w
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m quick $(QUICK)
 
 test-slow: .venv/ready  ## tests as in the suite, of further methods and cases
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m slow tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m "slow and not long" tests
 
 test-adding: .venv/ready  ## the suite in a clean clone with the examples of CONTRIBUTING.md; SELECT: arguments of pytest
 	$(BIN)/python tests/adding/check.py $(SELECT)
 
 test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m faults tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m "faults and not long" tests
 
 test-long: .venv/ready  ## the slow tests for each preset, and every benchmark on a tiny problem; not part of CI
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m long tests

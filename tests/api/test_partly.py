@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from from_python import NET, rows
+from presets import mostly
 
 import bdlbench as bdl
 from bdlbench.errors import ConfigError
@@ -15,7 +16,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly(METHODS, "sghmc", "laplace"))
 def test_the_body_stays_at_the_mode(method, tmp_path):
     """The hidden layer is that of the MAP in every draw, the last layer moves, and the price is counted."""
     x, y = rows()

@@ -54,7 +54,7 @@ def test_pipelines_cross_validation_and_grid_search():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", [BayesRegressor, BayesClassifier])
+@pytest.mark.parametrize("estimator", [BayesRegressor, pytest.param(BayesClassifier, marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore")  # the checks warn of what they try on purpose
 def test_scikit_learns_own_checks(estimator):
     """``check_estimator`` with a schedule of 300 steps to the mode, 2 chains."""

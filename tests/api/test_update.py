@@ -18,7 +18,15 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("method", SHORT)
+SPEED = {
+    "nuts": [pytest.mark.slow],
+    "svi": [pytest.mark.slow],
+    "laplace": [pytest.mark.slow],
+    "smc": [pytest.mark.long],
+}
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=SPEED.get(name, [])) for name in SHORT])
 def test_an_update_begins_where_the_method_says(method, monkeypatch):
     """Chains at their last draws without the stages before, guides at their state, modes at the anchor."""
     x, y = rows()

@@ -23,6 +23,9 @@ BUDGET = {
     "sghmc": (20_000, 1_000, 0), "svgd": (8_000, 1, 0), "smc": (50, 400, 0),
 }  # fmt: skip
 
+KINDS = ("svi", "laplace", "nuts", "mclmc", "sgld", "svgd", "smc")
+"""One family for each kind of state; the others run with the long tests."""
+
 
 def family(preset: str) -> str:
     return yaml.safe_load((conf_dir() / "inference" / f"{preset}.yaml").read_text())["_target_"].rsplit(".", 1)[0]
@@ -34,7 +37,9 @@ def test_every_family_is_killed():
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("preset", BUDGET)
+@pytest.mark.parametrize(
+    "preset", [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in BUDGET]
+)
 def test_kills_change_no_bit(preset, tmp_path):
     """Five kills that found the run alive: at its first checkpoint, and at seeded moments uniform over its length."""
     warmup, samples, before = BUDGET[preset]

@@ -133,6 +133,7 @@ def test_the_largest_share_of_smc_still_moves():
             assert ((np.diff(path) > 0) | (path[:, 1:] == 1)).all() == rises, path
 
 
+@pytest.mark.slow
 def test_smc_that_is_not_done_has_diverged(store_path, monkeypatch):
     """With too few stages to reach lambda = 1 no draw is taken for one of the posterior, and the record says why."""
     monkeypatch.setattr(smc_module, "MOST_STAGES", 1)

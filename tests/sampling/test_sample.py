@@ -100,7 +100,7 @@ FREE = {
     "svgd": of(svgd, "svgd", Schedule(1, 20, 1, 0, 7), optimizer=ADAM, num_particles=8, init_scale=1.0),
 }
 EVERY = FIXED | FREE
-ALWAYS = ("nuts", "smc", "laplace", "map", "sgld", "svi")
+ALWAYS = ("nuts", "laplace", "map", "sgld", "svi")
 """One method of each kind; the others are left to the slow tests."""
 
 
