@@ -362,8 +362,12 @@ def sections() -> dict[str, tuple[str, ...] | None]:
     return {**options, **dict.fromkeys(groups)}
 
 
-OPTIONAL = ("network", "prior", "likelihood", "tuned", "experiment", "report", "limits")
-"""Sections that a configuration may lack: a model may have no use for them, or a group may leave nothing of its name."""
+OPTIONAL = (
+    *("network", "prior", "likelihood", "tuned", "experiment", "report", "limits"),
+    *("precision", "warm_start", "tuned_for", "tuning_num_grads"),
+)
+"""Sections that a configuration may lack: a model may have no use for them, or a group may leave
+nothing of its name. The others stand for their default, as in the records of earlier versions."""
 
 
 def check_sections(config: Mapping[str, Any]) -> None:

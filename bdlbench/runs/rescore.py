@@ -131,7 +131,7 @@ def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixtur
     at = {place: Predictor(job.program, task, shared, first, some, clock) for place, some in rows.items()}
     gaussian = is_gaussian(job.program, job.numbers, job.dataset.train.x, job.dataset.train.y)
     mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in rows}
-    draws = load_draws(store, run_id, job)
+    draws = load_draws(store, run_id, job, by_draw=True)
     absent: frozenset[str] = frozenset()
     for start in range(0, len(draws), DRAWS_AT_ONCE):
         part = draws[None, start : start + DRAWS_AT_ONCE]

@@ -55,7 +55,9 @@ def has_rows(job: Job) -> bool:
     return bool(job.dataset.rows_checksum)
 
 
-def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: int | None = None) -> np.ndarray:
+def load_draws(
+    store: Store, run_id: str, job: Job | None = None, *, num_draws: int | None = None, by_draw: bool = False
+) -> np.ndarray:
     """Load the posterior draws of a stored run as unconstrained theta, by mapping back its named sites.
 
     Parameters
@@ -70,7 +72,8 @@ def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: 
     Returns
     -------
     array (S, D)
-        The draws, one chain after another. Draws that were not finite are left out.
+        The draws, one chain after another, or with ``by_draw`` the first draws of all chains, then the second draws, and so
+        on, as a run predicts them. Draws that were not finite are left out.
 
     Raises
     ------
@@ -79,12 +82,12 @@ def load_draws(store: Store, run_id: str, job: Job | None = None, *, num_draws: 
     """
     job = load_job(store, run_id) if job is None else job
     with computing_in(job.precision):
-        return _load_draws(store, run_id, job, num_draws)
+        return _load_draws(store, run_id, job, num_draws, by_draw)
 
 
-def _load_draws(store: Store, run_id: str, job: Job, num_draws: int | None) -> np.ndarray:
+def _load_draws(store: Store, run_id: str, job: Job, num_draws: int | None, by_draw: bool) -> np.ndarray:
     with store.posterior(run_id) as tree:
-        sites = {str(name): _flat(values.to_numpy()) for name, values in tree["posterior"].data_vars.items()}
+        sites = {str(name): _flat(values.to_numpy(), by_draw) for name, values in tree["posterior"].data_vars.items()}
     good = np.logical_and.reduce([np.isfinite(v).reshape(len(v), -1).all(1) for v in sites.values()])
     index = np.flatnonzero(good)
     if not len(index):
@@ -99,6 +102,7 @@ def _load_draws(store: Store, run_id: str, job: Job, num_draws: int | None) -> n
     return np.asarray(unconstrain({name: values[index] for name, values in sites.items()}))
 
 
-def _flat(values: np.ndarray) -> np.ndarray:
-    """Reshape (chain, draw, ...) to (chain * draw, ...)."""
+def _flat(values: np.ndarray, by_draw: bool) -> np.ndarray:
+    """Reshape (chain, draw, ...) to (chain * draw, ...), or with ``by_draw`` to (draw * chain, ...)."""
+    values = np.swapaxes(values, 0, 1) if by_draw else values
     return values.reshape(-1, *values.shape[2:])

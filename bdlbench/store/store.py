@@ -309,11 +309,12 @@ class Store:
             from zarr.storage import ZipStore
 
             refuse_codecs(archive)
-            return xr.open_datatree(ZipStore(archive, mode="r"), engine="zarr")  # type: ignore[arg-type]
-        if not folder.is_dir():
+            tree = xr.open_datatree(ZipStore(archive, mode="r"), engine="zarr")  # type: ignore[arg-type]
+        elif folder.is_dir():
+            refuse_codecs(folder)
+            tree = xr.open_datatree(folder, engine="zarr")
+        else:
             raise ConfigError(f"id: run '{id}' in '{self.path}' stored no draws; choose a run that is complete.")
-        refuse_codecs(folder)
-        tree = xr.open_datatree(folder, engine="zarr")
         if "posterior_predictive" in tree.children:  # which schema 2 does not have
             tree.children = {EARLIER.get(name, name): group for name, group in tree.children.items()}
         return tree

@@ -325,7 +325,7 @@ BAD = {
     "options": (lambda: bdl.fit(NET, X, Y, options=[1]), "options=.* must be a mapping"),
     "prior": (lambda: bdl.fit(NET, X, Y, prior=3), "prior is a int: give"),
     "function": (lambda: bdl.fit(NET, X, Y, likelihood=3), "likelihood is a int: give"),
-    "temperature": (lambda: bdl.fit(NET, X, Y, temperature=-1.0), "temperature=-1.0 must be positive"),
+    "temperature": (lambda: bdl.fit(NET, X, Y, temperature=-1.0), "temperature=-1.0 must be a positive finite number"),
     "batch": (lambda: bdl.fit(NET, X, Y, inference="sghmc", batch_size=100), "batch_size=100 does not fit 40"),
     "no_y": (lambda: bdl.fit(NET, X), "y is missing"),
     "no_x": (lambda: bdl.fit(NET, None, Y), "x is missing"),

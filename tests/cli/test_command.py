@@ -27,8 +27,8 @@ def test_the_version_is_ours(capsys):
 @pytest.mark.parametrize(
     ("given", "made"),
     [
-        ("store.path=~/x", "store.path=/home/me/x"),
-        ("++store.path=~", "++store.path=/home/me"),
+        ("store.path=~/x", "store.path=/users/me/x"),
+        ("++store.path=~", "++store.path=/users/me"),
         ("~store", "~store"),
         ("store.path=x~y", "store.path=x~y"),
         ("store.path='~/x'", "store.path='~/x'"),
@@ -36,10 +36,10 @@ def test_the_version_is_ours(capsys):
 )
 def test_the_home_is_put_in(given, made, monkeypatch):
     """Where a shell leaves it to the program, and Hydra cannot read it."""
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/users/me")
     assert command.at_home(given) == made
-    monkeypatch.setenv("HOME", "/home/you and me")
-    assert command.at_home("store.path=~/x") == "store.path='/home/you and me/x'"
+    monkeypatch.setenv("HOME", "/users/you and me")
+    assert command.at_home("store.path=~/x") == "store.path='/users/you and me/x'"
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_both_precisions_in_one_sweep(store_path):
     store = Store(path)
     assert other == alone != double
     with store.posterior(double) as tree:
-        for group in ("posterior", "log_likelihood", "posterior_predictive"):
+        for group in ("posterior", "log_likelihood_test", "predictions"):
             for values in tree[group].data_vars.values():
                 assert_double(values.to_numpy())
     in_32 = outcome(store, other)

@@ -516,8 +516,8 @@ class TestLaws(PresetLaws):
     }
     mutants = {
         "sgld": Mutant(
-            "jnp.sqrt(2 * eps) * noise\n        return State(theta), {",
-            "jnp.sqrt(eps) * noise\n        return State(theta), {",
+            "jnp.sqrt(2 * eps) * noise\n        info =",
+            "jnp.sqrt(eps) * noise\n        info =",
             within="sgld",
         )
     }

@@ -105,7 +105,7 @@ def test_hidden_rows_are_not_scored(archives: Path, store_path: Path) -> None:
     assert any("no prior is given for 'shift'" in note for note in record["notes"])
     with Store(store_path).posterior(record["id"]) as tree:
         w = tree["posterior"]["w"].to_numpy().reshape(-1, 2).astype(np.float64)
-        stored = tree["observed_data"]["y"].to_numpy()
+        stored = tree["predictions_constant_data"]["y"].to_numpy()
     x, y = whole.test.x[shown].astype(np.float64), whole.test.y[shown]
     np.testing.assert_allclose(stored, whole.y_scaler.original(y), rtol=1e-6)
     means = w @ x.T + 0.5
@@ -253,7 +253,7 @@ class Memory(RunWriter):
     def __init__(self) -> None:
         self.arrays: dict[tuple[str, str], np.ndarray] = {}
 
-    def allocate(self, group: str, name: str, shape: Any, dtype: Any, dims: Any, **rest: Any) -> None:
+    def allocate(self, group: str, name: str, shape: Any, dtype: Any, dims: Any, *rest: Any, **more: Any) -> None:
         """Make room."""
         self.arrays[group, name] = np.empty(shape, dtype)
 

@@ -163,7 +163,7 @@ def interrupted(path, *more: str, after: int, monkeypatch) -> str:
         patch.setattr(loop, "run", functools.partial(loop.run, block_seconds=0.0))
         with pytest.raises(Killed):
             run([*SMALL, *SVI, f"store.path={path}", *more])
-    (run_id,) = Store(path).unfinished()
+    (run_id,) = Store(path).unfinished() or [folder.name for folder in (path / ".rerun").iterdir() if folder.is_dir()]
     return run_id
 
 
@@ -255,12 +255,14 @@ def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
 
 
 def test_rerun_starts_over(tmp_path, monkeypatch):
-    """An explicit repetition uses no checkpoint; one that was killed is continued by the plain command."""
+    """An explicit repetition uses no checkpoint of the run; one that was killed is continued by the same command."""
     run_id = interrupted(tmp_path, after=6, monkeypatch=monkeypatch)
     assert not any("continues" in note for note in resumed(tmp_path, "rerun=true"))
     assert Store(tmp_path).has(run_id)
     assert interrupted(tmp_path, "rerun=true", after=6, monkeypatch=monkeypatch) == run_id
-    assert any("continues" in note for note in resumed(tmp_path))
+    assert Store(tmp_path).has(run_id), "the run is there until its repetition is complete"
+    assert any("continues" in note for note in resumed(tmp_path, "rerun=true"))
+    assert Store(tmp_path).has(run_id)
 
 
 def test_without_checkpoints_nothing_is_kept(tmp_path, monkeypatch):
@@ -288,6 +290,7 @@ def test_checkpoints_keep_their_distance():
         """The storage and the writer of a run whose checkpoint takes two seconds to write."""
 
         allocated: dict = {}
+        gone = False
 
         @property
         def writer(self):
@@ -312,7 +315,7 @@ def test_checkpoints_keep_their_distance():
 def test_a_checkpoint_counts_its_runs_share_of_the_seconds():
     """A third of the group's, though only one of the three runs is left to be finished."""
     kept: list[dict] = []
-    storage = SimpleNamespace(allocated={}, writer=SimpleNamespace(checkpoint=kept.append))
+    storage = SimpleNamespace(allocated={}, writer=SimpleNamespace(checkpoint=kept.append, gone=False))
     before = dict.fromkeys(PHASES, 1.0)
     member = Member(None, slice(0, 1), Tally(1, [], gaussian=True), storage, before)
     clock = Clock()

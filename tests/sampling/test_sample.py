@@ -252,8 +252,8 @@ def test_methods_that_hold_rows_out_refuse_weights():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones(5), "data.weights must be one finite number"),
-        (-np.ones(24), "data.weights must be one finite number"),
+        (np.ones(5), "data.weights must be a finite number"),
+        (-np.ones(24), "data.weights must be a finite number"),
         (np.arange(24) < 3, "3 rows are there, and sgld needs at least 7"),
         (np.zeros(24), "0 rows are there"),
     ],

@@ -147,14 +147,14 @@ def test_packed_numbers_are_read_in_their_units(in_pieces, store, config, record
     values, scale, offset = normal(CHAINS, DRAWS, WIDTH), 1 / 3, 2e7 + 0.1
     expected = values.astype(np.float64) * scale + offset
     with store.writer("run", config) as writer:
-        writer.allocate("posterior_predictive", "y", values.shape, "float32", DIMS, packing=(scale, offset))
-        writer.write("posterior_predictive", "y", 0, values[:, :9])
+        writer.allocate("predictions", "y", values.shape, "float32", DIMS, packing=(scale, offset))
+        writer.write("predictions", "y", 0, values[:, :9])
         if in_pieces:
             writer.checkpoint({})
-        writer.write("posterior_predictive", "y", 9, values[:, 9:])
-        np.testing.assert_array_equal(writer.read_columns("posterior_predictive", "y", 1, 3), expected[..., 1:3])
+        writer.write("predictions", "y", 9, values[:, 9:])
+        np.testing.assert_array_equal(writer.read_columns("predictions", "y", 1, 3), expected[..., 1:3])
         writer.finish(record_of())
-    found = store.posterior("run")["posterior_predictive"]["y"]
+    found = store.posterior("run")["predictions"]["y"]
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found.values, expected)
     assert sum(1 for _ in (store.path / "run").rglob("*")) <= 40
