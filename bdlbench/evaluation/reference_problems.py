@@ -132,6 +132,7 @@ def sampler_options(problem: Problem, inference: str, plan: Mapping[str, Any]) -
         *problem.options,
         f"inference={inference}",
         "~tuned",
+        "precision=float64",
         "inference.before=[]",
         "inference.start=prior",
         f"seed={plan['seed']}",

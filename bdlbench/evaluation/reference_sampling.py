@@ -70,7 +70,7 @@ class Part(NamedTuple):
 
 
 def job_of(problem: Problem, inference: str = "nuts", plan: Mapping[str, Any] | None = None) -> Job:
-    """The job of one sampler of a plan (the first where None), checked. Its precision is that of the caller's JAX."""
+    """The job of one sampler of a plan (the first where None), checked; it computes in 64 bits."""
     plan = problem.plans[0] if plan is None else plan
     job = make_job(*configuration.compose(list(sampler_options(problem, inference, plan))))
     check_job(job)

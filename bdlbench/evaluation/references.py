@@ -123,13 +123,11 @@ def make(name: str, work: Path, output: Path | None = None, say: Callable[[str],
     say : callable
         Is told of each part and of the price before it.
     """
-    import jax
-
     from bdlbench.evaluation import certificate, reference_sampling
     from bdlbench.sampling.devices import settings
 
     found = problem(name)
-    with settings(), jax.enable_x64(True):
+    with settings("float64"):
         job = reference_sampling.job_of(found)
         quantities = reference_sampling.Quantities(found, job)
         attempts = []

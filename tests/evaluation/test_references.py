@@ -73,10 +73,12 @@ def test_a_problem_is_sampled_judged_and_read_again(tmp_path, monkeypatch, capsy
     import jax
 
     from bdlbench.evaluation import reference_sampling
+    from bdlbench.sampling.devices import computing_in
 
     folder = tmp_path / "references"
     (folder / "line").mkdir(parents=True)
     content = yaml.safe_load((reference_problems.folder() / "linear_regression" / "problem.yaml").read_text())
+    content["thresholds"]["level"] = 0.2  # 4 chains and 2 runs have 15 arrangements
     content |= {"plans": [{"seed": 1, **TINY}], "points": {"test": 3, "grid": [-10.0, 10.0, 2]}}
     (folder / "line" / "problem.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.setattr(reference_problems, "folder", lambda: folder)
@@ -91,7 +93,7 @@ def test_a_problem_is_sampled_judged_and_read_again(tmp_path, monkeypatch, capsy
     assert made.kinds.tolist() == ["test"] * 3 + ["probe"] * 2 + ["test"]
 
     # Quantities are the function in original units: w x + b, and the site sigma.
-    with jax.enable_x64(True):
+    with computing_in("float64"):
         job = reference_sampling.job_of(problem("line"))
         of = reference_sampling.Quantities(problem("line"), job)
         theta = np.asarray(jax.vmap(of.target.sample_prior)(jax.random.split(jax.random.key(0), 5)))
