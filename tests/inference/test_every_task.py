@@ -33,7 +33,7 @@ TASKS = {
 Counts are none of them: targets of regression are standardised, which leaves nothing for a Poisson model."""
 MODELS = {"robust regression": "student"}
 USERS = ("eight schools", "robust regression")
-FAST = ("hmc", "ivon", "laplace_lastlayer", "psgld", "svi")
+FAST = ("hmc", "svi")
 MINIBATCHES = [p for p in PRESETS if "batch_size: 32" in (conf_dir() / "inference" / f"{p}.yaml").read_text()]
 REFUSED = {
     **declared("refuses"),

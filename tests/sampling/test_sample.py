@@ -105,8 +105,9 @@ ALWAYS = ("nuts", "laplace", "map", "sgld", "svi")
 
 
 def kinds(methods):
-    """The names of methods, those not of ``ALWAYS`` marked as slow."""
-    return [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in methods]
+    """The names of methods, those not of ``ALWAYS`` marked as slow, and SMC, which compiles longest, as long."""
+    mark = {"smc": pytest.mark.long}
+    return [name if name in ALWAYS else pytest.param(name, marks=mark.get(name, pytest.mark.slow)) for name in methods]
 
 
 def linear(numbers, x, y):
