@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from bdlbench.errors import ConfigError
 from bdlbench.runs import configuration
 from bdlbench.runs.job import check_job, make_job
+from bdlbench.runs.start import with_init
 from bdlbench.store import Store
 from tools import readme
 
@@ -218,6 +219,7 @@ def test_what_a_reader_brings_along_is_taken(group: str, tmp_path: Path, monkeyp
 def record_of(method: str, **changes: Any) -> dict[str, Any]:
     """A record of ``make compare``, as far as the table needs it."""
     config, labels = configuration.compose([f"inference={method}", "data=diabetes"])
+    config["inference"] = with_init(config["inference"])  # as a run stores it
     return {
         "status": "complete",
         "config": config,
@@ -252,6 +254,7 @@ def test_the_table_is_written_from_the_runs_as_shipped(tmp_path: Path) -> None:
         readme.compared(store, ROOT / "conf")
     write(store, "sgld", record_of("sgld"))
     config, _ = configuration.compose(["inference=sgld", "data=diabetes", "inference.step_size=1e-3"])
+    config["inference"] = with_init(config["inference"])
     write(store, "other", record_of("sgld", config=config, created="2999-01-01T00:00:00+00:00"))
     assert [r["id"] for r in readme.compared(store, ROOT / "conf")] == ["nuts", "svi", "sgld"]
 
