@@ -312,8 +312,8 @@ def test_the_command_tunes(store_path):
     assert done.returncode == 0, done.stderr
     assert "Best of 4 trials (0 without a value): metrics.lppd=" in done.stderr
     # Each in its row of the table, and again below it, where the checks are named that could not be made.
-    assert len(set(re.findall(r"learning_rate=([0-9.e-]+)", done.stdout))) == 4
-    assert done.stdout.count("learning_rate=") == 8
+    values = re.findall(r"learning_rate=([0-9.e-]+)", done.stdout)  # a narrow table breaks long numbers
+    assert len(values) == 8 and len({value[:8] for value in values}) == 4
 
 
 def test_hydras_own_joblib_launcher_keeps_working(store_path):
