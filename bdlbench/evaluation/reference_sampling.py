@@ -1,6 +1,5 @@
 """Sampling a reference problem in float64: NUTS chains and independent SMC runs, kept part by part so that they resume."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -211,21 +210,3 @@ def sample(
             parts.append(Part(**{name: kept[name] for name in Part._fields}))
     joined = {name: np.concatenate([getattr(part, name) for part in parts])[:wanted] for name in Part._fields[:-1]}
     return Part(**joined, seconds=float(sum(part.seconds for part in parts)))
-
-
-def describe(job: Job) -> dict[str, Any]:
-    """Facts about the machine and the versions that sampled."""
-    import platform
-
-    import numpyro
-
-    device = jax.devices()[0]
-    return {
-        "device": device.device_kind,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpyro": numpyro.__version__,
-        "target_id": job.target_id,
-        "data_checksum": job.dataset.checksum,
-        "options": json.loads(json.dumps(list(job.config))),
-    }

@@ -124,6 +124,7 @@ def make(name: str, work: Path, output: Path | None = None, say: Callable[[str],
         Is told of each part and of the price before it.
     """
     from bdlbench.evaluation import certificate, reference_sampling
+    from bdlbench.runs.provenance import device, versions
     from bdlbench.sampling.devices import settings
 
     found = problem(name)
@@ -173,7 +174,10 @@ def make(name: str, work: Path, output: Path | None = None, say: Callable[[str],
         "attempts": attempts,
         "quantities": quantities.labels(),
         "num_weights": int(weights.shape[1]),
-        **reference_sampling.describe(job),
+        "target_id": job.target_id,
+        "data_checksum": job.dataset.checksum,
+        "device": device(),
+        "versions": versions(),
         "draws_sha256": hashlib.sha256((into / DRAWS).read_bytes()).hexdigest(),
     }
     (into / CERTIFICATE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -114,8 +114,8 @@ def comparison_markdown(records: Sequence[Record], *, aggregate: bool = False) -
 
 def contents(records: Sequence[Record], *, aggregate: bool = False) -> Comparison:
     """The cells and notes of the comparison as text. The parameters are those of :func:`comparison`."""
-    groups = _grouped(records) if aggregate else [[record] for record in records]
-    names = _names([group[0] for group in groups], ignore_runs=aggregate)
+    groups = grouped(records) if aggregate else [[record] for record in records]
+    names = method_names([group[0] for group in groups], ignore_runs=aggregate)
     metrics = {key for record in records for key in record["metrics"]}
     accuracy = ["accuracy"] if "accuracy" in metrics else []
     rmse = ["rmse"] if "rmse" in metrics or not accuracy else []
@@ -189,7 +189,7 @@ def count(value: float | None) -> str:
     return text + unit
 
 
-def _grouped(records: Iterable[Record]) -> list[list[Record]]:
+def grouped(records: Iterable[Record]) -> list[list[Record]]:
     """Group the records that differ only in seed and split."""
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -220,14 +220,15 @@ def _seed(record: Record) -> Any:
     return record["labels"].get("seed", (record.get("config") or {}).get("seed"))
 
 
-def _split(record: Record) -> Any:
+def split_of(record: Record) -> Any:
+    """The split of a run: its label, or the option of its data set; None if it has neither."""
     config = record.get("config") or {}
     data = config.get("data")
     nested = data.get("split") if isinstance(data, Mapping) else None
     return record["labels"].get("split", nested if nested is not None else config.get("split"))
 
 
-def _names(records: Sequence[Record], *, ignore_runs: bool) -> list[str]:
+def method_names(records: Sequence[Record], *, ignore_runs: bool) -> list[str]:
     """The name of each row: its method, and what differs between rows of the same method on the same data.
 
     This may be labels, settings and, unless ``ignore_runs``, split and seed.
@@ -245,7 +246,7 @@ def _names(records: Sequence[Record], *, ignore_runs: bool) -> list[str]:
             if key.split(".")[0] not in apart and _differ(values):  # if the network differs, its settings differ too
                 apart[key] = values
         if not ignore_runs:
-            runs = {"split": _split, "seed": _seed}
+            runs = {"split": split_of, "seed": _seed}
             apart |= {
                 name: values for name, of in runs.items() if _differ(values := [of(records[place]) for place in places])
             }
@@ -264,7 +265,7 @@ def _repeats(records: Sequence[Record]) -> tuple[list[list[Record]], str]:
     """The splits or seeds over which a standard error is computed, each as a list of runs to average, and a text."""
     splits: dict[Any, list[Record]] = {}
     for record in records:
-        splits.setdefault(_split(record), []).append(record)
+        splits.setdefault(split_of(record), []).append(record)
     if len(splits) > 1:
         return list(splits.values()), f"{len(splits)} splits"
     unit = "seeds" if len(records) != 1 else "run"
@@ -295,7 +296,7 @@ def _overlap(spread: Sequence[Sequence[Record]]) -> float:
     Source: Nadeau & Bengio (2003), section 3.1.
     """
     records = [record for unit in spread for record in unit]
-    if len({_split(record) for record in records}) < 2 or _one_test_set(records):
+    if len({split_of(record) for record in records}) < 2 or _one_test_set(records):
         return 0.0
     sizes = [record.get("num_rows") for record in records]
     return fmean(size["test"] / size["train"] for size in sizes if size) if all(sizes) else 0.0

@@ -123,12 +123,12 @@ def pairs(
     records: Sequence[Record], metric: str, *, baseline: str | None = None, rho: float | None = None
 ) -> list[Pair]:
     """All pairs of methods with two or more splits of one data set in common; the better-known is B where a baseline is."""
-    groups = tables._grouped(records)
-    names = tables._names([group[0] for group in groups], ignore_runs=True)
+    groups = tables.grouped(records)
+    names = tables.method_names([group[0] for group in groups], ignore_runs=True)
     cells: dict[str, dict[tuple[str, Any], list[Record]]] = {}
     for name, group in zip(names, groups, strict=True):
         for record in group:
-            place = (str(record["labels"].get("data")), tables._split(record))
+            place = (str(record["labels"].get("data")), tables.split_of(record))
             cells.setdefault(name, {}).setdefault(place, []).append(record)
     if baseline is not None and baseline not in cells:
         raise ConfigError(f"--baseline: no method is called '{baseline}': use {', '.join(cells)}.")

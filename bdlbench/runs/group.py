@@ -182,7 +182,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
     memory.refuse(jobs[0], stages, size_of(shared), len(lane.dataset))
     shared = lanes.replicate(shared)  # once, for sampling and predictions
     gaussian = is_gaussian(program, jobs[0].numbers, first.train.x, first.train.y)
-    markov = loop.is_markov(program, shared, lane)
+    markov = stages[-1].markov
     predictor = Predictor(program, first.task, shared, lane, test, clock)
     at = {"": predictor} if test is not None else {}
     at |= {name: Predictor(program, first.task, shared, lane, rows, clock) for name, rows in apart.items()}

@@ -106,12 +106,31 @@ def look_at(
         place: {name: as_chains(values[lanes], population) for name, values in arrays.items()}
         for place, arrays in predictions.items()
     }
+    absent, shown = usable(seen, good, absent, gaussian=gaussian)
+    return Look(own.first_draw, population, good, shown, absent, kept, own.stats, seen, own.anchor)
+
+
+def usable(
+    seen: Mapping[str, Arrays], good: np.ndarray, absent: Collection[str], *, gaussian: bool
+) -> tuple[frozenset[str], np.ndarray]:
+    """Return the moments that do not exist, and the draws (C, n) whose other predictions are finite at all places.
+
+    Parameters
+    ----------
+    seen : mapping
+        Predictions (C, n, ...) by place.
+    good : bool array (C, n)
+        The draws that are considered.
+    absent : collection of str
+        Moments that earlier draws have shown not to exist.
+    gaussian : bool
+        Whether y given theta is normal, and so has all moments.
+    """
     absent = frozenset(absent)
     if not gaussian:
         absent = absent.union(*(absent_moments(arrays, good) for arrays in seen.values()))
     used = ({n: a for n, a in arrays.items() if n not in absent} for arrays in seen.values())
-    shown = np.logical_and.reduce([good, *(finite_predictions(arrays, gaussian=gaussian) for arrays in used)])
-    return Look(own.first_draw, population, good, shown, absent, kept, own.stats, seen, own.anchor)
+    return absent, np.logical_and.reduce([good, *(finite_predictions(arrays, gaussian=gaussian) for arrays in used)])
 
 
 def as_chains(values: np.ndarray, population: int) -> np.ndarray:

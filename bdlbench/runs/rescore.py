@@ -15,7 +15,7 @@ from bdlbench.runs import scores
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.configuration import compose
 from bdlbench.runs.job import Job, make_metrics, seen
-from bdlbench.runs.look import PREDICTED, absent_moments, finite_predictions
+from bdlbench.runs.look import PREDICTED, usable
 from bdlbench.runs.scores import all_scores
 from bdlbench.runs.stored_draws import load_draws, load_job
 from bdlbench.sampling import lanes, loop
@@ -136,15 +136,12 @@ def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixtur
     for start in range(0, len(draws), DRAWS_AT_ONCE):
         part = draws[None, start : start + DRAWS_AT_ONCE]
         seen = {place: predictor.predict(part, start) for place, predictor in at.items()}
-        if not gaussian:
-            new = absent.union(*(absent_moments(some, np.ones(part.shape[:2], bool)) for some in seen.values()))
-            for mixture in mixtures.values():
-                mixture.forget(new - absent)
-            absent = new
-        seen = {place: {n: a for n, a in some.items() if n not in absent} for place, some in seen.items()}
-        shown = np.logical_and.reduce([finite_predictions(some, gaussian=gaussian) for some in seen.values()])[0]
+        now, shown = usable(seen, np.ones(part.shape[:2], bool), absent, gaussian=gaussian)
         for place, some in seen.items():
-            mixtures[place].update({name: some[name][0][shown] for name in PREDICTED if name in some})
+            mixtures[place].forget(now - absent)
+            names = [name for name in PREDICTED if name in some and name not in now]
+            mixtures[place].update({name: some[name][0][shown[0]] for name in names})
+        absent = now
     return mixtures
 
 
