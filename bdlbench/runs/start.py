@@ -26,7 +26,7 @@ def with_init(inference: Mapping[str, Any]) -> dict[str, Any]:
     init = inference.get("init")
     if init is None:
         return out
-    if init not in STEPS:
+    if not (isinstance(init, str) and init in STEPS):
         raise ConfigError(
             f"inference.init={init!r} is unknown: use prior, map, adam or null, for the preset's own start."
         )
