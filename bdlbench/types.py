@@ -155,6 +155,8 @@ class Target(NamedTuple):
         None where it is not known.
     notes : tuple of str
         What a reader of the results must know of the model.
+    factor_reads_rows : bool
+        Whether the value of a ``numpyro.factor`` depends on x or y. Such a term cannot be estimated from a batch of rows.
     """
 
     dim: int
@@ -176,6 +178,7 @@ class Target(NamedTuple):
     support: str = ""
     rows_interact: bool | None = None
     notes: tuple[str, ...] = ()
+    factor_reads_rows: bool = False
 
     def log_density(self, theta: Array, data: Data) -> Array:
         """Return the tempered unnormalised log posterior at ``theta`` (D,).

@@ -1,5 +1,6 @@
 """Point estimates: the maximum a posteriori, ensembles of them, and dropout around one."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -120,14 +121,7 @@ def deep_ensemble(
         Early stopping is asked for and there are no validation rows; more draws than one.
     """
     _one_draw("deep_ensemble", schedule)
-    if objective not in ("posterior", "likelihood"):
-        raise ConfigError(f"inference.objective={objective!r} is unknown: use posterior or likelihood.")
-
-    def log_likelihood(theta: Array, data: Data) -> Array:
-        theta = jax.lax.optimization_barrier(theta)
-        return data.total(target.terms(theta, data).log_lik)
-
-    value = target.log_density if objective == "posterior" else log_likelihood
+    value = _objective(target, objective)
     stopping = _Stopping(schedule, validate_every, patience, validation_fraction)
     return _trained(target, optimizer, lambda key, theta, data: value(theta, data), stopping)
 
@@ -138,6 +132,7 @@ def mc_dropout(
     schedule: Schedule,
     *,
     optimizer: optax.GradientTransformation,
+    objective: Objective,
     rate: float,
     validate_every: int | None,
     patience: int | None,
@@ -157,7 +152,10 @@ def mc_dropout(
     Parameters
     ----------
     optimizer : optax.GradientTransformation
-        Minimises -log_density / N; ``optax.adamw`` decays weights on top of it.
+        Minimises -objective / N; ``optax.adamw`` decays weights on top of it.
+    objective : str
+        ``posterior``: the log density, as in the bound. ``likelihood``: without the prior, so that the weight decay of
+        ``optimizer`` takes its place, as dropout networks are usually trained; the temperature has no effect then.
     rate : float
         p, the probability that a hidden unit is left out: 0.005 to 0.1.
     validate_every, patience : int or None
@@ -179,12 +177,28 @@ def mc_dropout(
         keep = jax.random.bernoulli(key, 1 - rate, (count,)).astype(theta.dtype) / (1 - rate)
         return theta * jnp.where(units < 0, 1.0, keep[units])
 
+    objective_of = _objective(target, objective)
+
     def value(key: Array, theta: Array, data: Data) -> Array:
-        return target.log_density(masked(key, theta), data)
+        return objective_of(masked(key, theta), data)
 
     method = _trained(target, optimizer, value, _Stopping(schedule, validate_every, patience, validation_fraction))
     # Its bound takes the expectation over masks of one fixed log likelihood.
     return method._replace(draw=lambda key, state: masked(key, state.kept), fixed_target=True)
+
+
+def _objective(target: Target, objective: Objective) -> Callable[[Array, Data], Array]:
+    """The log density, or the log likelihood alone at temperature 1."""
+    if objective not in ("posterior", "likelihood"):
+        raise ConfigError(f"inference.objective={objective!r} is unknown: use posterior or likelihood.")
+    if objective == "posterior":
+        return target.log_density
+
+    def log_likelihood(theta: Array, data: Data) -> Array:
+        theta = jax.lax.optimization_barrier(theta)
+        return data.total(target.terms(theta, data).log_lik)
+
+    return log_likelihood
 
 
 class _Stopping:

@@ -245,6 +245,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         found.support,
         declared,
         notes,
+        found.factor_reads_rows,
     )
 
 
@@ -271,6 +272,8 @@ class _Found(NamedTuple):
         these values.
     samples : bool
         Whether y can be drawn. Of some truncated distributions the density is known and draws are not.
+    factor_reads_rows : bool
+        Whether the value of a ``numpyro.factor`` depends on x or y.
     """
 
     layout: dict[str, _Slot]
@@ -282,6 +285,7 @@ class _Found(NamedTuple):
     free: list[str]
     names: list[str]
     samples: bool
+    factor_reads_rows: bool
 
 
 def _inspect(model: Model, x: Any, y: Any) -> _Found:
@@ -297,7 +301,8 @@ def _inspect(model: Model, x: Any, y: Any) -> _Found:
 
     def look(latent_key: Array, key: Array, imputed_key: Array, x: Any, y: Any) -> list[list[Array]]:
         offset = 0
-        log_probs: list[Array] = []  # of what is observed, and of factors
+        log_probs: list[Array] = []  # of what is observed, then of factors
+        factors: list[Array] = []
         masks: list[Array] = []
         priors: list[Array] = []
         asked = handlers.seed(_AskedKeys(_ImputedTargets(_RefusedPriors(model), imputed_key), key), latent_key)
@@ -322,7 +327,7 @@ def _inspect(model: Model, x: Any, y: Any) -> _Found:
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
-                log_probs.append(_log_prob(site))
+                (factors if isinstance(site["fn"], dist.Unit) else log_probs).append(_log_prob(site))
                 if not isinstance(site["fn"], dist.Unit):
                     observed[name] = shape = jnp.shape(site["fn"].log_prob(site["value"]))
                     supports.append(_support(site["fn"]))
@@ -345,8 +350,8 @@ def _inspect(model: Model, x: Any, y: Any) -> _Found:
             size = biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))
             layout[name] = _Slot(offset, math.prod(size), tuple(size), _is_real(site["fn"].support))
             offset += math.prod(size)
-        counts.extend(map(len, (log_probs, masks)))
-        return [log_probs, masks, priors]
+        counts.extend((len(log_probs), len(log_probs + factors), len(masks)))
+        return [log_probs + factors, masks, priors]
 
     keys = [jax.random.key(0)] * 3
     try:
@@ -355,7 +360,7 @@ def _inspect(model: Model, x: Any, y: Any) -> _Found:
         raise ConfigError(
             f"model: a distribution of it cannot do what is asked ({_first_line(error)}): each needs log_prob and sample."
         ) from error
-    num_log_probs, num_masks = counts
+    num_likelihoods, num_log_probs, num_masks = counts
     num_outputs = len(jaxpr.outvars)
 
     def used(start: int, stop: int) -> list[bool]:
@@ -396,7 +401,8 @@ def _inspect(model: Model, x: Any, y: Any) -> _Found:
             f"model: '{imputed[0]}', which obs_mask hides, enters the density of another site: declare it as a latent site "
             "of its own, and observe the other rows."
         )
-    return _Found(layout, name, shape, needs_key, bool(num_masks), supports[0], free, names, all(samples))
+    reads_rows = any(used(num_likelihoods, num_log_probs)[3:])
+    return _Found(layout, name, shape, needs_key, bool(num_masks), supports[0], free, names, all(samples), reads_rows)
 
 
 def _log_prob(site: dict[str, Any]) -> Array:

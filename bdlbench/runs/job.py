@@ -315,6 +315,12 @@ def _check_job(job: Job) -> Job:
         if target.needs_key:
             data = data._replace(key=jax.random.key(0))
         for i, (path, stage) in enumerate(zip(nodes, job.program.stages, strict=True)):
+            if target.factor_reads_rows and stage.schedule.batch_size is not None:
+                raise ConfigError(
+                    f"{path}.schedule.batch_size={stage.schedule.batch_size}: a numpyro.factor of the model reads the rows, "
+                    "and its value on a batch does not estimate that on all rows: set batch_size to null, or observe y "
+                    "with the term as the log_prob of a distribution."
+                )
             with stages.named(path):
                 stages.check(stage, target, data, job.numbers, first=i == 0, parent=job.parent)
         # Another number of rows shows whether a shape of the model is fixed.

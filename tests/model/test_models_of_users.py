@@ -75,6 +75,27 @@ def returned(x, y=None):
     numpyro.factor("again", -(y.sum() ** 2))
 
 
+@pytest.mark.parametrize(
+    ("term", "reads"),
+    [
+        (lambda w, x, y: -(w**4), False),
+        (lambda w, x, y: -x.shape[0] * w**2, False),
+        (lambda w, x, y: -((w * x[:, 1]) ** 2).sum(), True),
+        (lambda w, x, y: 0.0 if y is None else -((y - w) ** 2).sum(), True),
+    ],
+)
+def test_factors_that_read_rows_are_known(term, reads):
+    """Batches cannot estimate such a term, so it is refused with them; one of the weights alone counts once."""
+
+    def model(x, y=None):
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+        numpyro.factor("term", term(w, x, y))
+        with numpyro.plate("rows", x.shape[0]):
+            numpyro.sample("y", dist.Normal(w * x[:, 1], 1.0), obs=y)
+
+    assert make_target(model, X, Y).factor_reads_rows is reads
+
+
 def parts_of_rows(x, y=None):
     """Single targets of a row are hidden."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))

@@ -121,6 +121,21 @@ def test_refusals_of_stages_name_their_own_fields(options, sentence):
     assert str(refused.value).startswith(sentence)
 
 
+def test_a_term_that_reads_the_rows_is_not_estimated_from_batches():
+    """It is no likelihood, so nothing says how its value on a batch estimates its value on all rows."""
+    composed, labels = compose(["data=diabetes", "inference=sgld", "inference.schedule.batch_size=32"])
+    composed["model"] = {"_target_": "models_of_users.small_outputs"}
+    for section in ("network", "prior", "likelihood"):
+        composed.pop(section, None)
+    with pytest.raises(
+        ConfigError, match="^inference.schedule.batch_size=32: a numpyro.factor of the model reads the rows"
+    ):
+        check_job(make_job(composed, labels))
+    composed["inference"]["schedule"]["batch_size"] = None
+    composed["inference"]["before"] = []
+    check_job(make_job(composed, labels))
+
+
 def test_a_sampler_from_the_prior_may_come_first():
     """A method that begins by itself is a first stage for any other."""
     check_job(make_job(*compose(["inference=nuts", "network.width=3", f"inference.before=[{SMC}]"])))

@@ -296,7 +296,9 @@ def test_methods_that_need_one_fixed_target_refuse_an_estimate(name):
 def test_dropout_needs_one_fixed_target():
     """It cannot be made for a model without hidden units, so what it says of itself is looked at."""
     target = make_target(noisy, *map(jnp.asarray, ROWS))._replace(units=lambda: np.zeros(2, int))
-    assert point.mc_dropout(target, batched(20, 1), optimizer=ADAM, rate=0.1, **TRAINED).fixed_target
+    assert point.mc_dropout(
+        target, batched(20, 1), optimizer=ADAM, objective="posterior", rate=0.1, **TRAINED
+    ).fixed_target
 
 
 @pytest.mark.parametrize("name", kinds(FREE))

@@ -56,6 +56,14 @@ def student(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
         numpyro.sample("y", dist.StudentT(4.0, x @ w, 1.0), obs=y)
 
 
+def small_outputs(x: jax.Array, y: jax.Array | None = None) -> None:
+    """Linear regression with a term that keeps the outputs of all rows small."""
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+    numpyro.factor("small", -((x @ w) ** 2).sum())
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+
 def two_wells(x: jax.Array, y: jax.Array | None = None, *, depth: float) -> None:
     """theta ~ N(0, 3^2) with two narrow modes at -5 and 5. For theta > 4 the density is NaN."""
     theta = numpyro.sample("theta", dist.Normal(0.0, 3.0))
