@@ -106,3 +106,27 @@ def test_the_exit_code_is_the_runs_whatever_becomes_of_its_output(how, store_pat
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert ("standard output cannot be written to" in done.stderr) == (how == "full")
     assert len(list(store_path.glob("*/run.json"))) == 1
+
+
+REFUSED = {
+    "a number": (["inference.schedule.num_samples=foo"], "inference.schedule.num_samples"),
+    "a name": (["inference=nuts_"], "nuts"),
+    "a key": (["+likelihod=gaussian"], "likelihood"),
+    "a list without -m": (["seed=0,1"], "seed"),
+    "a path": (["store.path=''"], "store.path"),
+}
+
+
+@pytest.mark.parametrize(
+    "what", [*[*REFUSED][:1], *(pytest.param(name, marks=pytest.mark.slow) for name in [*REFUSED][1:])]
+)
+def test_a_real_command_refuses_what_is_bad(what, tmp_path):
+    """One sentence on standard error, exit code 1, no traceback, and nothing written: as the checks in process say."""
+    given, named = REFUSED[what]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    run = [sys.executable, "-m", "bdlbench.cli.main", "data=diabetes", "progress=off", *given]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert named in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
