@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from bdlbench.errors import ConfigError
-from bdlbench.evaluation import references
-from bdlbench.evaluation.reference_problems import names, problem
+from bdlbench.references import artefacts
+from bdlbench.references.problems import names, problem
 
 DEFAULT_WORK = "results/references"
 
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _make(arguments: argparse.Namespace) -> int:
+    from bdlbench.evaluation import references
+
     chosen = names() if arguments.names == ["all"] else arguments.names
     for name in chosen:
         problem(name)  # all names are checked before the first is sampled
@@ -75,10 +77,10 @@ def _list(arguments: argparse.Namespace) -> None:
         table.add_column(column, overflow="fold")
     for name in names():
         about = problem(name).about
-        if name not in references.available():
+        if name not in artefacts.available():
             table.add_row(name, "", "", "", "not sampled yet", about)
             continue
-        reference = references.load(name)
+        reference = artefacts.load(name)
         last = reference.certificate["attempts"][-1]["criteria"]
         failed = ", ".join(f"{c['name']} {c['figure']:.3g}" for c in last if not c["passed"])
         table.add_row(
@@ -93,16 +95,16 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(json.dumps(references.load(arguments.name).certificate, indent=1))
+    print(json.dumps(artefacts.load(arguments.name).certificate, indent=1))
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    chosen = arguments.names or references.available()
+    chosen = arguments.names or artefacts.available()
     bad = 0
     for name in chosen:
-        if name not in references.available():
-            references.load(name)  # says what is wrong with the name
-        for fault in references.faults(name):
+        if name not in artefacts.available():
+            artefacts.load(name)  # says what is wrong with the name
+        for fault in artefacts.faults(name):
             bad += 1
             print(f"{name}: {fault}")
     print(f"{len(chosen)} references checked, {bad} faults.")
@@ -110,9 +112,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from bdlbench.evaluation import fidelity
+    from bdlbench.metrics import fidelity
 
-    reference = references.load(arguments.name)
+    reference = artefacts.load(arguments.name)
     if not arguments.draws.is_file():
         raise ConfigError(f"draws='{arguments.draws}' is no file: give an npz file with an array 'draws'.")
     try:
@@ -144,3 +146,7 @@ def _score(arguments: argparse.Namespace) -> None:
             print(f"  {name:<22}{value:.4g}" if isinstance(value, float) else f"  {name:<22}{value}")
         if arguments.num_grads is not None:
             print(f"  {'gradients per exact draw':<22} {found.gradients_per_exact_draw(arguments.num_grads):.4g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

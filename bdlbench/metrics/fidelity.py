@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bdlbench.evaluation import energy
-from bdlbench.evaluation.energy import Estimate, Pairs
-from bdlbench.metrics import mixing
+from bdlbench.metrics import energy, mixing
 from bdlbench.metrics.checks import Floats, probabilities
 from bdlbench.metrics.diagnostics import MIN_DRAWS
+from bdlbench.metrics.energy import Estimate, Pairs
 
 MAX_BLOCKS = 20
 """Into so many blocks at most the draws are cut that are not held in three or more chains."""

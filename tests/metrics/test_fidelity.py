@@ -11,8 +11,8 @@ from scipy.signal import lfilter
 from scipy.special import erf
 from scipy.stats import chi2, ncx2, norm, wasserstein_distance
 
-from bdlbench.evaluation import energy, fidelity
-from bdlbench.evaluation.fidelity import Reference
+from bdlbench.metrics import energy, fidelity
+from bdlbench.metrics.fidelity import Reference
 
 G = 2 / np.sqrt(np.pi)
 """E|Y - Y'| of N(0, 1)."""
@@ -357,8 +357,6 @@ def test_unfit_arrays_are_refused():
 
 def test_fidelity_needs_no_jax():
     """Draws of any library are scored where JAX is not installed."""
-    code = (
-        "import sys, bdlbench.evaluation.fidelity; assert not {'jax', 'arviz_stats', 'scipy.stats'} & set(sys.modules)"
-    )
+    code = "import sys, bdlbench.metrics.fidelity; assert not {'jax', 'arviz_stats', 'scipy.stats'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
