@@ -286,13 +286,18 @@ def _rescore(arguments: argparse.Namespace) -> int:
         return 0
     refused = 0
     for row in rows:
-        lacks = wanted if arguments.metric else rescore.lacking(store.record(row["id"]), wanted)
-        if not lacks:
+        record = store.record(row["id"])
+        lacks = wanted if arguments.metric else rescore.lacking(record, wanted)
+        reference = None if arguments.metric else rescore.lacks_fidelity(record)
+        if not lacks and reference is None:
             print(f"{row['id']}: has all these metrics already")
             continue
         try:
-            rescore.rescore(store, row["id"], lacks, trust=arguments.trust)
-            print(f"{row['id']}: {', '.join(lacks)}")
+            if lacks:
+                rescore.rescore(store, row["id"], lacks, trust=arguments.trust)
+            if reference is not None:
+                rescore.compare(store, row["id"], reference, trust=arguments.trust)
+            print(f"{row['id']}: {', '.join([*lacks, *([] if reference is None else ['fidelity'])])}")
         except (ConfigError, RunBusy) as error:
             refused += 1
             print(printable(f"{row['id']}: not rescored: {error}"))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from bdlbench.metrics.fidelity import in_words
 from bdlbench.report.escaping import markdown, printable
 from bdlbench.store.records import flatten
 
@@ -23,11 +24,14 @@ _TITLES = {"crps": "CRPS", "rmse": "RMSE"}
 _PARTS = ("model", "network", "prior", "likelihood")
 _HEADINGS = {
     "90 % coverage": "90 %\ncoverage",
+    "gradients/exact draw": "gradients/\nexact draw",
     "ESS (min)": "ESS\n(min)",
     "R-hat (max)": "R-hat\n(max)",
     _SECONDS: "seconds: setup/\ncompile/warm-up/\nsample/predict",
 }
 _SHORT = 110
+FIDELITY = ("worth", "bias", "gradients/exact draw")
+"""Columns of runs that were compared with a reference posterior."""
 
 
 class Comparison(NamedTuple):
@@ -59,7 +63,8 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
     rich.table.Table
         The columns are: method; LPPD; CRPS if the notes of a run's data recommend it; RMSE and accuracy, as far as the
         records have them; coverage of the 90 % interval; gradients (warm-up, sampling and the run that it was started
-        from, in evaluations on the full data); gradients that the search for tuned settings used, if a run has such
+        from, in evaluations on the full data); worth, bias and gradients per exact draw at test points, if a run was
+        compared with a reference posterior; gradients that the search for tuned settings used, if a run has such
         settings; seconds by phase; the smallest bulk ESS and the largest R-hat in function space; and the number of
         warnings and of checks that could not be made, whose text is below the table. A value that a record does not have
         is "–", and a score that its likelihood does not have "does not exist", with the reason below the table. A run that
@@ -125,6 +130,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
     scores = [("lppd", "LPPD"), *((key, _TITLES.get(key, key)) for key in crps + rmse + accuracy)]
     scores.append(("coverage_90", "90 % coverage"))
 
+    beside = any(record.get("fidelity") for record in records)
     tuned = any(record.get("tuning_num_grads") is not None for record in records)
     several = len({record["labels"].get("data") for record in records}) > 1
     sections: dict[str, list[list[str]]] = {}
@@ -144,6 +150,8 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
             over |= _meaning(unit, finished)
         left_out += len(group) - len(finished)
         cells.append(count(_mean([_gradients(record) for record in finished])))
+        if beside:
+            cells += _fidelity(finished)
         if tuned:
             cells.append(count(_mean([record.get("tuning_num_grads") for record in finished])))
         cells.append(
@@ -165,16 +173,49 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
                     notes.setdefault(_shorten(text), []).append(f"{data} {name}" if several else name)
 
     columns = ["method", *(["over"] if aggregate else []), *(title for _, title in scores)]
-    columns += ["gradients", *(["tuning"] if tuned else []), _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
+    columns += ["gradients", *(FIDELITY if beside else []), *(["tuning"] if tuned else [])]
+    columns += [_SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
     below = []
     if over:
         below.append(f"± is {'; '.join(over[key] for key in sorted(over))}. ESS and R-hat are the worst of the runs.")
+    for text in dict.fromkeys(_reference(record["fidelity"]) for record in records if record.get("fidelity")):
+        below.append(text)
     if left_out:
         below.append(f"{left_out} of {len(records)} runs are not complete: they are counted and enter no mean.")
     for text, owners in [*notes.items(), *((f"not assessed: {text}", owners) for text, owners in missing.items())]:
         counts = {owner: owners.count(owner) for owner in dict.fromkeys(owners)}
         below.append(f"{', '.join(f'{o} ({n}x)' if n > 1 else o for o, n in counts.items())}: {text}")
     return Comparison(columns, list(sections.items()), below)
+
+
+def _fidelity(records: Sequence[Record]) -> list[str]:
+    """The cells of worth, bias and gradients per exact draw. Of several runs they are those of the mean squared distance."""
+    blocks = [record.get("fidelity") for record in records]
+    found = [block["test"] for block in blocks if block]
+    if not found or len(found) < len(blocks):
+        return [MISSING] * len(FIDELITY)
+    worth = 1 / fmean(1 / one["worth"] for one in found)
+    squared = fmean(one["squared_bias"] for one in found)
+    bias, finest = math.sqrt(max(squared, 0.0)) if math.isfinite(squared) else squared, _resolution(blocks)
+    shown = f"< {finest:g}" if bias < finest else _number(bias, ".2f")
+    price = count(_mean([one["gradients_per_exact_draw"] for one in found]))
+    ceiling = min(one["num_reference"] for one in found)
+    if worth >= ceiling:
+        price = f"≤ {price}"
+    return [in_words(worth, ceiling), shown + ("*" if any(one["weak"] for one in found) else ""), price]
+
+
+def _resolution(blocks: Sequence[Any]) -> float:
+    """The smallest bias that the references of some runs can tell from none; 0 of those that have no certificate."""
+    return max(block["resolution"] if block["certified"] else 0.0 for block in blocks)
+
+
+def _reference(found: Mapping[str, Any]) -> str:
+    weak = "*: from one or two chains, which may all miss a mode."
+    text = f"worth (in exact draws) and bias (in sd) at test points are against the reference {found['reference']}"
+    if not found["certified"]:
+        return f"{text}, which is not certified. {weak}"
+    return f"{text}, which resolves no less than {found['resolution']:g} sd. {weak}"
 
 
 def count(value: float | None) -> str:

@@ -363,7 +363,7 @@ def sections() -> dict[str, tuple[str, ...] | None]:
 
 
 OPTIONAL = (
-    *("network", "prior", "likelihood", "tuned", "experiment", "report", "limits"),
+    *("network", "prior", "likelihood", "tuned", "experiment", "reference", "report", "limits"),
     *("precision", "warm_start", "tuned_for", "tuning_num_grads"),
 )
 """Sections that a configuration may lack: a model may have no use for them, or a group may leave

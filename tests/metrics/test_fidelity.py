@@ -360,3 +360,26 @@ def test_fidelity_needs_no_jax():
     code = "import sys, bdlbench.metrics.fidelity; assert not {'jax', 'arviz_stats', 'scipy.stats'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("num_chains", "num_draws"), [(3, 1), (3, 40), (5, 7)])
+def test_worth_and_bias_of_a_curve_are_those_of_a_record(num_chains, num_draws):
+    """The same sums in another order: equal to rounding, with ties and without the joint law."""
+    rng = np.random.default_rng(5)
+    x, y = (rng.normal(size=(*shape, 4)).round(1) + 0.3 for shape in ((num_chains, num_draws), (4, 30)))
+    y[..., 1] += 1e3  # a point far away
+    reference = Reference(y)
+    found = fidelity.fidelity(x, reference, joint=False)
+    assert_allclose(fidelity.worth_and_bias(x, reference), (found.worth.value, found.bias.value), rtol=1e-9, atol=1e-9)
+    assert np.isnan(found.worth_joint.value)
+    assert np.isnan(found.bias_joint.value)
+
+
+def test_a_single_chain_of_a_curve_has_a_bias_only_if_its_draws_are_independent():
+    rng = np.random.default_rng(6)
+    x, reference = rng.normal(size=(1, 400, 3)) + 1, Reference(rng.normal(size=(4, 250, 3)))
+    assert np.isnan(fidelity.worth_and_bias(x, reference)[1])
+    worth, bias = fidelity.worth_and_bias(x, reference, independent=True)
+    # A shift of 1 sd has worth G / D^2 = 1.128 / .540; the mean of three points of 400 draws is known to .03 sd.
+    assert worth == pytest.approx(G / gaussian_distance(1, 1), rel=0.15)
+    assert bias == pytest.approx(np.sqrt(gaussian_distance(1, 1) * np.sqrt(np.pi)), rel=0.15)
