@@ -41,12 +41,20 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--output", type=Path, help="folder of the artefacts (default: that of the package)")
     make.set_defaults(command=_make)
     commands.add_parser("list", help="list the problems and their certificates").set_defaults(command=_list)
-    show = commands.add_parser("show", help="print a problem's certificate as JSON")
+    show = commands.add_parser(
+        "show", help="print a problem, its options of the command line, and its certificate as JSON"
+    )
     show.add_argument("name")
     show.set_defaults(command=_show)
     check = commands.add_parser("check", help="check checksums and certificates, without sampling")
     check.add_argument("names", nargs="*", metavar="NAME", help="(default: all)")
     check.set_defaults(command=_check)
+    export = commands.add_parser("export", help="write draws and info in the layout of posteriordb")
+    export.add_argument("name")
+    export.add_argument(
+        "--output", type=Path, default=Path(), help="the folder above reference_posteriors (default: here)"
+    )
+    export.set_defaults(command=_export)
     score = commands.add_parser("score", help="compare function draws of any library with a reference")
     score.add_argument("name")
     score.add_argument(
@@ -95,7 +103,21 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(json.dumps(artefacts.load(arguments.name).certificate, indent=1))
+    found = problem(arguments.name)
+    content = {"about": found.about, "command": f"bdlbench reference={found.name} inference=<method>"}
+    content["options"] = list(found.options)
+    if found.name in artefacts.available():
+        content |= artefacts.load(found.name).certificate
+    else:
+        content["certified"] = "not sampled yet"
+    print(json.dumps(content, indent=1))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from bdlbench.references.exporting import export
+
+    for path in export(artefacts.load(arguments.name), arguments.output):
+        print(path)
 
 
 def _check(arguments: argparse.Namespace) -> int:

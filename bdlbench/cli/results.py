@@ -115,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
     )
+    near = add("fidelity", _fidelity, "say how many draws of another run the draws of a run are worth", store)
+    near.add_argument("id", help="its id or a unique beginning")
+    near.add_argument("--against", required=True, metavar="ID", help="the run that stands for the truth")
     diff = add("diff", _diff, "show where the configurations of two runs differ", store)
     diff.add_argument("ids", nargs=2, metavar="ID")
     delete = add("delete", _delete, "delete failed and diverged runs, after a confirmation", store)
@@ -216,6 +219,30 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     show = {"markdown": verdicts.as_markdown, "latex": verdicts.as_latex, "csv": verdicts.as_csv}
     print(show[arguments.format](leagues), end="")
+
+
+def _fidelity(arguments: argparse.Namespace) -> None:
+    from bdlbench.evaluation.between_runs import between
+
+    store = Store(arguments.store)
+    run, other = store.find(arguments.id), store.find(arguments.against)
+    found = between(store, run, other)
+    print(printable(f"{run} against {other} at {found.num_points} test rows"))
+    print("Uncertified: nobody has checked the run that it is compared with, whose own errors count as differences.")
+    if found.same_posterior is False:
+        print("The two runs sample different posteriors, so a bias need not be an error.")
+    one = found.fidelity
+    print(f"  worth                     {one.worth} exact draws; jointly {one.worth_joint}")
+    print(f"  bias in sd                {_bias(one.bias)}; jointly {_bias(one.bias_joint)}")
+    print(f"  gradients per exact draw  {found.gradients_per_exact_draw:.4g}")
+    print(f"  W1 in sd                  {one.w1:.3f}, and {one.w1_floor:.3f} for exact draws")
+    print(f"  shift of mean, log sd     {one.shift:.3f}, {one.log_sd:.3f}")
+    if one.weak:
+        print("Weak: one or two chains, which may all miss a mode.")
+
+
+def _bias(found: Any) -> str:
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _diff(arguments: argparse.Namespace) -> None:
