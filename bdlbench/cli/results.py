@@ -115,6 +115,17 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
     )
+    edge = add(
+        "frontier", _frontier, "say which method is nearer at which price, from the curves of runs", store, filters
+    )
+    edge.add_argument(
+        "ids", nargs="*", metavar="ID", help="ids or unique beginnings (default: all that fit the filter)"
+    )
+    edge.add_argument("--price", choices=["num_grads", "seconds"], default="num_grads", help="(default: %(default)s)")
+    edge.add_argument("--tuning", action="store_true", help="add the gradients of the search for tuned settings")
+    edge.add_argument(
+        "--figure", metavar="FILE", help="draw it as PNG; of several posteriors with -2, -3, ... in the name"
+    )
     near = add("fidelity", _fidelity, "say how many draws of another run the draws of a run are worth", store)
     near.add_argument("id", help="its id or a unique beginning")
     near.add_argument("--against", required=True, metavar="ID", help="the run that stands for the truth")
@@ -219,6 +230,27 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     show = {"markdown": verdicts.as_markdown, "latex": verdicts.as_latex, "csv": verdicts.as_csv}
     print(show[arguments.format](leagues), end="")
+
+
+def _frontier(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from bdlbench.report import frontier
+
+    store = Store(arguments.store)
+    chosen = {store.find(prefix) for prefix in arguments.ids}
+    rows = [row for row in _selected(store, arguments) if not chosen or row["id"] in chosen]
+    if not rows:
+        _say_empty(arguments)
+        return
+    found = frontier.gather(store, [store.record(row["id"]) for row in rows], tuning=arguments.tuning)
+    print(frontier.in_words(found, arguments.price), end="")
+    if arguments.figure:
+        from bdlbench.report.figures import save
+
+        path = Path(arguments.figure)
+        for place, one in enumerate((one for one in found if one.curves), start=1):
+            print(save(frontier.figure(one), path if place == 1 else path.with_stem(f"{path.stem}-{place}")))
 
 
 def _fidelity(arguments: argparse.Namespace) -> None:
