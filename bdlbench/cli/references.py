@@ -11,6 +11,7 @@ import numpy as np
 from bdlbench.errors import ConfigError
 from bdlbench.references import artefacts
 from bdlbench.references.problems import names, problem
+from bdlbench.store import StoreError
 
 DEFAULT_WORK = "results/references"
 
@@ -20,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.command(arguments) or 0)
-    except ConfigError as error:
+    except (ConfigError, StoreError) as error:
         print(f"bdlbench-references: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("bdlbench-references: stopped; the same command goes on from the parts that are kept.", file=sys.stderr)
         return 130
@@ -55,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path(), help="the folder above reference_posteriors (default: here)"
     )
     export.set_defaults(command=_export)
+    parts = commands.add_parser(
+        "ledger", help="repeat a stored run with interventions, to see what its bias is made of"
+    )
+    parts.add_argument("run", help="its id or a unique beginning")
+    parts.add_argument("--store", default="results/store", metavar="PATH", help="the store (default: %(default)s)")
+    parts.add_argument("--trust", action="store_true", help="call factories that bdlbench does not ship")
+    parts.set_defaults(command=_ledger)
     score = commands.add_parser("score", help="compare function draws of any library with a reference")
     score.add_argument("name")
     score.add_argument(
@@ -118,6 +126,25 @@ def _export(arguments: argparse.Namespace) -> None:
 
     for path in export(artefacts.load(arguments.name), arguments.output):
         print(path)
+
+
+def _ledger(arguments: argparse.Namespace) -> None:
+    from bdlbench.evaluation.ledger import ledger
+    from bdlbench.store import Store
+
+    store = Store(arguments.store)
+    run = store.find(arguments.run)
+    found = ledger(store, run, trust=arguments.trust, say=lambda text: print(text, file=sys.stderr))
+    print(
+        f"{run} against {found.reference}: squared bias at test points in sd², with its 95 % interval, and what changes it"
+    )
+    if not found.certified:
+        print("The reference is not certified, so the numbers are against its draws and no more.")
+    for name, bias, change, note in found.entries:
+        value = "" if bias is None else f"{bias.squared:.4f} ({bias.squared_low:.4f} to {bias.squared_high:.4f})"
+        print(f"  {name:<24}{value:<30}{'' if change is None else f'{-change:+.4f}'}  {note}".rstrip())
+    print(f"  {'the rest':<24}{found.rest:.4f}")
+    print(f"The repetitions took {found.num_grads:,.0f} gradients.")
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -42,7 +42,14 @@ def made(tmp_path_factory):
         store = Store(folder / "store")
         jobs = [job(f"store.path={store.path}"), job(f"store.path={store.path}", "prior.weight_scale=0.7")]
         write_reference(
-            folder, "line", options=OPTIONS, target_id=jobs[0].target_id, draws=values, points=POINTS, labels=LABELS
+            folder,
+            "line",
+            options=OPTIONS,
+            target_id=jobs[0].target_id,
+            draws=values,
+            points=POINTS,
+            labels=LABELS,
+            weights=[[0.0, 3, -0.7], [2, 3, -0.7]],
         )
         records = run_group([check_job(one) for one in jobs], store, make_progress("off"))
         yield jobs[0], store, records, values.astype(np.float32)
@@ -162,3 +169,25 @@ def test_classes_spreads_and_sites_in_the_order_of_the_reference():
     sites = {"tau": np.array([[[5.0], [6.0]]])}
     found = against.values_at(reference, Told(), scaler, np.zeros((1, 2, 3)), sites=sites)
     assert_allclose(found, [[[0.3, np.log(4), 5, 19], [0.5, np.log(2), 6, 10.25]]])
+
+
+@pytest.mark.slow
+def test_a_ledger_adds_up_to_the_squared_bias(made, capsys):
+    """The run repeated, then every intervention on top of those before it, at the price of all of them."""
+    from bdlbench.cli.references import main
+    from bdlbench.evaluation.ledger import ledger
+
+    _, store, (record, other), _ = made
+    found = ledger(store, record["id"])
+    changes = {entry.name: entry.change for entry in found.entries}
+    assert list(changes) == [
+        "the run, repeated", "twice as many draws", "half the step", "full batch", "start at the reference",
+    ]  # fmt: skip
+    assert changes["full batch"] is None
+    known = [change for change in changes.values() if change is not None]
+    assert len(known) == 3
+    assert found.entries[0].bias.squared - sum(known) == pytest.approx(found.rest, abs=1e-12)
+    # Three chains of 50 + 80 x 5 steps of one gradient, then twice with two.
+    assert found.num_grads == 3 * (50 + 80 * 5) * (1 + 2 + 2)
+    assert main(["ledger", other["id"], "--store", str(store.path)]) == 2
+    assert "no reference has the posterior" in capsys.readouterr().err

@@ -32,7 +32,9 @@ def references_in(folder):
     forget()
 
 
-def write_reference(folder, name, *, options, target_id, draws, points, labels, certified=True, tau=0.05):
+def write_reference(
+    folder, name, *, options, target_id, draws, points, labels, certified=True, tau=0.05, weights=((0.0,),)
+):
     """Write problem and artefact of a reference; call it within :func:`references_in`."""
     place = folder / name
     place.mkdir(parents=True)
@@ -42,7 +44,7 @@ def write_reference(folder, name, *, options, target_id, draws, points, labels, 
     content |= {"plans": [PLAN], "quantities": quantities, "sites": sites}
     (place / "problem.yaml").write_text(yaml.safe_dump(content))
     np.savez_compressed(
-        place / "draws.npz", draws=draws.astype(np.float32), points=points, weights=np.zeros((1, 1), np.float32)
+        place / "draws.npz", draws=draws.astype(np.float32), points=points, weights=np.array(weights, np.float32)
     )
     certificate = {
         "name": name,
