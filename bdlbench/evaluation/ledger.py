@@ -217,7 +217,7 @@ class _Measure:
             raise ConfigError("ledger: a chain is not finite with one of the interventions: use a smaller step size.")
         every = -(-draws.shape[0] * draws.shape[1] // against.MOST_DRAWS)
         values = against.values_at(
-            self.reference, self.predictor, self.job.dataset.y_scaler, draws[:, ::every], 0, sample.anchor
+            self.reference, self.predictor, self.job.dataset.y_scaler, draws[:, ::every], sample.anchor
         )
         alone = self.job.program.stages[-1].schedule.thinning == 0 and len(values) == 1
         return fidelity(values[..., self.chosen], self.prepared, independent=alone, joint=False).bias

@@ -180,12 +180,18 @@ class Reference:
         ordered = np.ascontiguousarray(np.sort(self.draws, axis=0).T)
         sums = np.concatenate([np.zeros((len(ordered), 1)), np.cumsum(ordered, axis=1)], axis=1)
         num = ordered.shape[1]
-        unit = np.repeat(np.arange(self.sizes.size), self.sizes)
-        at = energy.marginals(np.ascontiguousarray(self.draws.T), unit, self.sizes.astype(np.float64), 1)
-        apart = np.where(self.apart, np.outer(self.sizes, self.sizes), 0.0)
-        between = np.array([np.where(self.apart, one.sums, 0.0).sum() for one in at])
+        all_pairs = energy.sum_of_pairs(ordered)
+        if np.array_equal(self.apart, ~np.eye(self.sizes.size, dtype=bool)):  # then sorting each chain is enough
+            chains = np.split(self.draws, np.cumsum(self.sizes)[:-1])
+            within = [energy.sum_of_pairs(np.sort(chain.T, axis=1)) for chain in chains]
+            between, number = all_pairs - np.sum(within, axis=0), num**2 - (self.sizes**2).sum()
+        else:
+            unit = np.repeat(np.arange(self.sizes.size), self.sizes)
+            at = energy.marginals(np.ascontiguousarray(self.draws.T), unit, self.sizes.astype(np.float64), 1)
+            between = np.array([np.where(self.apart, one.sums, 0.0).sum() for one in at])
+            number = np.where(self.apart, np.outer(self.sizes, self.sizes), 0).sum()
         with np.errstate(invalid="ignore"):  # a reference without two chains apart leaves no bias
-            return ordered, sums, energy.sum_of_pairs(ordered) / (num * (num - 1)), between / apart.sum()
+            return ordered, sums, all_pairs / (num * (num - 1)), between / np.float64(number)
 
     @functools.cached_property
     def sums(self) -> Floats:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,41 @@ class Reference(NamedTuple):
     def kinds(self) -> np.ndarray:
         """``test`` or ``probe`` for each of the M numbers."""
         return np.array([quantity["kind"] for quantity in self.certificate["quantities"]])
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the scalar sites among the M numbers."""
+        return [label["site"] for label in self.certificate["quantities"] if label["quantity"] == "site"]
+
+    def quantities(
+        self, function: Mapping[str, np.ndarray], sites: Mapping[str, np.ndarray], units: tuple[float, float]
+    ) -> np.ndarray:
+        """The M numbers of draws of any sampler, (L, n, M), in original units.
+
+        Parameters
+        ----------
+        function : mapping
+            ``mean`` and ``variance`` (L, n, P), or ``probs`` (L, n, P, K), at the points of this reference.
+        sites : mapping of arrays (L, n)
+            The named sites of :attr:`sites`.
+        units : (loc, scale)
+            Of y, which ``function`` has standardised.
+        """
+        loc, scale = units
+        columns = []
+        for label in self.certificate["quantities"]:
+            kind = label["quantity"]
+            if kind == "site":
+                columns.append(sites[label["site"]].astype(np.float64))
+            elif kind == "probs":
+                columns.append(function["probs"][..., label["point"], label["class"]].astype(np.float64))
+            elif kind == "mean":
+                columns.append(loc + scale * function["mean"][..., label["point"]].astype(np.float64))
+            else:
+                with np.errstate(invalid="ignore", divide="ignore"):  # a draw that is not finite stays so
+                    variance = function["variance"][..., label["point"]].astype(np.float64)
+                    columns.append(np.log(scale) + 0.5 * np.log(variance))
+        return np.stack(columns, -1)
 
 
 def available() -> list[str]:

@@ -208,11 +208,11 @@ def frontier(
                 if paid.size and np.isfinite(low).all():
                     ax.fill_between(paid, low, high, color=COLOURS[place % 7], alpha=0.2, lw=0)
             ax.set_xscale("log")
-            if metric == "1/worth":
-                ax.set_yscale("log", nonpositive="clip")
             least = (finest or {}).get(metric, -np.inf)
             if least > 0:
-                ax.axhspan(ax.get_ylim()[0] if metric == "1/worth" else 0, least, color="0.85", lw=0, zorder=0)
+                ax.set_yscale("log", nonpositive="clip")
+                ax.axhspan(least / 3, least, color="0.85", lw=0, zorder=0)
+                ax.set_ylim(bottom=least / 3)
             ax.grid(alpha=0.25, lw=0.5)
             ax.set(xlabel=labels[price] if row == len(metrics) - 1 else "", ylabel="" if column else labels[metric])
         found = {label: line for ax in axes.flat for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}

@@ -126,8 +126,8 @@ def in_words(found: Sequence[Frontier], price: str) -> str:
                 continue
             lines += [f"{_NAMES[metric]} against {_UNITS[price]}:", ""]
             lines += [_method(one, metric, price, name, curves) for name, curves in methods.items()]
-            for a, b in itertools.permutations(methods, 2):
-                lines += _crossing(one, metric, price, (a, methods[a]), (b, methods[b]))
+            for a, b in itertools.combinations(methods, 2):
+                lines.append(_crossing(one, metric, price, (a, methods[a]), (b, methods[b])))
             lines.append("")
         lines += [f"- {note}" for note in one.notes]
     if not lines:
@@ -154,18 +154,19 @@ def _method(one: Frontier, metric: str, price: str, name: str, curves: Mapping[o
 
 def _crossing(
     one: Frontier, metric: str, price: str, a: tuple[str, Mapping[object, Curve]], b: tuple[str, Mapping[object, Curve]]
-) -> list[str]:
+) -> str:
+    units = _UNITS[price]
     try:
-        found = frontiers.crossing(a[1], b[1], finest=one.finest(metric))
+        found = [frontiers.crossing(*pair, finest=one.finest(metric)) for pair in ((a[1], b[1]), (b[1], a[1]))]
     except ConfigError as error:
-        return [f"- {a[0]} and {b[0]}: {error}"] if a[0] < b[0] else []
-    span = (
-        f"between {tables.count(found.first)} and {tables.count(found.last)} {_UNITS[price]}, {found.num_seeds} seeds"
-    )
-    if found.price is None:
-        return [f"- {a[0]} is not known to stay nearer than {b[0]} from any price on: no crossing ({span})."]
-    where = "at every price" if found.price <= found.first else f"from {tables.count(found.price)} {_UNITS[price]} on"
-    return [f"- {a[0]} is nearer than {b[0]} {where} ({span})."]
+        return f"- {a[0]} and {b[0]}: {error}"
+    _, first, last, num_seeds = found[0]
+    span = f"between {tables.count(first)} and {tables.count(last)} {units}, {num_seeds} seeds"
+    for crossing, (nearer, other) in zip(found, ((a[0], b[0]), (b[0], a[0])), strict=True):
+        if crossing.price is not None:
+            where = "at every price" if crossing.price <= first else f"from {tables.count(crossing.price)} {units} on"
+            return f"- {nearer} is nearer than {other} {where} ({span})."
+    return f"- {a[0]} and {b[0]}: no crossing, as neither is known to stay nearer from any price on ({span})."
 
 
 def figure(one: Frontier) -> "Figure":

@@ -72,14 +72,14 @@ class Beside:
             self.groups.append(Group(name, lanes, predictor, jobs[own[0]].dataset.y_scaler))
 
     def values(
-        self, draws: np.ndarray, first: int, anchor: np.ndarray | None, sites: Mapping[str, np.ndarray] | None = None
+        self, draws: np.ndarray, anchor: np.ndarray | None, sites: Mapping[str, np.ndarray] | None = None
     ) -> dict[int, np.ndarray]:
         """What the references keep of draws (L, n, D) or (L, n, P, D): for each lane that has one (n P, M)."""
         out: dict[int, np.ndarray] = {}
         for name, lanes, predictor, scaler in self.groups:
             held = None if anchor is None else anchor[lanes]
             own = None if sites is None else {key: value[lanes] for key, value in sites.items()}
-            found = values_at(artefacts.load(name), predictor, scaler, draws[lanes], first, held, own)
+            found = values_at(artefacts.load(name), predictor, scaler, draws[lanes], held, own)
             out |= dict(zip(lanes.tolist(), found, strict=True))
         return out
 
@@ -89,7 +89,6 @@ def values_at(
     predictor: Predictor,
     scaler: Scaler | None,
     draws: np.ndarray,
-    first: int = 0,
     anchor: np.ndarray | None = None,
     sites: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
@@ -102,31 +101,18 @@ def values_at(
         At its points.
     scaler : Scaler or None
         Of y.
-    draws, first, anchor
+    draws, anchor
         As the predictor takes them.
     sites : mapping, optional
         Named sites of the draws, if the caller has them.
     """
-    predictions = predictor.predict(draws, first, anchor)
-    labels = reference.certificate["quantities"]
-    if sites is None and any(label["quantity"] == "site" for label in labels):
+    predictions = predictor.function(draws, anchor)
+    if reference.sites and sites is None:
         sites = predictor.sites(draws)
-    loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
-    columns = []
-    for label in labels:
-        kind = label["quantity"]
-        if kind == "site":
-            assert sites is not None
-            columns.append(sites[label["site"]].reshape(predictions["log_lik"].shape[:2]).astype(np.float64))
-        elif kind == "probs":
-            columns.append(predictions["probs"][..., label["point"], label["class"]].astype(np.float64))
-        elif kind == "mean":
-            columns.append(loc + scale * predictions["mean"][..., label["point"]].astype(np.float64))
-        else:
-            with np.errstate(invalid="ignore", divide="ignore"):  # a draw that is not finite stays so
-                variance = predictions["variance"][..., label["point"]].astype(np.float64)
-                columns.append(np.log(scale) + 0.5 * np.log(variance))
-    return np.stack(columns, -1)
+    units = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+    shape = len(draws), int(np.prod(draws.shape[1:-1]))
+    kept = {name: sites[name].reshape(shape) for name in reference.sites} if sites is not None else {}
+    return reference.quantities(predictions, kept, units)
 
 
 def predictor_at(

@@ -229,7 +229,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         assert block.draws is not None
         sites = predictor.sites(block.draws)
         predictions = {place: p.predict(block.draws, block.first_draw, block.anchor) for place, p in at.items()}
-        function = beside.values(block.draws, block.first_draw, block.anchor, sites)
+        function = beside.values(block.draws, block.anchor, sites)
         for member in members:
             if member.tally.over or member.storage.writer.gone:
                 continue
@@ -245,7 +245,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         """Score an approximation while it is being optimised, with a few draws from it."""
         assert block.provisional is not None
         draws = block.provisional(min(PROVISIONAL_DRAWS, schedule.num_samples))
-        predictions, function = {"": predictor.predict(draws)}, beside.values(draws, 0, None)
+        predictions, function = {"": predictor.predict(draws)}, beside.values(draws, None)
         ahead = block._replace(draws=draws, first_draw=0, stats={}, bad_step=np.full(len(draws), NEVER))
         for member in members:
             if not (member.tally.over or member.storage.writer.gone):

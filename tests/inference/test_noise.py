@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 
 from bdlbench.evaluation.ledger import _halves, _whole
 from bdlbench.inference.noise import standard_normal
+from bdlbench.types import Data
 
 
 def test_two_half_steps_follow_the_path_of_the_whole_one():
@@ -17,9 +18,9 @@ def test_two_half_steps_follow_the_path_of_the_whole_one():
 
         return step
 
-    key, state = jax.random.key(3), jnp.zeros(5)
-    whole, _ = _whole(step_of(0.02))(key, 0, state, None)
-    halves, info = _halves(step_of(0.01))(key, 0, state, None)
+    key, state, data = jax.random.key(3), jnp.zeros(5), Data(jnp.zeros((1, 1)), jnp.zeros(1), 1)
+    whole, _ = _whole(step_of(0.02))(key, jnp.int32(0), state, data)
+    halves, info = _halves(step_of(0.01))(key, jnp.int32(0), state, data)
     assert_allclose(whole, halves, rtol=1e-5)
     first, second = (jax.random.normal(jax.random.fold_in(key, half), (5,)) for half in range(2))
     assert_allclose(whole, 0.2 * (first + second) / 2**0.5, rtol=1e-5)

@@ -153,10 +153,10 @@ def test_classes_spreads_and_sites_in_the_order_of_the_reference():
         def __init__(self):
             pass
 
-        def predict(self, draws, first=0, anchor=None):
+        def function(self, draws, anchor=None):
             probs = np.array([[[0.2, 0.8], [0.3, 0.7]], [[0.4, 0.6], [0.5, 0.5]]])[None]
             variance = np.array([[[4.0, 9.0], [1.0, 0.25]]])
-            return {"log_lik": np.zeros((1, 2, 2)), "probs": probs, "mean": variance / 2, "variance": variance}
+            return {"probs": probs, "mean": variance / 2, "variance": variance}
 
     labels = [
         {"quantity": "probs", "point": 1, "class": 0},
