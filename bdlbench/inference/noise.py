@@ -13,7 +13,7 @@ def standard_normal(key: Array, like: Array) -> Array:
     noise and a chain of two steps h / 2 with :math:`\xi_1` and :math:`\xi_2` follow the same Brownian path, so that their
     difference is that of the step size.
     """
-    if key.ndim == 1:
+    if key.ndim == 1 and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         both = jax.vmap(lambda one: jax.random.normal(one, like.shape, like.dtype))(key)
         return both.sum(0) / jnp.sqrt(jnp.asarray(2, like.dtype))
     return jax.random.normal(key, like.shape, like.dtype)

@@ -130,6 +130,8 @@ def make_member(
         earlier = Earlier({}, {}, dict.fromkeys(PHASES, 0.0))
     else:
         tally.restore(earlier.tally)
+        if tally.drawn and tally.function.values is None:
+            reference = None  # it was added since the checkpoint: the stored draws are compared when the run is found
     storage = Storage(writer, job.dataset, job.program.stages[-1].schedule.num_samples, rows, earlier.allocated)
     own = slice(index * chains, (index + 1) * chains)
     return Member(job, own, tally, storage, earlier.seconds, reference)
