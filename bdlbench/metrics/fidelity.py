@@ -258,7 +258,7 @@ def fidelity(
     at = energy.marginals(both, unit, size, num_run)
     marginal = Pairs(np.stack([one.sums for one in at]), size, num_run, all_apart)
     over = marginal._replace(sums=marginal.sums.mean(axis=0, keepdims=True))
-    worth_joint, bias_joint = Worth(*[np.nan] * 3, num_reference), Bias(*[np.nan] * 6)
+    worth_joint, bias_joint = Worth(np.nan, np.nan, np.nan, num_reference), Bias(*[np.nan] * 6)
     if joint:
         sums = energy.assembled(
             energy.joint_sums(x, sizes, x, sizes),

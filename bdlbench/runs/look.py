@@ -119,8 +119,8 @@ def look_at(
         for place, arrays in predictions.items()
     }
     absent, shown = usable(seen, good, absent, gaussian=gaussian)
-    beside = [(function or {}).get(lane) for lane in range(lanes.start, lanes.stop)]
-    values = None if beside[0] is None else np.stack(beside)
+    beside = [function[lane] for lane in range(lanes.start, lanes.stop) if lane in function] if function else []
+    values = np.stack(beside) if beside else None
     return Look(own.first_draw, population, good, shown, absent, kept, own.stats, seen, own.anchor, values)
 
 
