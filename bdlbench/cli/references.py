@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _show(arguments: argparse.Namespace) -> None:
     found = problem(arguments.name)
-    content = {"about": found.about, "command": f"bdlbench reference={found.name} inference=<method>"}
+    content: dict[str, Any] = {"about": found.about, "command": f"bdlbench reference={found.name} inference=<method>"}
     content["options"] = list(found.options)
     if found.name in artefacts.available():
         content |= artefacts.load(found.name).certificate

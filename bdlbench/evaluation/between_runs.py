@@ -69,7 +69,7 @@ def between(store: Store, run_id: str, against: str) -> Between:
 def _function_draws(store: Store, record: Mapping[str, Any], most: int) -> tuple[np.ndarray, np.ndarray]:
     """Means or class probabilities (C, n, M) at a few test rows, and which rows they are; only chains that are finite."""
     with store.posterior(record["id"]) as tree:
-        group = tree["predictions"] if "predictions" in tree.children else {}
+        group: Any = tree["predictions"] if "predictions" in tree.children else {}
         name = "probs" if "probs" in group else "mean"
         if name not in group:
             raise ConfigError(f"id: run '{record['id']}' stored no predictions: choose one with store.predictive_rows.")

@@ -114,7 +114,7 @@ def _ledger(job: Job, name: str, say: Callable[[str], object]) -> Ledger:
     can_halve = STEP_SIZE in job.numbers and _method(job).halves
     base = _Setting(2 * schedule.num_samples, 2 if can_halve else 1, False, False)
     setting, entries = base, [Entry("the run, repeated", None, None)]
-    plan = [
+    plan: list[tuple[str, dict[str, Any], str]] = [
         ("twice as many draws", {}, ""),
         (
             "half the step",

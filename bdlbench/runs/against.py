@@ -186,7 +186,7 @@ def at_look(name: str, values: np.ndarray | None, *, independent: bool) -> dict[
     chains = finite(values)
     if chains is None:
         return {}
-    out = {}
+    out: dict[str, float] = {}
     for kind, (chosen, reference) in prepared(name).items():
         end = "" if kind == "test" else f"_{kind}"
         alone = independent and len(chains) == 1
