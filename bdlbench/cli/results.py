@@ -115,6 +115,19 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
     )
+    printed = add(
+        "paper", _paper, "print tables for a paper: means and errors over splits, the best marked", store, filters
+    )
+    printed.add_argument(
+        "--metric", required=True, nargs="+", action="extend", metavar="NAME", help="such as lppd or rmse"
+    )
+    printed.add_argument(
+        "--columns", choices=["data", "metric"], default="data", help="what the columns are (default: %(default)s)"
+    )
+    printed.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    printed.add_argument(
+        "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
+    )
     edge = add(
         "frontier", _frontier, "say which method is nearer at which price, from the curves of runs", store, filters
     )
@@ -230,6 +243,20 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     show = {"markdown": verdicts.as_markdown, "latex": verdicts.as_latex, "csv": verdicts.as_csv}
     print(show[arguments.format](leagues), end="")
+
+
+def _paper(arguments: argparse.Namespace) -> None:
+    from bdlbench.report import paper
+
+    store = Store(arguments.store)
+    rows = _selected(store, arguments)
+    if not rows:
+        _say_empty(arguments)
+        return
+    records = [store.record(row["id"]) for row in rows]
+    found = paper.paper(records, metrics=arguments.metric, columns=arguments.columns, rho=arguments.rho)
+    show = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}
+    print(show[arguments.format](found), end="")
 
 
 def _frontier(arguments: argparse.Namespace) -> None:
