@@ -292,7 +292,8 @@ def _notes(
     untuned = [m for m in methods if all(r.get("tuning_num_grads") is None for runs in cells[m].values() for r in runs)]
     if 0 < len(untuned) < len(methods):
         notes.append(f"Not tuned, or with settings whose search was not priced: {', '.join(untuned)}.")
-    return notes
+    here = [r for m in methods for (data, _), runs in cells[m].items() if data in sets for r in runs]
+    return notes + tables.tuned_on_themselves(here)
 
 
 def _direction(metric: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from bdlbench.data.problems import problems
 from bdlbench.metrics.fidelity import in_words
 from bdlbench.metrics.resampling import corrected_error
 from bdlbench.report.escaping import markdown, printable
@@ -194,6 +195,15 @@ def footnotes(owners_of: Mapping[str, Sequence[str]]) -> list[str]:
         counts = {owner: owners.count(owner) for owner in dict.fromkeys(owners)}
         out.append(f"{', '.join(f'{o} ({n}x)' if n > 1 else o for o, n in counts.items())}: {text}")
     return out
+
+
+def tuned_on_themselves(records: Iterable[Record]) -> list[str]:
+    """A sentence that names the data sets on which settings of these runs were chosen, if there are any."""
+    sets = {str(r["labels"].get("data")) for r in records if (r.get("config") or {}).get("tuned_for")}
+    if not sets:
+        return []
+    tuning = sorted(sets & set(problems().tuning))
+    return [f"Runs on {', '.join(tuning)} have settings that were chosen on the same data set."] if tuning else []
 
 
 def _fidelity(records: Sequence[Record]) -> list[str]:

@@ -107,7 +107,10 @@ def compare(
     for name in (SAME, OPEN):
         mine = [(pair, answers[index], words.get(index)) for index, pair in enumerate(found) if pair.league == name]
         if mine:
-            leagues.append(_league(name, mine, metric, delta, by_data, with_plan))
+            league = _league(name, mine, metric, delta, by_data, with_plan)
+            compared = {data for pair, _, _ in mine for data in pair.by_data}
+            own = tables.tuned_on_themselves(r for r in records if r["labels"].get("data") in compared)
+            leagues.append(league._replace(notes=[*own, *league.notes]))
     return leagues
 
 

@@ -327,5 +327,9 @@ def test_compare(path, capsys):
     ):
         assert main(["paper", "--metric", "lppd", "--filter", "data=yacht", "--format", form]) == 0
         assert shows in capsys.readouterr().out
+    assert main([*options, "--problems", "judging"]) == 0  # yacht is a problem for tuning
+    assert "fit the filter" in capsys.readouterr().out
+    assert main([*options, "--problems", "tuning"]) == 0
+    assert "| better |" in capsys.readouterr().out
     assert main(["compare", "--metric", "speed", "--delta", "1"]) == 2
     assert "--metric: 'speed' does not say which method is better" in capsys.readouterr().err

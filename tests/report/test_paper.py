@@ -102,6 +102,11 @@ def test_failures_are_counted_and_not_marked(records):
     assert "sgld, yacht: 2 of 10 runs diverged, the first because: log density is nan at step 37" in notes
     assert "svi, diabetes (10x): the loss | falls_" in notes
     assert "diabetes: 50 % are zeros" in notes
+    assert "chosen on the same data set" not in notes
+    for record in records:
+        record["config"]["tuned_for"] = {"network": "mlp"} if record["labels"]["data"] == "yacht" else None
+    tuned = paper.paper(records, metrics=["lppd"])[0].notes
+    assert "Runs on yacht have settings that were chosen on the same data set." in tuned
     assert "Not tuned, or with settings whose search was not priced: sgld, svi." in notes
     assert "diabetes (10 splits), yacht (10 splits): ± is Nadeau and Bengio's (2003) corrected" in notes
 
