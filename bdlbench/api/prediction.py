@@ -267,7 +267,7 @@ class Prediction:
         scored = self._scored()
         arrays = {name: values[:, scored] for name, values in self._again(codes, 0).items()}
         codes = codes[scored]
-        mixture = PredictiveMixture(gaussian=self._gaussian)
+        mixture = PredictiveMixture(gaussian=self._gaussian, each=True)
         as_chain = {name: values[None] for name, values in arrays.items()}
         every = np.ones((1, len(arrays["log_lik"])), bool)
         absent = frozenset() if self._gaussian else absent_moments(as_chain, every)

@@ -111,8 +111,23 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("--by", choices=["data"], help="a row for each data set too")
     compared.add_argument("--baseline", metavar="NAME", help="compare each method with this one (default: all pairs)")
     compared.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    compared.add_argument("--problems", choices=["tuning", "judging"], help="only data sets of this list")
     compared.add_argument("--plan", action="store_true", help="say what would decide what is undecided")
     compared.add_argument(
+        "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
+    )
+    printed = add(
+        "paper", _paper, "print tables for a paper: means and errors over splits, the best marked", store, filters
+    )
+    printed.add_argument(
+        "--metric", required=True, nargs="+", action="extend", metavar="NAME", help="such as lppd or rmse"
+    )
+    printed.add_argument(
+        "--columns", choices=["data", "metric"], default="data", help="what the columns are (default: %(default)s)"
+    )
+    printed.add_argument("--problems", choices=["tuning", "judging"], help="only data sets of this list")
+    printed.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    printed.add_argument(
         "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
     )
     edge = add(
@@ -215,7 +230,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from bdlbench.report import verdicts
 
     store = Store(arguments.store)
-    rows = _selected(store, arguments)
+    rows = _of_problems(_selected(store, arguments), arguments.problems)
     if not rows:
         _say_empty(arguments)
         return
@@ -230,6 +245,20 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     show = {"markdown": verdicts.as_markdown, "latex": verdicts.as_latex, "csv": verdicts.as_csv}
     print(show[arguments.format](leagues), end="")
+
+
+def _paper(arguments: argparse.Namespace) -> None:
+    from bdlbench.report import paper
+
+    store = Store(arguments.store)
+    rows = _of_problems(_selected(store, arguments), arguments.problems)
+    if not rows:
+        _say_empty(arguments)
+        return
+    records = [store.record(row["id"]) for row in rows]
+    found = paper.paper(records, metrics=arguments.metric, columns=arguments.columns, rho=arguments.rho)
+    show = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}
+    print(show[arguments.format](found), end="")
 
 
 def _frontier(arguments: argparse.Namespace) -> None:
@@ -398,6 +427,15 @@ def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any
     return rows
 
 
+def _of_problems(rows: list[dict[str, Any]], chosen: str | None) -> list[dict[str, Any]]:
+    """The rows of runs on a data set of the list for tuning or for judging; all rows if none is chosen."""
+    if chosen is None:
+        return rows
+    from bdlbench.data.problems import problems
+
+    return [row for row in rows if row.get("data") in getattr(problems(), chosen)]
+
+
 def _fits(stored: Any, wanted: str) -> bool:
     if isinstance(stored, int | float) and not isinstance(stored, bool):
         try:
@@ -412,7 +450,7 @@ def _runs(number: int) -> str:
 
 
 def _say_empty(arguments: argparse.Namespace) -> None:
-    if arguments.filter or arguments.status:
+    if arguments.filter or arguments.status or getattr(arguments, "problems", None):
         print(f"No runs in {arguments.store} fit the filter.")
     else:
         print(f"No finished runs in {arguments.store} yet; make one with: bdlbench inference=svi data=diabetes")

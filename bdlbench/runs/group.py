@@ -249,7 +249,8 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         ahead = block._replace(draws=draws, first_draw=0, stats={}, bad_step=np.full(len(draws), NEVER))
         for member in members:
             if not (member.tally.over or member.storage.writer.gone):
-                tally = Tally(member.job.num_chains, [], gaussian=gaussian)
+                each = member.tally.mixtures[""].each
+                tally = Tally(member.job.num_chains, [], gaussian=gaussian, each=each)
                 tally.add(look_at(ahead, member.lanes, 0, {}, predictions, (), function, gaussian=gaussian))
                 member.append_curve("warmup", tally, clock, len(jobs))
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bdlbench.metrics.evaluate import needs_each_draw
 from bdlbench.runs import against
 from bdlbench.runs.job import Job
 from bdlbench.runs.look import Look
@@ -125,7 +126,8 @@ def make_member(
         If ``earlier`` belongs to a different job.
     """
     chains, rows = job.num_chains, job.config["store"]["predictive_rows"]
-    tally = Tally(chains, [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)], gaussian=gaussian)
+    places = [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)]
+    tally = Tally(chains, places, gaussian=gaussian, each=needs_each_draw(job.metrics))
     if earlier is None:
         earlier = Earlier({}, {}, dict.fromkeys(PHASES, 0.0))
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bdlbench.errors import ConfigError
+from bdlbench.metrics.evaluate import needs_each_draw
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.references import artefacts
 from bdlbench.runs import against, scores
@@ -97,7 +98,7 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     job = load_job(store, run_id, trust=trust) if job is None else seen(job)
     metrics = make_metrics(wanted)
     with computing_in(job.precision):
-        mixtures = _mixtures(store, run_id, job)
+        mixtures = _mixtures(store, run_id, job, each=needs_each_draw(metrics))
         found, none = (
             all_scores(metrics, mixtures, job.dataset),
             scores.lacking(metrics, mixtures[""], job.dataset.task),
@@ -178,7 +179,7 @@ def _refuse_linearised(run_id: str, job: Job, shared: Any, lane: Any) -> None:
         )
 
 
-def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixture]:
+def _mixtures(store: Store, run_id: str, job: Job, *, each: bool) -> dict[str, PredictiveMixture]:
     """Return the predictive mixture of all finite draws for each place, computed as in a run."""
     shared, lane, test, apart = arrange([job])
     if test is None:
@@ -191,7 +192,7 @@ def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixtur
     assert task != "density"  # make_program refuses it
     at = {place: Predictor(job.program, task, shared, first, some, clock) for place, some in rows.items()}
     gaussian = is_gaussian(job.program, job.numbers, job.dataset.train.x, job.dataset.train.y)
-    mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in rows}
+    mixtures = {place: PredictiveMixture(gaussian=gaussian, each=each) for place in rows}
     draws = load_draws(store, run_id, job, by_draw=True)
     absent: frozenset[str] = frozenset()
     for start in range(0, len(draws), DRAWS_AT_ONCE):

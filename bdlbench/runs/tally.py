@@ -39,6 +39,8 @@ class Tally:
         Names of the shifted and out-of-distribution rows, which are predicted in addition to the test rows.
     gaussian : bool
         Whether the distribution of y given theta is normal.
+    each : bool
+        Whether the densities of single draws are kept, for metrics that need them.
 
     Attributes
     ----------
@@ -70,9 +72,9 @@ class Tally:
         Values at the points of a reference posterior, where the run has one.
     """
 
-    def __init__(self, num_chains: int, places: Sequence[str], *, gaussian: bool) -> None:
+    def __init__(self, num_chains: int, places: Sequence[str], *, gaussian: bool, each: bool = False) -> None:
         self.num_chains = num_chains
-        self.mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in ("", *places)}
+        self.mixtures = {place: PredictiveMixture(gaussian=gaussian, each=each) for place in ("", *places)}
         self.row_grads = {"warmup": 0, "sample": 0}
         self.num_diverging = self.num_nonfinite = self.num_draws = self.drawn = 0
         self.population = 1
