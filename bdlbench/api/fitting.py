@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bdlbench.api.options import Options
 from bdlbench.api.problem import SCHEDULE as SCHEDULE
 from bdlbench.api.problem import Parts, Rows, make_job, make_parts, make_rows
 from bdlbench.data.dataset import Rows as ModelRows
@@ -119,7 +120,7 @@ def prepare(
     temperature: float,
     seed: int,
     standardize: bool,
-    options: Mapping[str, Any],
+    options: Options,
     precision: Precision,
 ) -> tuple[Parts, Rows, Job]:
     """The job of a fit, checked; nothing is compiled."""
