@@ -9,17 +9,22 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from bdlbench.api import saved
+from bdlbench.api import fitting, saved
 from bdlbench.api.loading import ON_TREE, PARTLY, load_run
 from bdlbench.api.posterior import Posterior
 from bdlbench.api.problem import Parts, Rows, plain
 from bdlbench.data.files import save_rows
 from bdlbench.errors import ConfigError
+from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
 from bdlbench.model import trees
 from bdlbench.runs import configuration
+from bdlbench.runs.diagnosis import mixing_warnings
 from bdlbench.runs.group import run_config
 from bdlbench.runs.job import RESULT_VERSION, Job, make_job
 from bdlbench.store import Store
+
+DIAGNOSED = "diagnosed_at"
+"""Entry of a record that says where its chains were compared, if not at test rows."""
 
 
 def fit_stored(
@@ -85,10 +90,11 @@ def fit_stored(
         raise
     if record["status"] == "failed":
         raise FloatingPointError(f"The fit failed: {record['reason']}.")
-    if price is not None and "rest" not in record["num_grads"]:
-        _charge(Store(path), record["id"], price)
     # What the run is made of was handed in by the caller, who trusts it.
     found = load_run(Store(path), record["id"], trust=True)
+    if DIAGNOSED not in record:
+        _amend(Store(path), record["id"], _mixing(found, record), job.num_chains, price)
+        found = load_run(Store(path), record["id"], trust=True)
     server = dataclasses.replace(found._server, inputs=rows.inputs, targets=rows.targets)
     origin = None if found._origin is None else dataclasses.replace(found._origin, rows=rows)
     return Posterior(server, found._parts, found._facts, found._stats, origin=origin, report=found._report)
@@ -120,14 +126,35 @@ def _with_model(nodes: Mapping[str, Any], parts: Parts, rows: Rows, weights: Pat
     return {**nodes, "model": {"_target_": PARTLY, "layout": layout, "weights": file}}
 
 
-def _charge(store: Store, run_id: str, price: Mapping[str, float]) -> None:
-    """Add to a record what the weights took that stay at a mode."""
+def _mixing(found: Posterior, record: Mapping[str, Any]) -> dict[str, Any]:
+    """R-hat and ESS of function values at training rows; empty if the draws are no Markov chains.
 
-    def charged(now: Mapping[str, Any]) -> dict[str, Any]:
-        grads = {**now["num_grads"], "rest": price["num_grads"]}
-        return {**now, "num_grads": grads, "seconds": {**now["seconds"], "rest": price["seconds"]}}
+    The run has no test rows, so that its record has those of its sites, which mean little for the weights of a network.
+    """
+    origin, server = found._origin, found._server
+    if origin is None or all(record["metrics"].get(name) is None for name in CHAIN_DIAGNOSTICS):
+        return {}
+    return fitting.mixing_of(origin.job, server.theta, server.good, server.anchor, gaussian=server.gaussian)
 
-    store.amend(run_id, charged)
+
+def _amend(
+    store: Store, run_id: str, mixing: Mapping[str, Any], num_chains: int, price: Mapping[str, float] | None
+) -> None:
+    """Put into a record the mixing of function values, and what the weights took that stay at a mode."""
+
+    def amended(now: Mapping[str, Any]) -> dict[str, Any]:
+        out = {**now, DIAGNOSED: "training rows"}
+        if mixing:
+            stale = mixing_warnings(now["metrics"], num_chains)
+            kept = [text for text in now["warnings"] if text not in stale]
+            out["metrics"] = {**now["metrics"], **mixing}
+            out["warnings"] = [*kept, *mixing_warnings(mixing, num_chains)]
+        if price is not None:
+            out["num_grads"] = {**now["num_grads"], "rest": price["num_grads"]}
+            out["seconds"] = {**now["seconds"], "rest": price["seconds"]}
+        return out
+
+    store.amend(run_id, amended)
 
 
 def _leave_nothing(path: Path, run_id: str | None, before: Collection[Path], there: Collection[Path]) -> None:

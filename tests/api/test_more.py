@@ -31,8 +31,13 @@ def test_a_stored_fit_has_the_draws_of_one_in_memory(store_path):
     for name, values in memory.sites.items():
         # Constrained sites are mapped back to the reals and forth again, a rounding each way.
         np.testing.assert_allclose(kept.sites[name], values, rtol=1e-5, err_msg=name)
-    bdl.fit(network, x, y, store=store_path, **TINY)
+    again = bdl.fit(network, x, y, store=store_path, **TINY)
     assert Store(store_path).finished() == ids
+    # R-hat and ESS are of function values, in the record too; ranks hardly change by a rounding.
+    for posterior in (kept, again, bdl.load(ids[0], store=store_path, trust=True)):
+        assert set(posterior.warnings) == set(memory.warnings)
+        for name in ("rhat_max", "ess_bulk_min", "ess_tail_min"):
+            assert posterior.diagnostics[name] == pytest.approx(memory.diagnostics[name], rel=1e-2)
     labels = np.where(y > 100, "high", "low")
     assert set(bdl.fit(NET, x, labels, store=store_path, **MAP).predict(x).labels) <= {"high", "low"}
     with pytest.raises(ConfigError, match="what another process can import"):
