@@ -100,7 +100,7 @@ def sentence(error: BaseException, options: Callable[[str], list[str]] | None = 
         )
     entry = re.fullmatch(r"(.+)\[(\d+)\]", str(getattr(error.__cause__, "full_key", None)))
     if entry and isinstance(error.__cause__, IndexError):
-        return no_entry(*entry.groups())
+        return no_entry(entry[1], entry[2])
     index = re.search(r"^Index '(.*)' \(str\) is not an int$|^invalid literal for int\(\) with base 10: '(.*)'$", text)
     if index:
         return (
