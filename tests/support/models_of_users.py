@@ -42,6 +42,14 @@ def poisson(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
         numpyro.sample("y", dist.Poisson(jnp.exp(x @ w)), obs=y)
 
 
+def groups(x: jax.Array, y: jax.Array | None = None) -> None:
+    """A mean for each of five groups, whose indices are the first column of x; refuses columns that are no integers."""
+    assert jnp.issubdtype(x.dtype, jnp.integer)
+    means = numpyro.sample("means", dist.Normal(0.0, 2.0).expand([5]).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(means[x[:, 0]], 0.5), obs=y)
+
+
 def heavy(x: jax.Array, y: jax.Array | None = None, *, df: float) -> None:
     """Linear regression with noise from Student's t distribution with ``df`` degrees of freedom."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
