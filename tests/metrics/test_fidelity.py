@@ -106,6 +106,27 @@ def test_estimators_are_their_definitions(small):
     assert_allclose(np.stack(apart.bounds()), np.array([[-np.inf] * 5, [np.inf] * 5]))
 
 
+def test_worth_and_bias_are_those_of_the_two_estimators():
+    """Worth is G / D^2 from all pairs, and at most the draws of the reference; the bias has pairs of chains alone.
+
+    A reference is compared with itself, shifted so little that G / D^2 is above the number of its draws, and then more.
+    """
+    rng = np.random.default_rng(7)
+    y = rng.normal(size=(4, 30, 1))
+    y = (y - y.mean()) / y.std(ddof=1)
+    size, flat = y.size, y.ravel()
+    spread = np.abs(flat[:, None] - flat).sum() / (size * (size - 1))
+    for shift, capped in ((0.12, True), (0.6, False)):
+        x = y + shift
+        all_pairs = 2 * np.abs(x.ravel()[:, None] - flat).mean() - spread * (size - 1) / size - spread
+        assert all_pairs > 0 and capped == (spread / all_pairs > size)
+        between = np.mean([np.abs(y[i] - y[j].T).mean() for i in range(4) for j in range(4) if i != j])
+        apart = 2 * (np.abs(x.ravel()[:, None] - flat).mean() - between)
+        found = fidelity.fidelity(x, y)
+        assert found.worth.value == pytest.approx(size if capped else spread / all_pairs, rel=1e-9)
+        assert found.bias.squared == pytest.approx(np.sqrt(np.pi) * apart, rel=1e-9)
+
+
 def test_jackknife_deletes_one_chain_of_either_side():
     """Against deleting the chain from the arrays themselves: (C - 1) / C sum of squared deviations, for both sides."""
     rng = np.random.default_rng(4)

@@ -153,3 +153,33 @@ def learned_tail(x: jax.Array, y: jax.Array | None = None) -> None:
     df = numpyro.sample("df", dist.Uniform(1.2, 2.0))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.StudentT(df, x @ w, 1.0), obs=y)
+
+
+def rows_of_four_parts(classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rows in the source's units: as many test rows as shifted rows, of which each set has other targets.
+
+    Out-of-distribution rows lie three times as far out, where a posterior is less sure.
+    """
+    rng = np.random.default_rng(5)
+    out = {}
+    for part, size, scale, offset in (("train", 24, 1, 0), ("test", 12, 1, 0), ("far", 12, 1, 2), ("out", 12, 3, 0)):
+        x = 5 + scale * rng.normal(size=(size, 2)) + offset
+        signal = x[:, 0] - 5 - np.abs(x[:, 1] - 5)
+        label = np.clip(np.floor(signal + 2), 0, classes - 1).astype(np.int32) if classes else 0
+        out[part] = (x, label if classes else 100 + 30 * signal + 15 * rng.normal(size=size))
+    return out
+
+
+def four_parts(*, classes: int) -> Dataset:
+    """Return :func:`rows_of_four_parts` as a data set, of a regression if ``classes`` is 0."""
+    parts = rows_of_four_parts(classes)
+    return make_dataset(
+        name="four_parts",
+        task="classification" if classes else "regression",
+        train=parts["train"],
+        test=parts["test"],
+        shifted={"far": parts["far"]},
+        ood={"out": parts["out"]},
+        num_classes=classes or None,
+        feature_names=("a", "b"),
+    )
