@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bdlbench.errors import ConfigError
-from bdlbench.metrics import diagnostics
+from bdlbench.metrics import diagnostics, resampling
 from bdlbench.metrics.checks import Floats
 
 LEVEL = 0.95
@@ -145,8 +145,9 @@ def difference(differences: ArrayLike, *, rho: float) -> Difference:
         raise ConfigError(f"the difference on split {bad} is not finite: score a failed run as the constant predictor.")
     if not 0 <= rho < 1:
         raise ConfigError(f"rho is {rho}, but must lie in [0, 1): give the share of test rows.")
-    sd = float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
-    return Difference(float(values.mean()), sd, sd * _factor(values.size, rho), float(values.size - 1), float(rho))
+    sd = resampling.spread(values)
+    se = sd * resampling.error_factor(values.size, rho)
+    return Difference(float(values.mean()), sd, se, float(values.size - 1), float(rho))
 
 
 def verdict(one: Difference, delta: float) -> Verdict:
@@ -268,10 +269,6 @@ def expected_false(verdicts: Sequence[Verdict]) -> float:
 
 def _converged(found: Hierarchy | None) -> bool:
     return found is not None and found.overall.word != "not converged"
-
-
-def _factor(num_splits: int, rho: float) -> float:
-    return math.sqrt(1 / num_splits + rho / (1 - rho))
 
 
 def _delta(delta: float, *, least: float) -> float:

@@ -5,6 +5,7 @@ colours are those of Okabe and Ito (2008), which readers with the common kinds o
 Lines also differ in dashes or markers.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,60 @@ def curves(
         ax.grid(alpha=0.25, lw=0.5)
         ax.legend()
         return _figure(ax)
+
+
+def frontier(
+    bands: Mapping[tuple[str, str], Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    *,
+    title: str = "",
+    finest: Mapping[str, float] | None = None,
+) -> "Figure":
+    """Bias, 1/worth and NLL of several methods against gradients and seconds, with 95 % bands over seeds.
+
+    Parameters
+    ----------
+    bands : mapping
+        By metric (``bias``, ``1/worth``, ``nll``) and price (``num_grads``, ``seconds``): for each method prices (G,) and
+        mean, low and high end (3, G), as :func:`bdlbench.evaluation.frontiers.band` returns them.
+    title : str
+    finest : mapping, optional
+        For each metric the value below which the reference says nothing, drawn as a grey area.
+    """
+    import matplotlib.pyplot as plt
+
+    labels = {
+        "bias": "bias (sd)",
+        "1/worth": "1/worth (exact draws$^{-1}$)",
+        "nll": "NLL (nats a point)",
+        "num_grads": "gradient evaluations on the full data",
+        "seconds": "seconds, compilation apart",
+    }
+    metrics, prices = (list(dict.fromkeys(key[axis] for key in bands)) for axis in (0, 1))
+    names = list(dict.fromkeys(name for methods in bands.values() for name in methods))
+    with styled():
+        size = (3.6 * len(prices), 2.5 * len(metrics) + 0.5)
+        figure, axes = plt.subplots(len(metrics), len(prices), figsize=size, squeeze=False, sharex="col", sharey="row")
+        for (row, metric), (column, price) in itertools.product(enumerate(metrics), enumerate(prices)):
+            ax = axes[row, column]
+            for name, (paid, (mean, low, high)) in bands.get((metric, price), {}).items():
+                place = names.index(name)
+                ax.plot(paid, mean, color=COLOURS[place % 7], ls=DASHES[place % 7], lw=1.3, label=name)
+                if paid.size and np.isfinite(low).all():
+                    ax.fill_between(paid, low, high, color=COLOURS[place % 7], alpha=0.2, lw=0)
+            ax.set_xscale("log")
+            least = (finest or {}).get(metric, -np.inf)
+            if least > 0:
+                ax.set_yscale("log", nonpositive="clip")
+                ax.axhspan(least / 3, least, color="0.85", lw=0, zorder=0)
+                ax.set_ylim(bottom=least / 3)
+            ax.grid(alpha=0.25, lw=0.5)
+            ax.set(xlabel=labels[price] if row == len(metrics) - 1 else "", ylabel="" if column else labels[metric])
+        found = {label: line for ax in axes.flat for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.suptitle(title, fontsize=10)
+        if found:
+            figure.legend(found.values(), found.keys(), loc="lower center", ncols=min(4, len(found)))
+        figure.tight_layout(rect=(0, 0.07, 1, 1))
+        return figure
 
 
 def convergence_bars(records: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> "Figure":

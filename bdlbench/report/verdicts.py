@@ -5,24 +5,19 @@ Two leagues are kept apart and never share a table. In the first both methods we
 because the model is.
 """
 
-import csv
-import io
 import itertools
-import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from bdlbench.errors import ConfigError
 from bdlbench.evaluation import verdicts
 from bdlbench.evaluation.verdicts import Difference, Hierarchy, Verdict
-from bdlbench.report import tables
-from bdlbench.report.escaping import markdown
+from bdlbench.report import printing, tables
 
 Record = Mapping[str, Any]
 DIRECTIONS = {
     "lppd": 1, "lppd_gaussian": 1, "accuracy": 1,
-    "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1,
+    "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1, "joint_log_loss": -1,
 }  # fmt: skip
 """Metrics that say which method is better, with 1 where more is better and -1 where less is."""
 _BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, so compared in its standard deviations
@@ -31,10 +26,7 @@ SENSITIVITY = (0.5, 2.0)
 SAME, OPEN = "same posterior", "open"
 _COLUMNS = ["A", "B", "data", "splits", "A - B", "95 % interval", "P(better)", "P(equivalent)", "P(worse)", "verdict",
             "smallest delta"]  # fmt: skip
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
+_ALIGNED = "lllrrlrrrlr"
 
 
 class Pair(NamedTuple):
@@ -115,7 +107,10 @@ def compare(
     for name in (SAME, OPEN):
         mine = [(pair, answers[index], words.get(index)) for index, pair in enumerate(found) if pair.league == name]
         if mine:
-            leagues.append(_league(name, mine, metric, delta, by_data, with_plan))
+            league = _league(name, mine, metric, delta, by_data, with_plan)
+            compared = {data for pair, _, _ in mine for data in pair.by_data}
+            own = tables.tuned_on_themselves(r for r in records if r["labels"].get("data") in compared)
+            leagues.append(league._replace(notes=[*own, *league.notes]))
     return leagues
 
 
@@ -123,13 +118,7 @@ def pairs(
     records: Sequence[Record], metric: str, *, baseline: str | None = None, rho: float | None = None
 ) -> list[Pair]:
     """All pairs of methods with two or more splits of one data set in common; the better-known is B where a baseline is."""
-    groups = tables.grouped(records)
-    names = tables.method_names([group[0] for group in groups], ignore_runs=True)
-    cells: dict[str, dict[tuple[str, Any], list[Record]]] = {}
-    for name, group in zip(names, groups, strict=True):
-        for record in group:
-            place = (str(record["labels"].get("data")), tables.split_of(record))
-            cells.setdefault(name, {}).setdefault(place, []).append(record)
+    cells = tables.by_method(records)
     if baseline is not None and baseline not in cells:
         raise ConfigError(f"--baseline: no method is called '{baseline}': use {', '.join(cells)}.")
     chosen = (
@@ -145,7 +134,7 @@ def pairs(
         for place in shared:
             one, other = cells[first][place], cells[second][place]
             same &= len({record.get("target_id") or id(record) for record in (*one, *other)}) == 1
-            a, b = _score(one, metric), _score(other, metric)
+            a, b = (tables.score_of_split(runs, metric, standardized=metric in _BY_SET) for runs in (one, other))
             if a is None or b is None:
                 missing += 1
             else:
@@ -162,34 +151,21 @@ def pairs(
 
 def as_markdown(leagues: Sequence[League]) -> str:
     """Every league as a heading, a table and its notes."""
-    lines: list[str] = []
-    for league in leagues:
-        lines += [f"### {league.name}", "", f"| {' | '.join(map(markdown, _COLUMNS))} |", "|" + "---|" * len(_COLUMNS)]
-        lines += [f"| {' | '.join(map(markdown, row))} |" for row in league.rows]
-        lines += ["", *(f"- {markdown(note)}" for note in league.notes), ""]
-    return "\n".join(lines).strip() + "\n"
+    return printing.as_markdown([_sheet(league) for league in leagues])
 
 
 def as_latex(leagues: Sequence[League]) -> str:
     """Every league as a table of the package booktabs, with its notes beneath."""
-    lines: list[str] = []
-    for league in leagues:
-        lines += [r"\begin{table}", rf"\caption{{{_latex(league.name)}}}", r"\begin{tabular}{lllrrlrrrlr}", r"\toprule"]
-        lines += [" & ".join(map(_latex, _COLUMNS)) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_latex, row)) + r" \\" for row in league.rows]
-        lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {_latex(note)}" for note in league.notes)]
-        lines += [r"\end{table}", ""]
-    return "\n".join(lines)
+    return printing.as_latex([_sheet(league) for league in leagues])
 
 
 def as_csv(leagues: Sequence[League]) -> str:
     """All leagues in one file, whose first column is the league. Notes are left out."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["league", *_COLUMNS])
-    for league in leagues:
-        writer.writerows([league.name, *row] for row in league.rows)
-    return out.getvalue()
+    return printing.as_csv(["league", *_COLUMNS], ([league.name, *row] for league in leagues for row in league.rows))
+
+
+def _sheet(league: League) -> printing.Sheet:
+    return printing.Sheet(league.name, _COLUMNS, league.rows, league.notes, _ALIGNED)
 
 
 def _league(
@@ -243,32 +219,19 @@ def _cells(verdict: Verdict, word: str) -> list[str]:
     return [f"{verdict.median:.3g}", interval, *probabilities, word, f"{verdict.smallest_delta:.2g}"]
 
 
-def _score(runs: Sequence[Record], metric: str) -> float | None:
-    """The mean over the seeds of a split, None where a run failed or lacks the metric."""
-    values = []
-    for record in runs:
-        scores = record["metrics"]
-        value = (scores.get("standardized") or {}).get(metric) if metric in _BY_SET else scores.get(metric)
-        if record["status"] != "complete" or value is None or not math.isfinite(value):
-            return None
-        values.append(value)
-    return fmean(values)
-
-
 def _rho(data: str, records: Sequence[Record], given: float | None) -> float:
     """The correlation of two splits: what the user gave, or the share of test rows of the data set."""
     if given is not None:
         return given
-    for record in records:
-        if record["labels"].get("data") == data:
-            options = (record.get("config") or {}).get("data")
-            share = options.get("test_fraction") if isinstance(options, Mapping) else None
-            if share is not None:
-                return float(share)
-    raise ConfigError(
-        f"--rho: the share of test rows of '{data}' is not in its configuration: give it, as in --rho 0.1."
-    )
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    own = [record for record in records if record["labels"].get("data") == data]
+    if tables.one_test_set(own):
+        raise ConfigError(
+            f"--rho: the splits of '{data}' share one test set, so that its share of the rows says nothing: give --rho 0 "
+            "if their training rows are disjoint."
+        )
+    rho = tables.correlation_of_splits(own)
+    if rho is None:
+        raise ConfigError(
+            f"--rho: the share of test rows of '{data}' is not in its configuration: give it, as in --rho 0.1."
+        )
+    return rho
