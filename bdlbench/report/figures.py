@@ -291,6 +291,9 @@ def rank_diagram(
         for level, group in enumerate(groups, start=1):
             ends = expected[list(group)]
             ax.hlines(0.9 * level, ends.min() - 0.04, ends.max() + 0.04, color=VERMILLION, lw=3.0)
+        meaning = "thick bars: not told apart; lines: 95 % interval of the rank"
+        meaning += "; circles: data sets" if by_data is not None else ""
+        ax.annotate(meaning, (0.5, 0), xycoords="axes fraction", ha="center", va="top", fontsize=7)
         ax.set_axis_off()
         ax.set_title(title)
         return _figure(ax)

@@ -31,7 +31,9 @@ class Ranking(NamedTuple):
 def ranking(
     records: Sequence[Record], *, metric: str, rho: float | None = None, by: str | None = None
 ) -> list[Ranking]:
-    """Ranks of the methods of each league over the data sets and splits that all of them have.
+    """Ranks of the methods of each league over the data sets that all of them have, or over all if there is none.
+
+    A method without a score on every split is not ranked.
 
     Parameters
     ----------
@@ -101,8 +103,14 @@ def _sheet(one: Ranking) -> Sheet:
 def _ranking(
     cells: Mapping[str, Mapping[tuple[str, Any], list[Record]]], methods: Sequence[str], metric: str, rho: float | None
 ) -> Ranking | None:
-    """The ranking of those methods that have a score on every split that another of them has; None of fewer than two."""
-    asked = list(dict.fromkeys(place for method in methods for place in cells[method]))
+    """The ranking on the data sets that all methods have, or else on all; None of fewer than two methods.
+
+    A method must have a score on every split that another has.
+    """
+    every = list(dict.fromkeys(data for method in methods for data, _ in cells[method]))
+    # A method that was run on further data sets must not take the others out of the ranking.
+    shared = [data for data in every if all(any(data == d for d, _ in cells[method]) for method in methods)]
+    asked = [p for p in dict.fromkeys(p for m in methods for p in cells[m]) if p[0] in (shared or every)]
     score = {
         method: {
             place: tables.score_of_split(runs, metric, standardized=metric in BY_SET)
@@ -127,11 +135,13 @@ def _ranking(
     splits = ", ".join(f"{data} ({len(values)} splits)" for data, values in scores.items())
     what = "the mean over data sets like these" if len(scores) > 1 else "the mean over splits"
     notes = [f"Ranks of {what}: {splits}; 1 is the best. P is the posterior of the model of the verdicts."]
+    if lost := [data for data in every if data not in scores]:
+        notes.append(f"Without two splits that all methods have, and left out: {', '.join(lost)}.")
     if left := [method for method in methods if method not in whole]:
         notes.append(f"Without a score on every split, and not ranked: {', '.join(left)}.")
     if not found.converged:
         notes.append(f"The chains disagree (R-hat {found.rhat:.2f}): do not rely on these ranks.")
-    used = [record for method in whole for runs in cells[method].values() for record in runs]
+    used = [r for method in whole for (data, _), runs in cells[method].items() if data in scores for r in runs]
     return Ranking("", whole, found, notes + tables.tuned_on_themselves(used))
 
 

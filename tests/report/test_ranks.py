@@ -60,6 +60,15 @@ def test_the_diagram_names_every_method_and_joins_what_is_not_told_apart(records
     assert thick[0].get_segments()[0][:, 0] == pytest.approx([2.46, 2.54])
 
 
+def test_data_sets_that_a_method_lacks_are_left_out(records):
+    """NUTS has further runs on yacht, which must not take the others out of the ranking."""
+    more = [run("nuts", split, 0.0, data="yacht") for split in range(3)]
+    one = ranks.ranking([r for r in records if r["config"]["prior"]["weight_scale"] == 1.0] + more, metric="lppd")[0]
+    assert one.methods == ["nuts", "sgld", "svi"]
+    assert list(one.ranks.by_data) == ["diabetes"]
+    assert "Without two splits that all methods have, and left out: yacht." in one.notes
+
+
 def test_unfit_requests_are_refused(records):
     with pytest.raises(ConfigError, match="--by: no run has the setting 'prior.speed'"):
         ranks.ranking(records, metric="lppd", by="prior.speed")
