@@ -130,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     printed.add_argument(
         "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
     )
+    ranked = add("ranks", _ranks, "rank methods over data sets, with the posterior of ranks", store, filters)
+    ranked.add_argument("--metric", required=True, metavar="NAME", help="such as lppd or rmse")
+    ranked.add_argument("--by", metavar="SETTING", help="ranks for each value of it, as in --by prior.weight_scale")
+    ranked.add_argument("--problems", choices=["tuning", "judging"], help="only data sets of this list")
+    ranked.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    ranked.add_argument("--figure", metavar="FILE", help="draw it as PNG; of several with -2, -3, ... in the name")
     edge = add(
         "frontier", _frontier, "say which method is nearer at which price, from the curves of runs", store, filters
     )
@@ -259,6 +265,27 @@ def _paper(arguments: argparse.Namespace) -> None:
     found = paper.paper(records, metrics=arguments.metric, columns=arguments.columns, rho=arguments.rho)
     show = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}
     print(show[arguments.format](found), end="")
+
+
+def _ranks(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from bdlbench.report import ranks
+
+    store = Store(arguments.store)
+    rows = _of_problems(_selected(store, arguments), arguments.problems)
+    if not rows:
+        _say_empty(arguments)
+        return
+    records = [store.record(row["id"]) for row in rows]
+    found = ranks.ranking(records, metric=arguments.metric, rho=arguments.rho, by=arguments.by)
+    print(ranks.as_markdown(found), end="")
+    if arguments.figure:
+        from bdlbench.report.figures import save
+
+        path = Path(arguments.figure)
+        for place, one in enumerate(found, start=1):
+            print(save(ranks.figure(one), path if place == 1 else path.with_stem(f"{path.stem}-{place}")))
 
 
 def _frontier(arguments: argparse.Namespace) -> None:

@@ -106,7 +106,7 @@ def paper(
     asked = {data: {split for places in cells.values() for d, split in places if d == data} for data in sets}
     correlation = {data: _correlation(data, records) if rho is None else rho for data in sets}
     out = []
-    for league, methods in _leagues(cells):
+    for league, methods in leagues(cells):
         here = [data for data in sets if any(data == d for method in methods for d, _ in cells[method])]
         entries: dict[tuple[str, str, str], Entry] = {}
         for data in here:
@@ -203,7 +203,7 @@ def _column(
     return out
 
 
-def _leagues(cells: Mapping[str, _Places]) -> list[tuple[str, list[str]]]:
+def leagues(cells: Mapping[str, _Places]) -> list[tuple[str, list[str]]]:
     """Sets of methods that were asked for the same distribution wherever both ran; then all methods, if they differ."""
     targets = {
         method: {place: {record.get("target_id") or id(record) for record in runs} for place, runs in places.items()}

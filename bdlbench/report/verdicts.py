@@ -20,7 +20,7 @@ DIRECTIONS = {
     "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1, "joint_log_loss": -1,
 }  # fmt: skip
 """Metrics that say which method is better, with 1 where more is better and -1 where less is."""
-_BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, so compared in its standard deviations
+BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, so compared in its standard deviations
 SENSITIVITY = (0.5, 2.0)
 """How wide the prior of the sd between data sets is for the note on sensitivity, in multiples of its default."""
 SAME, OPEN = "same posterior", "open"
@@ -134,13 +134,13 @@ def pairs(
         for place in shared:
             one, other = cells[first][place], cells[second][place]
             same &= len({record.get("target_id") or id(record) for record in (*one, *other)}) == 1
-            a, b = (tables.score_of_split(runs, metric, standardized=metric in _BY_SET) for runs in (one, other))
+            a, b = (tables.score_of_split(runs, metric, standardized=metric in BY_SET) for runs in (one, other))
             if a is None or b is None:
                 missing += 1
             else:
                 values.setdefault(place[0], []).append(DIRECTIONS[metric] * (a - b))
         by_data = {
-            data: verdicts.difference(many, rho=_rho(data, records, rho))
+            data: verdicts.difference(many, rho=correlation_of(data, records, rho))
             for data, many in values.items()
             if len(many) > 1
         }
@@ -203,7 +203,7 @@ def _league(
             "With the prior of the sd between data sets half or twice as wide, "
             + (f"these change: {'; '.join(moved)}." if moved else "no verdict changes.")
         )
-    unit = "standard deviations of the target" if metric in _BY_SET else "the metric's own unit"
+    unit = "standard deviations of the target" if metric in BY_SET else "the metric's own unit"
     false = verdicts.expected_false(pronounced)
     notes.append(
         f"{metric} in {unit}; above 0 A is better; delta = {delta:g}. A verdict needs a probability of "
@@ -219,7 +219,7 @@ def _cells(verdict: Verdict, word: str) -> list[str]:
     return [f"{verdict.median:.3g}", interval, *probabilities, word, f"{verdict.smallest_delta:.2g}"]
 
 
-def _rho(data: str, records: Sequence[Record], given: float | None) -> float:
+def correlation_of(data: str, records: Sequence[Record], given: float | None) -> float:
     """The correlation of two splits: what the user gave, or the share of test rows of the data set."""
     if given is not None:
         return given

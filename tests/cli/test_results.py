@@ -331,5 +331,8 @@ def test_compare(path, capsys):
     assert "fit the filter" in capsys.readouterr().out
     assert main([*options, "--problems", "tuning"]) == 0
     assert "| better |" in capsys.readouterr().out
+    assert main(["ranks", "--metric", "lppd", "--problems", "tuning", "--figure", "ranks.png"]) == 0
+    assert "| nuts | 1.0 | 1 to 1 | 1.00 |" in capsys.readouterr().out
+    assert (path.parents[1] / "ranks.png").stat().st_size > 1000
     assert main(["compare", "--metric", "speed", "--delta", "1"]) == 2
     assert "--metric: 'speed' does not say which method is better" in capsys.readouterr().err
