@@ -118,6 +118,25 @@ def test_a_partly_bayesian_network_is_kept_with_its_price(store_path, monkeypatc
         bdl.load(run_id, store=place)
 
 
+def test_a_fit_leaves_the_folder_and_a_users_hydra_alone(tmp_path, monkeypatch):
+    """Without a store nothing is written, and the configuration of a Hydra application around it stays as it was."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    own, work = tmp_path / "conf", tmp_path / "work"
+    own.mkdir(), work.mkdir()
+    (own / "config.yaml").write_text("steps: 20\n")
+    monkeypatch.chdir(work)
+    with initialize_config_dir(str(own), version_base="1.3"):
+        around = GlobalHydra.instance().hydra
+        steps = compose("config").steps
+        posterior = bdl.fit(NET, *rows(), inference="map", num_warmup=steps, progress=False)
+        posterior.predict(rows()[0])
+        assert GlobalHydra.instance().hydra is around
+        assert compose("config", ["steps=3"]).steps == 3
+    assert not list(work.iterdir()) and [path.name for path in own.iterdir()] == ["config.yaml"]
+
+
 def test_what_a_store_does_not_keep_is_said_beforehand(store_path):
     """Several targets, a place that is none, methods of one's own; nothing is written."""
     x, y = rows()
