@@ -1,4 +1,4 @@
-"""What a step of a sampler without a Metropolis test says of its own bias, from the gradient that it takes anyway."""
+"""A statistic that shows the bias of a sampler without a Metropolis test. It needs no additional gradient."""
 
 import jax.numpy as jnp
 
@@ -16,9 +16,9 @@ def configurational_temperature(theta: Array, grad: Array) -> Array:
     Parameters
     ----------
     theta : array (D,)
-        Where the gradient was taken.
+        The point at which the gradient was taken.
     grad : array (D,)
-        Of the tempered log density, on all rows or scaled up from a batch.
+        Gradient of the tempered log density, on all rows or scaled up from a batch.
 
     Returns
     -------
