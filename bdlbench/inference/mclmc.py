@@ -83,8 +83,8 @@ def mclmc(
     l_factor : float
         L in units of eps times the autocorrelation time in steps; usually 0.4.
     trust_in_estimate : float
-        Steps whose log energy error differs by more than this from the wanted one have a small weight in the average
-        that gives the step size; usually 1.5.
+        sigma in the weight exp(-(log(r) / (6 sigma))^2 / 2) of a step in the average that gives the step size, where r
+        is the squared energy error of the step divided by the wanted variance; usually 1.5.
     num_effective_samples : float
         Averaging time of the step size in steps; usually 150.
     diagonal_preconditioning : bool

@@ -23,7 +23,7 @@ class State(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The theta (D,) with the highest score on the validation rows, and the number of evaluations since it was found."""
+    """The theta (D,) with the highest score on the validation rows, and the number of evaluations since then."""
 
     theta: Array
     score: Array

@@ -6,7 +6,7 @@ from bdlbench.types import Array
 
 
 def configurational_temperature(theta: Array, grad: Array) -> Array:
-    r"""One term of the virial identity, :math:`-\theta^\top \nabla \log p(\theta) / D`.
+    r"""One term of the virial average, :math:`-\theta^\top \nabla \log p(\theta) / D`.
 
     Integration by parts gives :math:`E[-\theta^\top \nabla \log p(\theta)] = D` for every density that falls fast enough
     in all directions, so the average over a chain is 1 where the chain has the law p (Wenzel et al. 2020, appendix I).
