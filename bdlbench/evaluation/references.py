@@ -14,9 +14,9 @@ from bdlbench.evaluation import reference_problems
 from bdlbench.evaluation.reference_problems import Problem, folder, problem
 
 NUM_DRAWS = 4000
-"""Draws that an artefact keeps, thinned evenly and equally from all NUTS chains."""
+"""Number of draws that an artefact keeps, evenly spaced and equally many from each NUTS chain."""
 KEPT_WEIGHTS = 64
-"""Draws of the weights that an artefact keeps, as starts for other samplers."""
+"""Number of draws of the weights that an artefact keeps, from which other samplers can start."""
 DRAWS, CERTIFICATE = "draws.npz", "certificate.json"
 
 
@@ -27,10 +27,11 @@ class Reference(NamedTuple):
     ----------
     problem : Problem
     certificate : dict
-        ``certified``; ``resolution`` (tau); ``attempts``, each with its plan, its criteria (name, threshold, figure, passed)
-        and its price; ``quantities``, what each of the M numbers is; ``target_id``, versions, device and checksums.
+        ``certified``; ``resolution`` (tau); ``attempts``, each with its plan, its criteria (name, threshold, figure,
+        passed) and its cost; ``quantities``, the meaning of each of the M numbers; ``target_id``, versions, device and
+        checksums.
     draws : array (C, R / C, M), float32
-        Function draws in original units, one row a chain.
+        Function draws in original units, R in all, from C chains.
     points : array (P, ...)
         Test and probe inputs in original units.
     weights : array (K, D), float32
@@ -61,12 +62,12 @@ def available() -> list[str]:
 
 @functools.lru_cache(maxsize=4)
 def load(name: str) -> Reference:
-    """The reference posterior of this name.
+    """Read the reference posterior of this name.
 
     Raises
     ------
     ConfigError
-        For an unknown name, a problem that has not been sampled, and an artefact that :func:`faults` finds damaged.
+        If the name is unknown, the problem has not been sampled, or :func:`faults` finds the artefact damaged.
     """
     found = problem(name)
     if name not in available():
@@ -80,7 +81,7 @@ def load(name: str) -> Reference:
 
 
 def faults(name: str) -> list[str]:
-    """What is wrong with an artefact: files that changed, and a problem that is not the one that was sampled."""
+    """The faults of an artefact, one text for each: a changed file, or a problem that was changed after sampling."""
     certificate = json.loads((folder() / name / CERTIFICATE).read_text(encoding="utf-8"))
     found = []
     if hashlib.sha256((folder() / name / DRAWS).read_bytes()).hexdigest() != certificate["draws_sha256"]:
@@ -108,20 +109,22 @@ def _targets() -> dict[str, str]:
 
 
 def make(name: str, work: Path, output: Path | None = None, say: Callable[[str], object] = print) -> dict[str, Any]:
-    """Sample a problem by its plans until one passes, and write the artefact; returns the certificate.
+    """Sample a problem and write its artefact. Return the certificate.
 
-    Parts that ``work`` has are not sampled again, so a call that was stopped goes on where it was. All attempts are in
-    the certificate. Where none passes, the draws of the last one are kept and the certificate says what failed.
+    The plans of the problem are tried in order until one passes all criteria. The certificate has all attempts. If none
+    passes, the draws of the last attempt are kept, and the certificate names the failed criteria. Parts that are in
+    ``work`` already are not sampled again, so that a call that was interrupted can be repeated and continues.
 
     Parameters
     ----------
     name : str
+        Name of the problem.
     work : path
-        Folder of the parts.
+        Folder for the finished parts of the sampling.
     output : path, optional
-        Folder of the artefacts; that of the package where None.
-    say : callable
-        Is told of each part and of the price before it.
+        Folder for the artefacts; None is that of the package.
+    say : callable (message)
+        Called with a message about the cost before sampling, and about each part.
     """
     from bdlbench.evaluation import certificate, reference_sampling
     from bdlbench.runs.provenance import device, versions

@@ -1,8 +1,8 @@
 """Verdicts between methods from stored records, as a table for the terminal, Markdown, LaTeX or CSV.
 
-Two leagues are kept apart and never share a table. In the first both methods were asked for the same distribution (the
-``target_id`` of the record is the same on every split). In the second they were not, so that a prediction may be better
-because the model is.
+There are two kinds of comparison, called leagues, which have separate tables. In the first, both methods approximate the
+same distribution: the ``target_id`` of their records is the same on every split. In the second they do not, so that
+predictions may be better because the model is better.
 """
 
 import csv
@@ -25,9 +25,9 @@ DIRECTIONS = {
     "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1,
 }  # fmt: skip
 """Metrics that say which method is better, with 1 where more is better and -1 where less is."""
-_BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, so compared in its standard deviations
+_BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, and compared in its standard deviations
 SENSITIVITY = (0.5, 2.0)
-"""How wide the prior of the sd between data sets is for the note on sensitivity, in multiples of its default."""
+"""Scales of the prior of the sd between data sets for the note on sensitivity, in multiples of the default."""
 SAME, OPEN = "same posterior", "open"
 _COLUMNS = ["A", "B", "data", "splits", "A - B", "95 % interval", "P(better)", "P(equivalent)", "P(worse)", "verdict",
             "smallest delta"]  # fmt: skip
@@ -69,10 +69,10 @@ def compare(
     rho: float | None = None,
     with_plan: bool = False,
 ) -> list[League]:
-    """Verdicts on all pairs of methods, or of all methods with a baseline, one table a league.
+    """Verdicts on all pairs of methods, or on all methods against a baseline, with one table for each league.
 
-    The unit is the difference on one split, with the seeds of the split averaged first. Several data sets go through
-    the hierarchical model. RMSE, CRPS and interval scores are in standard deviations of the target.
+    A datum is the difference on one split, after averaging over the seeds of the split. Several data sets are compared
+    by the hierarchical model. RMSE, CRPS and interval scores are in standard deviations of the target.
 
     Parameters
     ----------
@@ -81,20 +81,20 @@ def compare(
     metric : str
         One of ``DIRECTIONS``.
     delta : float
-        The difference that matters, above 0, in the unit of the metric.
+        The smallest difference that matters, above 0, in the unit of the metric.
     by_data : bool
-        Add a row for each data set.
+        Whether to add a row for each data set.
     baseline : str, optional
-        Name of the method that stands as B in every pair.
+        Name of the method that is B in every pair.
     rho : float, optional
-        Correlation of two splits where the configuration of the data does not hold ``test_fraction``.
+        Correlation of two splits, for data whose configuration has no ``test_fraction``.
     with_plan : bool
-        Add a sentence on what would decide what is undecided.
+        Whether to add, for undecided pairs, the number of splits or data sets that would decide.
 
     Raises
     ------
     ConfigError
-        An unknown metric or baseline, fewer than two methods with two splits in common, or an unknown rho.
+        If the metric or the baseline is unknown, fewer than two methods have two splits in common, or rho is not known.
     """
     if metric not in DIRECTIONS:
         raise ConfigError(f"--metric: '{metric}' does not say which method is better: use {', '.join(DIRECTIONS)}.")
@@ -122,7 +122,7 @@ def compare(
 def pairs(
     records: Sequence[Record], metric: str, *, baseline: str | None = None, rho: float | None = None
 ) -> list[Pair]:
-    """All pairs of methods with two or more splits of one data set in common; the better-known is B where a baseline is."""
+    """All pairs of methods that have two or more splits of one data set in common. With a baseline, it is always B."""
     groups = tables.grouped(records)
     names = tables.method_names([group[0] for group in groups], ignore_runs=True)
     cells: dict[str, dict[tuple[str, Any], list[Record]]] = {}
@@ -161,7 +161,7 @@ def pairs(
 
 
 def as_markdown(leagues: Sequence[League]) -> str:
-    """Every league as a heading, a table and its notes."""
+    """Every league as Markdown: a heading, a table and its notes."""
     lines: list[str] = []
     for league in leagues:
         lines += [f"### {league.name}", "", f"| {' | '.join(map(markdown, _COLUMNS))} |", "|" + "---|" * len(_COLUMNS)]
@@ -171,7 +171,7 @@ def as_markdown(leagues: Sequence[League]) -> str:
 
 
 def as_latex(leagues: Sequence[League]) -> str:
-    """Every league as a table of the package booktabs, with its notes beneath."""
+    """Every league as a LaTeX table of the package booktabs, with its notes below."""
     lines: list[str] = []
     for league in leagues:
         lines += [r"\begin{table}", rf"\caption{{{_latex(league.name)}}}", r"\begin{tabular}{lllrrlrrrlr}", r"\toprule"]
@@ -183,7 +183,7 @@ def as_latex(leagues: Sequence[League]) -> str:
 
 
 def as_csv(leagues: Sequence[League]) -> str:
-    """All leagues in one file, whose first column is the league. Notes are left out."""
+    """All leagues as one CSV text, whose first column is the league. Notes are left out."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["league", *_COLUMNS])
@@ -244,7 +244,7 @@ def _cells(verdict: Verdict, word: str) -> list[str]:
 
 
 def _score(runs: Sequence[Record], metric: str) -> float | None:
-    """The mean over the seeds of a split, None where a run failed or lacks the metric."""
+    """The mean over the seeds of a split; None if a run failed or lacks the metric."""
     values = []
     for record in runs:
         scores = record["metrics"]
