@@ -292,8 +292,7 @@ def units(chains: Floats, *, independent: bool) -> tuple[np.ndarray, np.ndarray,
         return np.full(num_chains, num_draws), ~np.eye(num_chains, dtype=bool), False
     blocks = 1
     if num_draws >= MIN_DRAWS:
-        # The ESS of each chain is computed alone. A difference between the chains would lower their joint ESS, although it
-        # is not autocorrelation.
+        # The ESS of each chain is computed alone, because a difference between the chains would lower their joint ESS.
         slowest = min(float(mixing.ess_bulk(chain[None]).min()) for chain in chains)
         blocks = int(min(MAX_BLOCKS // num_chains, slowest // _BLOCK_TIMES))
         if blocks < _MIN_BLOCKS // num_chains:

@@ -9,7 +9,7 @@ from scipy.special import entr
 from bdlbench.metrics.checks import Floats
 
 FEWEST_KEPT = 128
-"""Number of draws whose components are kept for any number of points."""
+"""Smallest limit of the number of draws whose components are kept, for any number of points."""
 MOST_VALUES = 2**24
 """Largest number of draws times points of components, if more draws than these are kept."""
 _FIELDS = ("log_lik", "mean", "variance", "cdf", "probs")

@@ -45,7 +45,7 @@ class Member(NamedTuple):
     tally : Tally
     storage : Storage
     seconds : mapping
-        Of earlier attempts, by phase.
+        Seconds of earlier attempts, by phase.
     """
 
     job: Job
