@@ -1,4 +1,4 @@
-"""A run that was killed again and again without progress is passed over, and the sentence says how to try it again."""
+"""A run that was killed repeatedly without progress is skipped, and the message says how to try it again."""
 
 import json
 import shlex
