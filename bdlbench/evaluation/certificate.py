@@ -113,10 +113,10 @@ def certify(
 
 
 def mixing(chains: ArrayLike, thresholds: Thresholds, *, num_diverging: int, energies: ArrayLike) -> list[Criterion]:
-    """R-hat, bulk and tail ESS at the worst point, divergences, and E-BFMI of the worst chain.
+    """Criteria of mixing: R-hat, bulk and tail ESS at the worst point, divergences, and E-BFMI of the worst chain.
 
-    They are computed by :mod:`bdlbench.metrics.diagnostics`. They compare only the chains with each other, so chains
-    that all have the same bias pass. Source: Vehtari et al. (2021) and Betancourt (2016).
+    The values are computed by :mod:`bdlbench.metrics.diagnostics`. These criteria compare only the chains with each
+    other, so chains that all have the same bias pass. Source: Vehtari et al. (2021) and Betancourt (2016).
     """
     x = np.asarray(chains, np.float64)
     num_chains, num_draws, num_points = x.shape

@@ -193,7 +193,7 @@ def test_a_score_that_does_not_exist_says_so(name: str) -> None:
 
 
 def test_a_mixture_forgets_a_moment() -> None:
-    """Draws before and after one without a variance leave the mean, in both units, and its state goes on."""
+    """If one draw has no variance, the whole mixture keeps only its mean, in both units and after a restore."""
     mixture = PredictiveMixture(gaussian=False)
     block = {"log_lik": np.zeros((2, 3)), "mean": np.arange(6.0).reshape(2, 3), "variance": np.ones((2, 3))}
     mixture.update(block)
