@@ -5,7 +5,7 @@ QUICK := $(addprefix tests/,inference metrics report runs store test_design.py t
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-quick test-adding test-slow test-faults test-long test-cluster bench notebooks drawing data lint format types requirements clean python
+.PHONY: help compare test test-quick test-adding test-slow test-mutants test-faults test-long test-cluster bench notebooks drawing data lint format types requirements clean python
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ test-slow: .venv/ready  ## tests as in the suite, of further methods and cases
 
 test-adding: .venv/ready  ## the suite in a clean clone with the examples of CONTRIBUTING.md; SELECT: arguments of pytest
 	$(BIN)/python tests/adding/check.py $(SELECT)
+
+test-mutants: .venv/ready  ## small changes that make a number wrong, each of which a test must notice; WORDS: only some
+	$(BIN)/python tests/mutants/check.py $(WORDS)
 
 test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m "faults and not long" tests

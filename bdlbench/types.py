@@ -259,6 +259,9 @@ class Method(NamedTuple):
         Whether the method requires that the log density is the same number each time it is evaluated at the same theta
         and data. A target whose log likelihood is a random estimate is then refused. False for methods that need only
         an unbiased gradient, with independent noise in each step.
+    halves : bool
+        Whether ``step`` discretises a diffusion whose noise is one :func:`~bdlbench.inference.noise.standard_normal` of
+        the key, so that two steps of half ``step_size`` approximate the same path better.
     """
 
     init: Callable[[Array, Array, Data], Any]
@@ -273,6 +276,7 @@ class Method(NamedTuple):
     num_cycles: int = 1
     start: Literal["any", "mode", "own"] = "any"
     fixed_target: bool = True
+    halves: bool = False
 
 
 class Stage(NamedTuple):

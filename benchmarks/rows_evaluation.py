@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from bdlbench.evaluation.fidelity import Reference, fidelity
+from bdlbench.metrics.fidelity import Reference, fidelity
 from benchmarks.timing import Options, Row
 
 

@@ -46,7 +46,7 @@ def part_of(module):
 ORDER = (
     {"errors"},
     {"types", "options", "signals"},
-    {"data", "networks", "metrics", "store", "sampling"},
+    {"data", "networks", "metrics", "references", "store", "sampling"},
     {"model", "inference"},
     {"runs"},
     {"evaluation", "api"},

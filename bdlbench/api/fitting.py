@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bdlbench.api.options import Options
 from bdlbench.api.problem import SCHEDULE as SCHEDULE
 from bdlbench.api.problem import Parts, Rows, make_job, make_parts, make_rows
 from bdlbench.data.dataset import Rows as ModelRows
@@ -25,7 +26,7 @@ from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.marks import num_steps
 from bdlbench.sampling.position import Position
 from bdlbench.sampling.predictions import Predictor, is_gaussian
-from bdlbench.sampling.programs import Shared
+from bdlbench.sampling.programs import NEVER, Shared
 from bdlbench.store import RunWriter
 from bdlbench.types import Precision
 
@@ -120,7 +121,7 @@ def prepare(
     temperature: float,
     seed: int,
     standardize: bool,
-    options: Mapping[str, Any],
+    options: Options,
     precision: Precision,
 ) -> tuple[Parts, Rows, Job]:
     """Make the job of a fit and check it. Nothing is compiled."""
@@ -225,7 +226,48 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
 
 
 def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
-    """Diagnostics of the draws in function space, at training rows, and warnings, as in the record of a run."""
+    """What a record would say of the draws: diagnostics in function space, at training rows, and warnings."""
+    tally = _copied(draws.tally)
+    storage = _look(job, draws.blocks, tally, draws.gaussian)
+    chains = tally.sound_chains() if draws.markov else []
+    mixing = storage.mixing(chains, tally.drawn, tally.absent) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
+    found = diagnosis(job, tally, mixing, markov=draws.markov)
+    counts = {"num_diverging": tally.num_diverging, "num_nonfinite": tally.num_nonfinite}
+    return {
+        "status": found.status,
+        "reason": found.reason,
+        "diagnostics": {
+            **found.diagnostics,
+            **counts,
+            "num_grads": draws.num_grads(len(job.dataset.train.y)),
+        },
+        "warnings": [*([] if found.reason is None else [found.reason]), *found.warnings],
+        "not_assessed": found.not_assessed,
+    }
+
+
+def mixing_of(
+    job: Job, theta: np.ndarray, good: np.ndarray, anchor: np.ndarray | None, *, gaussian: bool
+) -> dict[str, Any]:
+    """R-hat and ESS of function values at training rows, of draws (C, S, D) that are Markov chains.
+
+    Only chains are used all of whose draws are ``good``, (C, S).
+    """
+    chains, last = len(theta), len(job.program.stages) - 1
+    none = np.zeros(chains)
+    never = np.full(chains, NEVER)
+    # The number of steps only has to be above the number of draws that it stands for.
+    block = loop.Block(
+        last, "sample", NEVER - 1, 0, theta, {}, none, none, never, 0.0, None, anchor, None
+    )  # fmt: skip
+    tally = Tally(chains, [], gaussian=gaussian)
+    tally.bad = {chain: (0, "sample", last) for chain in range(chains) if not good[chain].all()}
+    storage = _look(job, (block,), tally, gaussian)
+    return storage.mixing(tally.sound_chains(), tally.drawn, tally.absent)
+
+
+def _look(job: Job, blocks: Sequence[loop.Block], tally: Tally, gaussian: bool) -> Storage:
+    """Predict training rows from the draws of blocks, and add them to a tally and to what is returned."""
     some = slice(DIAGNOSED_ROWS)
     train = job.dataset.train
     first = dataclasses.replace(job.dataset, test=ModelRows(train.x[some], train.y[some]), shifted={})
@@ -234,28 +276,18 @@ def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
     schedule = job.program.stages[-1].schedule
     # Ranks and ratios have no units, so that the targets need not be scaled back.
     dataset = dataclasses.replace(job.dataset, test=rows, y_scaler=None)
-    tally, storage = _copied(draws.tally), Storage(_Memory(), dataset, schedule.num_samples, DIAGNOSED_ROWS, {})
+    storage = Storage(_Memory(), dataset, schedule.num_samples, DIAGNOSED_ROWS, {})
     shared, lane, _, _ = arrange([job])
     predictor = Predictor(job.program, _task(job), shared, lane, Shared(rows.x[None], rows.y[None]), Clock())
-    for block in draws.blocks:
+    for block in blocks:
         assert block.draws is not None
         seen = predictor.predict(block.draws, block.first_draw, block.anchor)
         seen = _as_rows(seen) if rows.y.ndim == 2 else seen
         own = slice(0, job.num_chains)
-        look = look_at(block, own, schedule.thinning, {}, {"": seen}, tally.absent, gaussian=draws.gaussian)
+        look = look_at(block, own, schedule.thinning, {}, {"": seen}, tally.absent, gaussian=gaussian)
         tally.add(look)
         storage.write(look)
-    chains = tally.sound_chains() if draws.markov else []
-    mixing = storage.mixing(chains, tally.drawn, tally.absent) if chains else dict.fromkeys(CHAIN_DIAGNOSTICS)
-    found = diagnosis(job, tally, mixing, markov=draws.markov)
-    counts = {"num_diverging": tally.num_diverging, "num_nonfinite": tally.num_nonfinite}
-    return {
-        "status": found.status,
-        "reason": found.reason,
-        "diagnostics": {**found.diagnostics, **counts, "num_grads": draws.num_grads(len(train.y))},
-        "warnings": [*([] if found.reason is None else [found.reason]), *found.warnings],
-        "not_assessed": found.not_assessed,
-    }
+    return storage
 
 
 def _as_rows(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -9,23 +9,13 @@ import numpy as np
 
 from bdlbench.data.dataset import Scaler
 from bdlbench.errors import ConfigError
+from bdlbench.model import trees
+from bdlbench.model.trees import Leaf
 
+INTEGERS = "x is all integers and is left as it is: give x.astype(float) to have it standardised"
+"""Note of a fit to an array of integers."""
 EXACT_IN_FLOAT32 = 2**24
 """Largest whole number that stays exact when the integer leaves of a tree are packed beside floats."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """The place of one leaf of a tree of inputs in a packed row."""
-
-    start: int
-    shape: tuple[int, ...]
-    integer: bool
-
-    @property
-    def size(self) -> int:
-        """How many numbers of a packed row belong to the leaf."""
-        return int(np.prod(self.shape, dtype=int))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +33,9 @@ class Inputs:
     scaler : Scaler or None
         In float64; None if the model sees the caller's units.
     tree : nested dict, list or tuple of Leaf, or None
-        The structure of inputs that are several arrays; None for a single array.
+        The structure of inputs that are no single array.
+    integer : bool
+        Whether the inputs are one array of whole numbers (tokens, indices of groups), which the model sees as int32.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +43,11 @@ class Inputs:
     keep: np.ndarray | None = None
     scaler: Scaler | None = None
     tree: Any = None
+    integer: bool = False
+
+    def dtype(self, real: Any) -> Any:
+        """The type of the array that the model sees, where ``real`` is that of its floats."""
+        return np.int32 if self.integer else real
 
     @property
     def seen_names(self) -> tuple[str, ...]:
@@ -65,7 +62,8 @@ class Inputs:
         Raises
         ------
         ConfigError
-            If the number of columns differs, a column is missing, or a value is text or not finite.
+            For another width, a missing column, text, a value that is not finite, or one that is not whole where the
+            model was fitted with whole numbers.
         """
         if self.tree is not None:
             rows = self._packed(x)
@@ -94,10 +92,10 @@ class Inputs:
                 f"{named}: give rows of that shape."
             )
         check_finite(rows, self.names, "x")
-        return rows
+        return whole_numbers(rows) if self.integer else rows
 
     def standardised(self, x: Any) -> np.ndarray:
-        """Inputs (n, ...) as the model sees them, in float64."""
+        """Inputs (n, ...) as the model sees them, in float64, or in int64 for whole numbers."""
         rows = self.rows(x)
         rows = rows if self.keep is None else rows[:, self.keep]
         return rows if self.scaler is None else self.scaler.standardise(rows)
@@ -125,34 +123,26 @@ class Inputs:
         return np.concatenate(parts, 1)
 
     def unpack(self, x: Any) -> Any:
-        """The tree of arrays that a model reads, made from packed rows (n, total) of NumPy or JAX."""
-        if self.tree is None:
-            return x
-
-        def one(node: Any) -> Any:
-            if isinstance(node, Leaf):
-                part = x[:, node.start : node.start + node.size].reshape(x.shape[0], *node.shape)
-                return part.round().astype("int32") if node.integer else part
-            if isinstance(node, Mapping):
-                return {key: one(value) for key, value in node.items()}
-            return type(node)(one(value) for value in node)
-
-        return one(self.tree)
+        """The tree that a model reads, from packed rows (n, total) of an array library."""
+        return x if self.tree is None else trees.unpack(self.tree, x)
 
 
 def fit_inputs(x: Any, *, standardize: bool, drop_constant: bool) -> tuple[Inputs, np.ndarray, tuple[str, ...]]:
     """Find the form and the scaling of a caller's training inputs.
 
     Columns of tables and matrices, and of the leaves of floats of a tree, are standardised by mean and standard
-    deviation (divisor n). Arrays with more axes (images) stay in the caller's units. A column that is constant is left
-    out with ``drop_constant``, as a run from the command line does; otherwise it is shifted to zero and kept.
+    deviation (divisor n). Arrays with more axes (images) stay in the caller's units. An array of an integer type (tokens,
+    indices of groups) stays as it is, as on the command line. The columns of a table are amounts, whatever their type. A
+    column that is constant is left out with ``drop_constant``, as a run from the command line does; otherwise it is
+    shifted to zero and kept.
 
     Returns
     -------
     tuple (Inputs, array (n, ...), notes)
-        The rows are in the caller's units, as float64, and packed for trees.
+        The rows are in the caller's units, as float64, or int64 for an array of integers, and packed for trees.
     """
     names: tuple[str, ...] = ()
+    integer = False
     if isinstance(x, Mapping | list | tuple) and _is_tree(x):
         tree = _layout(x)
         total = sum(leaf.size for _, leaf in walk(tree))
@@ -168,15 +158,19 @@ def fit_inputs(x: Any, *, standardize: bool, drop_constant: bool) -> tuple[Input
             rows = frame_values(x, names)
         else:
             rows = array_of(x)
+            integer = np.asarray(x).dtype.kind in "iu"
         if rows.ndim == 1:
             rows = rows[:, None]
         if not rows.size:
             raise ConfigError(f"x has shape {rows.shape}, which holds no number: give rows with features.")
-        inputs = Inputs(rows.shape[1:], names)
+        inputs = Inputs(rows.shape[1:], names, integer=integer)
         check_finite(rows, names, "x")
+        rows = whole_numbers(rows) if integer else rows
         free = np.full(rows.shape[1], rows.ndim == 2) if rows.ndim == 2 else np.zeros(1, bool)
     if len(rows) < 2:
         raise ConfigError(f"x has {len(rows)} row{'s' * (len(rows) != 1)}: give at least two to learn from.")
+    if integer:
+        return inputs, rows, (INTEGERS,) if standardize else ()
     if not standardize or not free.any():
         return inputs, rows, ()
     varies = np.ptp(rows, axis=0) > 0
@@ -237,6 +231,24 @@ def array_of(x: Any, name: str = "x") -> np.ndarray:
     if values.ndim == 0:
         raise ConfigError(f"{name} is one number: give rows, an array of shape (n, d).")
     return values.astype(np.float64)
+
+
+def whole_numbers(rows: np.ndarray) -> np.ndarray:
+    """Rows of whole numbers as int64.
+
+    Raises
+    ------
+    ConfigError
+        For a number that is not whole, or that int32, in which the model sees it, cannot hold.
+    """
+    bad = (rows != np.round(rows)) | (np.abs(rows) > np.iinfo(np.int32).max)
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ConfigError(
+            f"x holds {rows[place]:.17g} in row {place[0]}, but the model takes whole numbers up to "
+            f"{np.iinfo(np.int32).max}: give such, or fit with x.astype(float)."
+        )
+    return rows.astype(np.int64)
 
 
 def check_finite(rows: np.ndarray, names: Sequence[str], what: str) -> None:

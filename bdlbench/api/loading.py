@@ -1,6 +1,7 @@
 """Make a posterior from a saved folder or from a stored run."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,23 @@ import numpy as np
 from bdlbench.api import networks, saved
 from bdlbench.api.inputs import Inputs, Targets
 from bdlbench.api.posterior import Origin, Posterior
-from bdlbench.api.problem import Parts, Rows
+from bdlbench.api.problem import BNN, Parts, Rows, make_program
 from bdlbench.api.serving import Server
 from bdlbench.data.dataset import Dataset, Scaler
 from bdlbench.errors import ConfigError
 from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS, TEMPERATURE
+from bdlbench.model.kept import read_weights
+from bdlbench.model.trees import from_plain
 from bdlbench.runs.arrangement import arrange
-from bdlbench.runs.configuration import PROGRAM_SECTIONS
+from bdlbench.runs.configuration import PROGRAM_SECTIONS, split
 from bdlbench.runs.job import Job
 from bdlbench.runs.stored_draws import has_rows, load_job
 from bdlbench.sampling import loop
 from bdlbench.sampling.devices import computing_in, settings
 from bdlbench.store import Store
+
+PARTLY, ON_TREE = "bdlbench.model.kept.partly", "bdlbench.model.kept.on_tree"
+"""Models of fits that are kept."""
 
 
 def load(
@@ -54,6 +60,10 @@ def load(
         If the folder is damaged or has another format, the model is not the one that was fitted, or the run has no
         draws.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(
+            f"source is a {type(source).__name__}: give the path of a folder, or the id of a run and store=."
+        )
     if store is None:
         return saved.load(Path(source), network=network, model=model, prior=prior, likelihood=likelihood, trust=trust)
     if any(part is not None for part in (network, model, prior, likelihood)):
@@ -77,13 +87,19 @@ def load_run(store: Store, prefix: str, *, trust: bool = False) -> Posterior:
 
 def _loaded(store: Store, run_id: str, record: Mapping[str, Any], job: Job) -> Posterior:
     inputs, targets = _units(job.dataset)
+    parts, inputs, price = _as_fitted(job, inputs)
+    program, numbers = job.program, dict(job.numbers)
+    if job.config["model"]["_target_"] in (PARTLY, ON_TREE):
+        nodes, numbers = split(parts.nodes)
+        numbers["temperature"] = parts.temperature
+        program = make_program(parts, nodes, numbers, inputs, targets)
     shared, lane, _, _ = arrange([job])
     last = len(job.program.stages) - 1
     method = loop.stage_programs(job.program, last, shared, _active(lane)).method
     theta, good, stats, anchor = _draws(store, run_id, job, linearised=method.anchor is not None)
     server = Server(
-        program=job.program,
-        numbers=dict(job.numbers),
+        program=program,
+        numbers=numbers,
         inputs=inputs,
         targets=targets,
         seed=job.seed,
@@ -94,11 +110,11 @@ def _loaded(store: Store, run_id: str, record: Mapping[str, Any], job: Job) -> P
         anchor=anchor,
         gaussian=networks.is_normal(job.program, job.numbers, job.dataset),
     )
-    nodes = {name: job.config[name] for name in PROGRAM_SECTIONS if job.config.get(name) is not None}
-    parts = Parts(nodes, {}, job.numbers["temperature"], dict(job.labels), job.precision)
     found = {name: record["metrics"].get(name) for name in (*CHAIN_DIAGNOSTICS, "psis_khat")}
     found |= {name: record["metrics"][name] for name in TEMPERATURE if name in record["metrics"]}
     counts = {name: record[name] for name in ("num_diverging", "num_nonfinite", "num_grads")}
+    if price:
+        counts["num_grads"] = {**counts["num_grads"], "rest": price["num_grads"]}
     report = {
         "status": record["status"],
         "reason": record["reason"],
@@ -109,16 +125,35 @@ def _loaded(store: Store, run_id: str, record: Mapping[str, Any], job: Job) -> P
     facts = {
         "schedule": dict(job.program.stages[-1].schedule._asdict()),
         "num_train": len(job.dataset.train.y),
-        "seconds": record["seconds"],
-        "rest_grads": 0.0,
+        "seconds": {**record["seconds"], **({"rest": price["seconds"]} if price else {})},
+        "rest_grads": price.get("num_grads", 0.0),
         "notes": record["notes"],
     }
     origin = None
     if has_rows(job):
-        origin = Origin(_rows(job.dataset, inputs, targets), dataclasses.replace(job, parent=None), method.start)
+        rows = _rows(job.dataset, inputs, targets)
+        own = job if program is job.program else dataclasses.replace(job, program=program, numbers=numbers)
+        origin = Origin(rows, dataclasses.replace(own, parent=None), method.start)
     else:
         facts["notes"] = [*facts["notes"], "the data of the run have changed or are gone: it only predicts"]
     return Posterior(server, parts, facts, stats, origin=origin, report=report)
+
+
+def _as_fitted(job: Job, inputs: Inputs) -> tuple[Parts, Inputs, dict[str, float]]:
+    """The model as it was given to a fit that is kept: over a tree of inputs, and with the price of fixed weights."""
+    nodes = {name: job.config[name] for name in PROGRAM_SECTIONS if job.config.get(name) is not None}
+    parts = Parts(nodes, {}, job.numbers["temperature"], dict(job.labels), job.precision)
+    node = nodes["model"]
+    if node["_target_"] == ON_TREE:
+        own = {key: value for key, value in node["of"].items() if key != "_partial_"}
+        parts = dataclasses.replace(parts, nodes={**nodes, "model": own})
+    elif node["_target_"] == PARTLY:
+        fixed, price = ({}, {}) if node["weights"] is None else read_weights(node["weights"])
+        parts = dataclasses.replace(parts, nodes={**nodes, "model": {"_target_": BNN}}, fixed=fixed)
+        return parts, dataclasses.replace(inputs, tree=from_plain(node["layout"])), price
+    else:
+        return parts, inputs, {}
+    return parts, dataclasses.replace(inputs, tree=from_plain(node["layout"])), {}
 
 
 def _active(lane: Any) -> Any:
@@ -131,7 +166,8 @@ def _units(dataset: Dataset) -> tuple[Inputs, Targets]:
     def wide(scaler: Scaler | None) -> Scaler | None:
         return None if scaler is None else Scaler(*(np.asarray(part, np.float64) for part in scaler))
 
-    inputs = Inputs(dataset.feature_shape, dataset.feature_names, None, wide(dataset.x_scaler))
+    integer = dataset.train.x.dtype.kind in "iu"
+    inputs = Inputs(dataset.feature_shape, dataset.feature_names, None, wide(dataset.x_scaler), integer=integer)
     if dataset.task == "classification":
         names = dataset.class_names or range(dataset.num_outputs)
         return inputs, Targets("classification", np.array(list(names)), name=dataset.target_name)
@@ -140,7 +176,8 @@ def _units(dataset: Dataset) -> tuple[Inputs, Targets]:
 
 def _rows(dataset: Dataset, inputs: Inputs, targets: Targets) -> Rows:
     """The training rows in the units of their source."""
-    x, y = (np.asarray(part, np.float64) for part in dataset.train)
+    x = np.asarray(dataset.train.x, np.int64 if inputs.integer else np.float64)
+    y = np.asarray(dataset.train.y, np.float64)
     x = x if inputs.scaler is None else inputs.scaler.original(x)
     if targets.classes is not None:
         return Rows(x, np.asarray(dataset.train.y), inputs, targets, dataset.notes)

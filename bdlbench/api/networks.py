@@ -52,7 +52,7 @@ def module_of(
     else:
         node = configuration.fill(nodes["likelihood"], numbers)
         likelihood = configuration.call(node, "likelihood")(targets.task, outputs)
-    x = inputs.unpack(jnp.zeros((1, *feature_shape)))
+    x = inputs.unpack(jnp.zeros((1, *feature_shape), inputs.dtype(float)))
     module = build_network(network, x, likelihood.out_features, jax.random.key(0))
     if isinstance(module, linen.Module):
         variables = jax.eval_shape(module.init, jax.random.key(0), x)

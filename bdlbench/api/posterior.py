@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bdlbench.api import fitting, networks, partly
+from bdlbench.api.options import refuse_kept, sorted_options
 from bdlbench.api.prediction import Prediction
 from bdlbench.api.problem import Parts, Rows, checked_precision, make_job, make_program, num_outputs
 from bdlbench.api.serving import Server
@@ -96,8 +97,11 @@ def fit(
         Keep the run in this store, as a command does; its rows lie beside the store. The same fit is then found there
         and not repeated, and an interrupted fit continues. The parts of the model must be importable.
     options, keywords
-        Options of the method and its schedule: ``num_samples=500``, ``step_size=1e-3``, ``batch_size=32``. Nested
-        options are given by their path, as in ``options={"before.0.schedule.num_warmup": 100}``.
+        Options of the method and its schedule: ``num_samples=500``, ``step_size=1e-3``, ``batch_size=32``; deeper ones by
+        their path, as in ``options={"before.0.schedule.num_warmup": 100}``. Paths are those of the command line, so that
+        ``network.width``, ``prior.weight_scale`` and ``inference.step_size`` are options too, and with ``store`` those of
+        the run: ``store.checkpoint_seconds``, ``store.predictive_rows``, ``limits.memory``, ``limits.attempts``, ``rerun``
+        and ``warm_start``.
 
     Returns
     -------
@@ -115,12 +119,13 @@ def fit(
     >>> posterior = bdl.fit("mlp", x, y, inference="nuts", seed=0)  # doctest: +SKIP
     >>> posterior.predict(x_new).interval(0.9)  # doctest: +SKIP
     """
-    given = _merged(options, keywords)
-    rest = {name.removeprefix(partly.REST): given.pop(name) for name in list(given) if name.startswith(partly.REST)}
-    if rest and bayesian is None:
+    given = sorted_options(options, keywords)
+    if given.rest and bayesian is None:
         raise ConfigError(
-            f"rest.{min(rest)} is an option of partly Bayesian networks: give bayesian='last_layer', say."
+            f"rest.{min(given.rest)} is an option of partly Bayesian networks: give bayesian='last_layer', say."
         )
+    if store is None:
+        refuse_kept(given.kept)
     shown = fitting.progress_of(progress)
     precision = checked_precision(precision)
     with settings(precision):
@@ -139,28 +144,23 @@ def fit(
             precision=precision,
         )
         price = {"num_grads": 0.0, "seconds": 0.0}
-        if bayesian is not None:
-            if store is not None:
-                raise ConfigError("store does not keep partly Bayesian networks: leave it out, and save the posterior.")
-            parts, price = partly.fix_the_rest(parts, rows, job, bayesian, rest, shown)
-            job = make_job(parts, rows, job.seed)
-            job = check_job(job)
         if store is not None:
             from bdlbench.api.stored import fit_stored
 
-            return fit_stored(parts, rows, job.seed, store, progress)
+            rest = (
+                None
+                if bayesian is None
+                else functools.partial(
+                    partly.fix_the_rest, rows=rows, job=job, bayesian=bayesian, options=given.rest, shown=shown
+                )
+            )
+            return fit_stored(parts, rows, job, store, progress, given.kept, rest)
+        if bayesian is not None:
+            parts, price = partly.fix_the_rest(parts, rows, job, bayesian, given.rest, shown)
+            job = make_job(parts, rows, job.seed)
+            job = check_job(job)
         draws = fitting.sample(job, shown)
         return from_draws(parts, rows, job, draws, progress, price)
-
-
-def _merged(options: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigError(f"options={options!r} must be a mapping of options by name, as {{'num_samples': 500}}.")
-    options = dict(options or {})
-    twice = set(options) & set(keywords)
-    if twice:
-        raise ConfigError(f"{min(twice)} is given twice, as a keyword and in options: give it once.")
-    return options | dict(keywords)
 
 
 def from_draws(
@@ -376,8 +376,8 @@ class Posterior:
         )
 
     def standardize(self, x: Any) -> Any:
-        """Convert rows to the units that the model sees. Modules in :meth:`apply` take such rows."""
-        seen = self._server.inputs.standardised(x).astype(self.precision)
+        """Rows as the model sees them: what :meth:`apply` hands to a module."""
+        seen = self._server.inputs.standardised(x).astype(self._server.inputs.dtype(self.precision))
         return self._server.inputs.unpack(seen)
 
     # ---- parameters

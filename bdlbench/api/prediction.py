@@ -121,9 +121,7 @@ class Prediction:
             Levels strictly between 0 and 1.
         """
         self._refuse_classes("quantile")
-        levels = np.atleast_1d(np.asarray(q, np.float64))
-        if not ((levels > 0) & (levels < 1)).all():
-            raise ConfigError(f"q={q!r} must lie strictly between 0 and 1.")
+        levels = _levels("q", q)
         if self._gaussian:
             loc, scale = self.means, np.sqrt(self.variances)
             flat = loc.reshape(len(loc), -1), scale.reshape(len(scale), -1)
@@ -133,10 +131,11 @@ class Prediction:
         return out if np.ndim(q) else out[0]
 
     def interval(self, p: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper ends (n,), in the caller's units, of the central interval with probability ``p``."""
-        if not 0 < p < 1:
-            raise ConfigError(f"p={p!r} must lie strictly between 0 and 1.")
-        low, high = self.quantile([(1 - p) / 2, (1 + p) / 2])
+        """Ends (n,) of the central interval that holds y with probability ``p``."""
+        if np.ndim(p):
+            raise ConfigError(f"p={p!r} must be one number: ask for one interval at a time.")
+        level = float(_levels("p", p)[0])
+        low, high = self.quantile([(1 - level) / 2, (1 + level) / 2])
         return low, high
 
     # ---- classification
@@ -195,7 +194,9 @@ class Prediction:
         seed : int
             Seed of the noise of y given theta.
         """
-        arrays = self._arrays if seed == 0 else self._again(None, seed)
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+            raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2^32 - 1.")
+        arrays = self._arrays if seed == 0 else self._again(None, int(seed))
         if "sample" not in arrays:
             raise ConfigError(
                 "sample: draws of y are not known under this likelihood: use log_prob, or mean and variance."
@@ -276,7 +277,7 @@ class Prediction:
         scored = self._scored()
         arrays = {name: values[:, scored] for name, values in self._again(codes, 0).items()}
         codes = codes[scored]
-        mixture = PredictiveMixture(gaussian=self._gaussian)
+        mixture = PredictiveMixture(gaussian=self._gaussian, each=True)
         as_chain = {name: values[None] for name, values in arrays.items()}
         every = np.ones((1, len(arrays["log_lik"])), bool)
         absent = frozenset() if self._gaussian else absent_moments(as_chain, every)
@@ -305,3 +306,14 @@ class Prediction:
             raise ConfigError("frame is for one target, but there are several: read mean, sd and quantile.")
         levels = {f"q{100 * q:g}": values for q, values in zip(quantiles, self.quantile(list(quantiles)), strict=True)}
         return pd.DataFrame({"mean": self.mean, "sd": self.sd, **levels})
+
+
+def _levels(name: str, given: Any) -> np.ndarray:
+    """Probabilities strictly between 0 and 1 as an array (Q,)."""
+    try:
+        levels = np.atleast_1d(np.asarray(given, np.float64))
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={given!r} must be a number, or several, between 0 and 1.") from None
+    if not ((levels > 0) & (levels < 1)).all():
+        raise ConfigError(f"{name}={given!r} must lie strictly between 0 and 1.")
+    return levels

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from numpyro.primitives import Messenger
 
 from bdlbench.api.inputs import (
     Inputs,
@@ -22,8 +21,11 @@ from bdlbench.api.inputs import (
     target_array,
     task_of,
 )
+from bdlbench.api.options import PARTS, Options
 from bdlbench.data.dataset import Dataset, Scaler, make_dataset
 from bdlbench.errors import ConfigError
+from bdlbench.model.kept import Fixed
+from bdlbench.model.trees import Unpacked
 from bdlbench.options import coerce, parameters
 from bdlbench.runs import configuration
 from bdlbench.runs.job import Job, declared, make_stages, name_of_target
@@ -91,7 +93,7 @@ def make_parts(
     likelihood: Any,
     temperature: float,
     inference: Any,
-    options: Mapping[str, Any],
+    options: Options,
     precision: Precision = "float32",
 ) -> Parts:
     """Sort the model and the method of a caller into configurations and objects, and check them.
@@ -114,15 +116,21 @@ def make_parts(
         if not callable(model):
             raise ConfigError(f"model is a {type(model).__name__}, but must be a NumPyro function (x, y=None).")
         _check_model(model)
+        for name in PARTS:
+            if given := options.parts[name]:
+                raise ConfigError(
+                    f"{name}.{min(given)} belongs to a network, but a NumPyro model has its own: bind its options with "
+                    "functools.partial."
+                )
         objects["model"] = model
         labels["model"] = _name(model)
     else:
         for name, value in (("network", network), ("prior", prior), ("likelihood", likelihood)):
-            _place(name, DEFAULTS[name] if value is None else value, nodes, objects, labels)
+            _place(name, DEFAULTS[name] if value is None else value, options.parts[name], nodes, objects, labels)
         if "network" in objects:
             objects["network"] = _network(objects["network"])
         nodes["model"] = configuration.preset("model", "bnn")
-    _inference(inference, options, nodes, objects, labels)
+    _inference(inference, options.method, nodes, objects, labels)
     value = coerce("temperature", temperature, float)
     return Parts(configuration.coerced(nodes, ""), objects, value, labels, checked_precision(precision))
 
@@ -141,15 +149,27 @@ def checked_precision(precision: Any) -> Precision:
     return "float64" if name == "float64" else "float32"
 
 
-def _place(name: str, value: Any, nodes: dict[str, Any], objects: dict[str, Any], labels: dict[str, str]) -> None:
+def _place(
+    name: str,
+    value: Any,
+    options: Mapping[str, Any],
+    nodes: dict[str, Any],
+    objects: dict[str, Any],
+    labels: dict[str, str],
+) -> None:
+    given = {path: plain(f"{name}.{path}", option) for path, option in options.items()}
     if isinstance(value, str):
-        nodes[name], labels[name] = configuration.preset(name, value), value
+        nodes[name], labels[name] = configuration.preset(name, value, given), value
     elif isinstance(value, Mapping):
         if "_target_" not in value:
             raise ConfigError(f"{name} is a mapping without _target_: give {name}._target_ and its options.")
-        nodes[name] = configuration.with_options(name, dict(value), {})
+        nodes[name] = configuration.with_options(name, dict(value), given)
         labels[name] = str(value["_target_"]).rsplit(".", 1)[-1]
     elif name == "network" or callable(value) or (name == "prior" and hasattr(value, "event_dim")):
+        if given:
+            raise ConfigError(
+                f"{name}.{min(given)} is an option of a preset, but {name} is your own: bind it with functools.partial."
+            )
         objects[name], labels[name] = value, _name(value)
     else:
         wanted = "a distribution or a function of a weight's name and shape" if name == "prior" else "a function"
@@ -370,7 +390,7 @@ def _observed(parts: Parts, inputs: Inputs, x: np.ndarray, y: np.ndarray) -> Any
             p = p.base_dist
         found.append(p)
 
-    jax.eval_shape(look, jnp.asarray(seen, float), jnp.asarray(y))
+    jax.eval_shape(look, jnp.asarray(seen, inputs.dtype(float)), jnp.asarray(y))
     return found[0]
 
 
@@ -478,34 +498,10 @@ def build_model(
             given["likelihood"] = factory(task, outputs)
         model = functools.partial(call(node, "model"), **given)
     if parts.fixed:
-        model = _Fixed(model, parts.fixed)
+        model = Fixed(model, parts.fixed)
     if inputs.tree is None:
         return model
-    return _Unpacked(model, inputs)
-
-
-class _Unpacked:
-    """A NumPyro model over packed rows. ``fn`` is the caller's model, which takes a tree of arrays."""
-
-    def __init__(self, model: Callable[..., None], inputs: Inputs) -> None:
-        self.fn, self.inputs = model, inputs
-
-    def __call__(self, x: Any, y: Any = None) -> None:
-        self.fn(self.inputs.unpack(x), y)
-
-
-class _Fixed(Messenger):
-    """A NumPyro model in which some latent sites are constants. Outer handlers do not see these sites."""
-
-    def __init__(self, model: Callable[..., None], fixed: Mapping[str, np.ndarray]) -> None:
-        super().__init__(model)
-        self.fixed = fixed
-
-    def process_message(self, msg: dict[str, Any]) -> None:
-        """Give a fixed site its value, and hide it from the outer handlers."""
-        if msg["type"] == "sample" and (name := msg["name"].replace("/", ".")) in self.fixed:
-            msg["value"] = jnp.asarray(self.fixed[name])
-            msg["stop"] = True
+    return Unpacked(model, inputs.tree)
 
 
 def _prior(prior: Any) -> Callable[..., Any]:

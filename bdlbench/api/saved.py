@@ -17,12 +17,13 @@ import numpy as np
 
 import bdlbench
 from bdlbench.api import problem
-from bdlbench.api.inputs import Inputs, Leaf, Targets
+from bdlbench.api.inputs import Inputs, Targets
 from bdlbench.api.posterior import Origin, Posterior
 from bdlbench.api.problem import Parts, Rows
 from bdlbench.api.serving import Server
 from bdlbench.data.dataset import Scaler
 from bdlbench.errors import ConfigError
+from bdlbench.model import trees
 from bdlbench.runs import configuration
 from bdlbench.runs.trust import untrusted
 from bdlbench.sampling.devices import settings
@@ -69,7 +70,7 @@ def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
         "rows": server.rows,
         "gaussian": server.gaussian,
         "inputs": {"shape": list(server.inputs.shape), "names": list(server.inputs.names),
-                   "tree": _tree_to_json(server.inputs.tree)},
+                   "tree": trees.to_plain(server.inputs.tree), "integer": server.inputs.integer},
         "targets": {"task": server.targets.task, "shape": list(server.targets.shape), "name": server.targets.name,
                     "classes": _classes_to_json(server.targets.classes)},
         "sites": {name: list(values.shape[2:]) for name, values in posterior._sites.items()},
@@ -119,7 +120,12 @@ def load(
     }
     shape = about["inputs"]
     inputs = Inputs(
-        tuple(shape["shape"]), tuple(shape["names"]), arrays.get("keep"), scalers["x"], _tree_from_json(shape["tree"])
+        tuple(shape["shape"]),
+        tuple(shape["names"]),
+        arrays.get("keep"),
+        scalers["x"],
+        trees.from_plain(shape["tree"]),
+        shape.get("integer", False),
     )
     of_y = about["targets"]
     classes = _classes_from_json(of_y["classes"])
@@ -282,28 +288,6 @@ def _imported(described: Mapping[str, Any], folder: Path) -> Callable[..., Any]:
             f"'{folder}' needs '{described['import']}', which cannot be imported here: {error}."
         ) from None
     return functools.partial(found, **described["options"]) if described["options"] else found
-
-
-def _tree_to_json(tree: Any) -> Any:
-    if isinstance(tree, Leaf):
-        return {"leaf": [tree.start, list(tree.shape), tree.integer]}
-    if isinstance(tree, Mapping):
-        return {"dict": [[key, _tree_to_json(value)] for key, value in tree.items()]}
-    if tree is None:
-        return None
-    return {type(tree).__name__: [_tree_to_json(value) for value in tree]}
-
-
-def _tree_from_json(node: Any) -> Any:
-    if node is None:
-        return None
-    kind, value = next(iter(node.items()))
-    if kind == "leaf":
-        return Leaf(value[0], tuple(value[1]), value[2])
-    if kind == "dict":
-        return {key: _tree_from_json(item) for key, item in value}
-    items = [_tree_from_json(item) for item in value]
-    return items if kind == "list" else tuple(items)
 
 
 def _classes_to_json(classes: np.ndarray | None) -> Any:

@@ -38,6 +38,10 @@ def score_table(
     for name, posterior in posteriors.items():
         if not hasattr(posterior, "predict") or not hasattr(posterior, "diagnostics"):
             raise ConfigError(f"posteriors['{name}'] is a {type(posterior).__name__}: give what fit or load returned.")
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise ConfigError(
+            f"metrics={metrics!r} must be a mapping of functions by name: leave it out for those of a run."
+        )
     wanted = default_metrics() if metrics is None else metrics
     rows = {}
     for name, posterior in posteriors.items():

@@ -75,7 +75,7 @@ class Server:
         real = np.dtype(self.precision)
         y_type = real if self.targets.classes is None else np.int32
         return Shared(
-            np.zeros((1, self.rows, *self.feature_shape), real),
+            np.zeros((1, self.rows, *self.feature_shape), self.inputs.dtype(real)),
             np.zeros((1, self.rows, *self.targets.shape), y_type),
         )
 
@@ -121,7 +121,7 @@ class Server:
             for start in range(0, len(x), MOST_ROWS):
                 here = slice(start, start + MOST_ROWS)
                 y_here = y[here].astype(real) if y.dtype.kind == "f" else y[here]
-                rows = Shared(_padded(x[here].astype(real)), _padded(y_here))
+                rows = Shared(_padded(x[here].astype(self.inputs.dtype(real))), _padded(y_here))
                 task: Any = self.targets.task
                 predictor = Predictor(self.program, task, shared, lane, rows, Clock())
                 found = predictor.predict(theta, 0, anchor)
@@ -139,7 +139,7 @@ class Server:
         jax.eval_shape(lambda: masked.append(self.program.make_target(self.numbers, *train).scored is not None))
         if not masked[0]:
             return np.ones(len(x), bool)
-        return scored_rows(self.program.make_target, dict(self.numbers), train, x.astype(np.float32))
+        return scored_rows(self.program.make_target, dict(self.numbers), train, x.astype(train[0].dtype))
 
     def sites(self) -> dict[str, np.ndarray]:
         """The named sites of the model, (C P, S, ...), by name; NaN if a draw is not good."""

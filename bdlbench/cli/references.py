@@ -5,12 +5,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bdlbench.errors import ConfigError
-from bdlbench.evaluation import references
-from bdlbench.evaluation.reference_problems import names, problem
+from bdlbench.references import artefacts
+from bdlbench.references.problems import names, problem
+from bdlbench.store import StoreError
 
 DEFAULT_WORK = "results/references"
 
@@ -23,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.command(arguments) or 0)
-    except ConfigError as error:
+    except (ConfigError, StoreError) as error:
         print(f"bdlbench-references: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("bdlbench-references: stopped; the same command goes on from the parts that are kept.", file=sys.stderr)
         return 130
@@ -44,12 +46,27 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--output", type=Path, help="folder of the artefacts (default: that of the package)")
     make.set_defaults(command=_make)
     commands.add_parser("list", help="list the problems and their certificates").set_defaults(command=_list)
-    show = commands.add_parser("show", help="print a problem's certificate as JSON")
+    show = commands.add_parser(
+        "show", help="print a problem, its options of the command line, and its certificate as JSON"
+    )
     show.add_argument("name")
     show.set_defaults(command=_show)
     check = commands.add_parser("check", help="check checksums and certificates, without sampling")
     check.add_argument("names", nargs="*", metavar="NAME", help="(default: all)")
     check.set_defaults(command=_check)
+    export = commands.add_parser("export", help="write draws and info in the layout of posteriordb")
+    export.add_argument("name")
+    export.add_argument(
+        "--output", type=Path, default=Path(), help="the folder above reference_posteriors (default: here)"
+    )
+    export.set_defaults(command=_export)
+    parts = commands.add_parser(
+        "ledger", help="repeat a stored run with interventions, to see what its bias is made of"
+    )
+    parts.add_argument("run", help="its id or a unique beginning")
+    parts.add_argument("--store", default="results/store", metavar="PATH", help="the store (default: %(default)s)")
+    parts.add_argument("--trust", action="store_true", help="call factories that bdlbench does not ship")
+    parts.set_defaults(command=_ledger)
     score = commands.add_parser("score", help="compare function draws of any library with a reference")
     score.add_argument("name")
     score.add_argument(
@@ -61,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _make(arguments: argparse.Namespace) -> int:
+    from bdlbench.evaluation import references
+
     chosen = names() if arguments.names == ["all"] else arguments.names
     for name in chosen:
         problem(name)  # all names are checked before the first is sampled
@@ -78,10 +97,10 @@ def _list(arguments: argparse.Namespace) -> None:
         table.add_column(column, overflow="fold")
     for name in names():
         about = problem(name).about
-        if name not in references.available():
+        if name not in artefacts.available():
             table.add_row(name, "", "", "", "not sampled yet", about)
             continue
-        reference = references.load(name)
+        reference = artefacts.load(name)
         last = reference.certificate["attempts"][-1]["criteria"]
         failed = ", ".join(f"{c['name']} {c['figure']:.3g}" for c in last if not c["passed"])
         table.add_row(
@@ -96,16 +115,49 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(json.dumps(references.load(arguments.name).certificate, indent=1))
+    found = problem(arguments.name)
+    content: dict[str, Any] = {"about": found.about, "command": f"bdlbench reference={found.name} inference=<method>"}
+    content["options"] = list(found.options)
+    if found.name in artefacts.available():
+        content |= artefacts.load(found.name).certificate
+    else:
+        content["certified"] = "not sampled yet"
+    print(json.dumps(content, indent=1))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from bdlbench.references.exporting import export
+
+    for path in export(artefacts.load(arguments.name), arguments.output):
+        print(path)
+
+
+def _ledger(arguments: argparse.Namespace) -> None:
+    from bdlbench.evaluation.ledger import ledger
+    from bdlbench.store import Store
+
+    store = Store(arguments.store)
+    run = store.find(arguments.run)
+    found = ledger(store, run, trust=arguments.trust, say=lambda text: print(text, file=sys.stderr))
+    print(
+        f"{run} against {found.reference}: squared bias at test points in sd², with its 95 % interval, and what changes it"
+    )
+    if not found.certified:
+        print("The reference is not certified, so the numbers are against its draws and no more.")
+    for name, bias, change, note in found.entries:
+        value = "" if bias is None else f"{bias.squared:.4f} ({bias.squared_low:.4f} to {bias.squared_high:.4f})"
+        print(f"  {name:<24}{value:<30}{'' if change is None else f'{-change:+.4f}'}  {note}".rstrip())
+    print(f"  {'the rest':<24}{found.rest:.4f}")
+    print(f"The repetitions took {found.num_grads:,.0f} gradients.")
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    chosen = arguments.names or references.available()
+    chosen = arguments.names or artefacts.available()
     bad = 0
     for name in chosen:
-        if name not in references.available():
-            references.load(name)  # says what is wrong with the name
-        for fault in references.faults(name):
+        if name not in artefacts.available():
+            artefacts.load(name)  # says what is wrong with the name
+        for fault in artefacts.faults(name):
             bad += 1
             print(f"{name}: {fault}")
     print(f"{len(chosen)} references checked, {bad} faults.")
@@ -113,9 +165,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from bdlbench.evaluation import fidelity
+    from bdlbench.metrics import fidelity
 
-    reference = references.load(arguments.name)
+    reference = artefacts.load(arguments.name)
     if not arguments.draws.is_file():
         raise ConfigError(f"draws='{arguments.draws}' is no file: give an npz file with an array 'draws'.")
     try:
@@ -147,3 +199,7 @@ def _score(arguments: argparse.Namespace) -> None:
             print(f"  {name:<22}{value:.4g}" if isinstance(value, float) else f"  {name:<22}{value}")
         if arguments.num_grads is not None:
             print(f"  {'gradients per exact draw':<22} {found.gradients_per_exact_draw(arguments.num_grads):.4g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

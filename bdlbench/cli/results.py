@@ -111,10 +111,45 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("--by", choices=["data"], help="a row for each data set too")
     compared.add_argument("--baseline", metavar="NAME", help="compare each method with this one (default: all pairs)")
     compared.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    compared.add_argument("--problems", choices=["tuning", "judging"], help="only data sets of this list")
     compared.add_argument("--plan", action="store_true", help="say what would decide what is undecided")
     compared.add_argument(
         "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
     )
+    printed = add(
+        "paper", _paper, "print tables for a paper: means and errors over splits, the best marked", store, filters
+    )
+    printed.add_argument(
+        "--metric", required=True, nargs="+", action="extend", metavar="NAME", help="such as lppd or rmse"
+    )
+    printed.add_argument(
+        "--columns", choices=["data", "metric"], default="data", help="what the columns are (default: %(default)s)"
+    )
+    printed.add_argument("--problems", choices=["tuning", "judging"], help="only data sets of this list")
+    printed.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    printed.add_argument(
+        "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
+    )
+    ranked = add("ranks", _ranks, "rank methods over data sets, with the posterior of ranks", store, filters)
+    ranked.add_argument("--metric", required=True, metavar="NAME", help="such as lppd or rmse")
+    ranked.add_argument("--by", metavar="SETTING", help="ranks for each value of it, as in --by prior.weight_scale")
+    ranked.add_argument("--problems", choices=["tuning", "judging"], help="only data sets of this list")
+    ranked.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
+    ranked.add_argument("--figure", metavar="FILE", help="draw it as PNG; of several with -2, -3, ... in the name")
+    edge = add(
+        "frontier", _frontier, "say which method is nearer at which price, from the curves of runs", store, filters
+    )
+    edge.add_argument(
+        "ids", nargs="*", metavar="ID", help="ids or unique beginnings (default: all that fit the filter)"
+    )
+    edge.add_argument("--price", choices=["num_grads", "seconds"], default="num_grads", help="(default: %(default)s)")
+    edge.add_argument("--tuning", action="store_true", help="add the gradients of the search for tuned settings")
+    edge.add_argument(
+        "--figure", metavar="FILE", help="draw it as PNG; of several posteriors with -2, -3, ... in the name"
+    )
+    near = add("fidelity", _fidelity, "say how many draws of another run the draws of a run are worth", store)
+    near.add_argument("id", help="its id or a unique beginning")
+    near.add_argument("--against", required=True, metavar="ID", help="the run that stands for the truth")
     diff = add("diff", _diff, "show where the configurations of two runs differ", store)
     diff.add_argument("ids", nargs=2, metavar="ID")
     delete = add("delete", _delete, "delete failed and diverged runs, after a confirmation", store)
@@ -201,7 +236,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from bdlbench.report import verdicts
 
     store = Store(arguments.store)
-    rows = _selected(store, arguments)
+    rows = _of_problems(_selected(store, arguments), arguments.problems)
     if not rows:
         _say_empty(arguments)
         return
@@ -216,6 +251,86 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     show = {"markdown": verdicts.as_markdown, "latex": verdicts.as_latex, "csv": verdicts.as_csv}
     print(show[arguments.format](leagues), end="")
+
+
+def _paper(arguments: argparse.Namespace) -> None:
+    from bdlbench.report import paper
+
+    store = Store(arguments.store)
+    rows = _of_problems(_selected(store, arguments), arguments.problems)
+    if not rows:
+        _say_empty(arguments)
+        return
+    records = [store.record(row["id"]) for row in rows]
+    found = paper.paper(records, metrics=arguments.metric, columns=arguments.columns, rho=arguments.rho)
+    show = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}
+    print(show[arguments.format](found), end="")
+
+
+def _ranks(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from bdlbench.report import ranks
+
+    store = Store(arguments.store)
+    rows = _of_problems(_selected(store, arguments), arguments.problems)
+    if not rows:
+        _say_empty(arguments)
+        return
+    records = [store.record(row["id"]) for row in rows]
+    found = ranks.ranking(records, metric=arguments.metric, rho=arguments.rho, by=arguments.by)
+    print(ranks.as_markdown(found), end="")
+    if arguments.figure:
+        from bdlbench.report.figures import save
+
+        path = Path(arguments.figure)
+        for place, one in enumerate(found, start=1):
+            print(save(ranks.figure(one), path if place == 1 else path.with_stem(f"{path.stem}-{place}")))
+
+
+def _frontier(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from bdlbench.report import frontier
+
+    store = Store(arguments.store)
+    chosen = {store.find(prefix) for prefix in arguments.ids}
+    rows = [row for row in _selected(store, arguments) if not chosen or row["id"] in chosen]
+    if not rows:
+        _say_empty(arguments)
+        return
+    found = frontier.gather(store, [store.record(row["id"]) for row in rows], tuning=arguments.tuning)
+    print(frontier.in_words(found, arguments.price), end="")
+    if arguments.figure:
+        from bdlbench.report.figures import save
+
+        path = Path(arguments.figure)
+        for place, one in enumerate((one for one in found if one.curves), start=1):
+            print(save(frontier.figure(one), path if place == 1 else path.with_stem(f"{path.stem}-{place}")))
+
+
+def _fidelity(arguments: argparse.Namespace) -> None:
+    from bdlbench.evaluation.between_runs import between
+
+    store = Store(arguments.store)
+    run, other = store.find(arguments.id), store.find(arguments.against)
+    found = between(store, run, other)
+    print(printable(f"{run} against {other} at {found.num_points} test rows"))
+    print("Uncertified: nobody has checked the run that it is compared with, whose own errors count as differences.")
+    if found.same_posterior is False:
+        print("The two runs sample different posteriors, so a bias need not be an error.")
+    one = found.fidelity
+    print(f"  worth                     {one.worth} exact draws; jointly {one.worth_joint}")
+    print(f"  bias in sd                {_bias(one.bias)}; jointly {_bias(one.bias_joint)}")
+    print(f"  gradients per exact draw  {found.gradients_per_exact_draw:.4g}")
+    print(f"  W1 in sd                  {one.w1:.3f}, and {one.w1_floor:.3f} for exact draws")
+    print(f"  shift of mean, log sd     {one.shift:.3f}, {one.log_sd:.3f}")
+    if one.weak:
+        print("Weak: one or two chains, which may all miss a mode.")
+
+
+def _bias(found: Any) -> str:
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _diff(arguments: argparse.Namespace) -> None:
@@ -286,13 +401,18 @@ def _rescore(arguments: argparse.Namespace) -> int:
         return 0
     refused = 0
     for row in rows:
-        lacks = wanted if arguments.metric else rescore.lacking(store.record(row["id"]), wanted)
-        if not lacks:
+        record = store.record(row["id"])
+        lacks = wanted if arguments.metric else rescore.lacking(record, wanted)
+        reference = None if arguments.metric else rescore.lacks_fidelity(record)
+        if not lacks and reference is None:
             print(f"{row['id']}: has all these metrics already")
             continue
         try:
-            rescore.rescore(store, row["id"], lacks, trust=arguments.trust)
-            print(f"{row['id']}: {', '.join(lacks)}")
+            if lacks:
+                rescore.rescore(store, row["id"], lacks, trust=arguments.trust)
+            if reference is not None:
+                rescore.compare(store, row["id"], reference, trust=arguments.trust)
+            print(f"{row['id']}: {', '.join([*lacks, *([] if reference is None else ['fidelity'])])}")
         except (ConfigError, RunBusy) as error:
             refused += 1
             print(printable(f"{row['id']}: not rescored: {error}"))
@@ -334,6 +454,15 @@ def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any
     return rows
 
 
+def _of_problems(rows: list[dict[str, Any]], chosen: str | None) -> list[dict[str, Any]]:
+    """The rows of runs on a data set of the list for tuning or for judging; all rows if none is chosen."""
+    if chosen is None:
+        return rows
+    from bdlbench.data.problems import problems
+
+    return [row for row in rows if row.get("data") in getattr(problems(), chosen)]
+
+
 def _fits(stored: Any, wanted: str) -> bool:
     if isinstance(stored, int | float) and not isinstance(stored, bool):
         try:
@@ -348,7 +477,7 @@ def _runs(number: int) -> str:
 
 
 def _say_empty(arguments: argparse.Namespace) -> None:
-    if arguments.filter or arguments.status:
+    if arguments.filter or arguments.status or getattr(arguments, "problems", None):
         print(f"No runs in {arguments.store} fit the filter.")
     else:
         print(f"No finished runs in {arguments.store} yet; make one with: bdlbench inference=svi data=diabetes")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, Scaler, make_dataset, split_table
+from bdlbench.data.dataset import Dataset, Scaler, default_dtype, make_dataset, split_table
 from bdlbench.data.delimited import MOST_COLUMNS, class_notes, encoded, read_csv, too_many
 from bdlbench.data.splits import Split, cut, random_split
 from bdlbench.data.table import Table, joined, make_table
@@ -236,7 +236,8 @@ def save_rows(folder: Path, dataset: Dataset) -> Path:
             arrays |= {f"{name}_loc": scaler.loc, f"{name}_scale": scaler.scale}
     about = [dataset.task, dataset.target_name, str(dataset.num_outputs), *dataset.notes]
     sealed = json.dumps([dataset.rows_checksum, about, dataset.feature_names, dataset.class_names])
-    file = folder / f"{hashlib.sha256(sealed.encode()).hexdigest()[:16]}-{dataset.train.x.dtype}.npz"
+    kind = _floating(dataset.train.x, dataset.train.y) or default_dtype()
+    file = folder / f"{hashlib.sha256(sealed.encode()).hexdigest()[:16]}-{kind}.npz"
     part = file.with_name(f".{file.name}.{os.getpid()}.npz")
     try:
         np.savez(part, allow_pickle=False, about=np.array(about), **arrays)
@@ -269,6 +270,11 @@ def rows(*, path: str) -> Dataset:
         class_names=tuple(map(str, held["classes"])) if "classes" in held else (),
         target_name=target,
         notes=tuple(notes),
-        dtype=held["x"].dtype,
+        dtype=_floating(held["x"], held["y"]),
     )
     return dataclasses.replace(made, y_scaler=y)
+
+
+def _floating(*arrays: np.ndarray) -> np.dtype | None:
+    """The type of the first array of floats; None if there is none, as of tokens and classes."""
+    return next((array.dtype for array in arrays if array.dtype.kind == "f"), None)

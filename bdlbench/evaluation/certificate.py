@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bdlbench.errors import ConfigError
-from bdlbench.evaluation import energy
-from bdlbench.metrics import diagnostics
+from bdlbench.metrics import diagnostics, energy
 from bdlbench.metrics.checks import Floats
 
 ENUMERATED = 50_000

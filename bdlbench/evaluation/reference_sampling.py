@@ -11,7 +11,7 @@ import numpy as np
 
 from bdlbench.data.dataset import Dataset
 from bdlbench.errors import ConfigError
-from bdlbench.evaluation.reference_problems import MAX_QUANTITIES, Problem, sampler_options
+from bdlbench.references.problems import MAX_QUANTITIES, Problem, sampler_options
 from bdlbench.runs import configuration
 from bdlbench.runs.job import Job, check_job, make_job
 from bdlbench.sampling.predictions import class_probabilities

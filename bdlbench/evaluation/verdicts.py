@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bdlbench.errors import ConfigError
-from bdlbench.metrics import diagnostics
+from bdlbench.metrics import diagnostics, resampling
 from bdlbench.metrics.checks import Floats
 
 LEVEL = 0.95
@@ -146,8 +146,9 @@ def difference(differences: ArrayLike, *, rho: float) -> Difference:
         raise ConfigError(f"the difference on split {bad} is not finite: score a failed run as the constant predictor.")
     if not 0 <= rho < 1:
         raise ConfigError(f"rho is {rho}, but must lie in [0, 1): give the share of test rows.")
-    sd = float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
-    return Difference(float(values.mean()), sd, sd * _factor(values.size, rho), float(values.size - 1), float(rho))
+    sd = resampling.spread(values)
+    se = sd * resampling.error_factor(values.size, rho)
+    return Difference(float(values.mean()), sd, se, float(values.size - 1), float(rho))
 
 
 def verdict(one: Difference, delta: float) -> Verdict:
@@ -209,15 +210,32 @@ def hierarchical(
     if between <= 0 or not math.isfinite(between):
         raise ConfigError(f"between is {between}, but must be a positive number: 1 is the default.")
     out: list[Hierarchy | None] = [None] * len(questions)
-    by_size: dict[int, list[int]] = {}
     for index, question in enumerate(questions):
         if not question:
             raise ConfigError(f"question {index} has no data set: leave it out.")
         if len(question) == 1:
             alone = verdict(question[0], delta)
             out[index] = Hierarchy(alone, [alone])
-        else:
-            by_size.setdefault(len(question), []).append(index)
+    several = [index for index, question in enumerate(questions) if len(question) > 1]
+    drawn = draws([questions[index] for index in several], delta=delta, between=between, seed=seed)
+    for index, some in zip(several, drawn, strict=True):
+        found = [_of_draws(some[..., column], delta) for column in range(some.shape[-1])]
+        out[index] = Hierarchy(found[0], found[1:])
+    return [one for one in out if one is not None]
+
+
+def draws(
+    questions: Sequence[Sequence[Difference]], *, delta: float, between: float = 1.0, seed: int = 0
+) -> list[Floats]:
+    """Draws (C, S, 1 + I) of mu_0 and of each mu_i of the model of :func:`hierarchical`, for each question.
+
+    A question whose chains disagree is sampled again, ``ATTEMPTS`` times in all. The parameters are those of
+    :func:`hierarchical`; each question has two data sets or more. A standard error below delta / 1,000 counts as that.
+    """
+    out: dict[int, Floats] = {}
+    by_size: dict[int, list[int]] = {}
+    for index, question in enumerate(questions):
+        by_size.setdefault(len(question), []).append(index)
     for size, indices in by_size.items():
         for attempt in range(ATTEMPTS):
             together = min(MOST_TOGETHER, 2 ** math.ceil(math.log2(len(indices))))
@@ -225,14 +243,12 @@ def hierarchical(
                 some = indices[start : start + together]
                 padded = (some * together)[:together]
                 key = seed + start + 100_003 * attempt
-                draws = _sample([questions[index] for index in padded], size, delta, between, key)
-                for index, drawn in zip(some, draws, strict=False):
-                    found = [_of_draws(drawn[..., column], delta) for column in range(size + 1)]
-                    out[index] = Hierarchy(found[0], found[1:])
-            indices = [index for index in indices if not _converged(out[index])]
+                found = _sample([questions[index] for index in padded], size, delta, between, key)
+                out |= dict(zip(some, found, strict=False))
+            indices = [index for index in indices if _of_draws(out[index][..., 0], delta).word == "not converged"]
             if not indices:
                 break
-    return [one for one in out if one is not None]
+    return [out[index] for index in range(len(questions))]
 
 
 def plan(question: Sequence[Difference], found: Verdict) -> Plan:
@@ -266,14 +282,6 @@ def plan(question: Sequence[Difference], found: Verdict) -> Plan:
 def expected_false(verdicts: Sequence[Verdict]) -> float:
     """Expected number of false verdicts among those given, the sum of 1 - P. A table of all pairs shows it."""
     return sum(1 - getattr(one, one.word) for one in verdicts if one.word in ("better", "equivalent", "worse"))
-
-
-def _converged(found: Hierarchy | None) -> bool:
-    return found is not None and found.overall.word != "not converged"
-
-
-def _factor(num_splits: int, rho: float) -> float:
-    return math.sqrt(1 / num_splits + rho / (1 - rho))
 
 
 def _delta(delta: float, *, least: float) -> float:

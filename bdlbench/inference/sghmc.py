@@ -8,6 +8,7 @@ import optax
 
 from bdlbench.errors import ConfigError
 from bdlbench.inference import schedules
+from bdlbench.inference.noise import standard_normal
 from bdlbench.inference.stationarity import configurational_temperature
 from bdlbench.options import positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
@@ -36,7 +37,7 @@ def _drift(state: Any, step_size: Any, kept: Any) -> tuple[Array, Array]:
 def _gradient_and_noise(target: Target, key: Array, theta: Array, data: Data) -> tuple[Array, Array, Array]:
     """Log density, gradient and noise. Without the barriers, XLA's CPU backend would compute them several times."""
     log_density, grad = target.value_and_grad(theta, data)
-    grad, noise = jax.lax.optimization_barrier((grad, jax.random.normal(key, theta.shape, theta.dtype)))
+    grad, noise = jax.lax.optimization_barrier((grad, standard_normal(key, theta)))
     return log_density, grad, noise
 
 
@@ -80,7 +81,7 @@ def sghmc(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
         info["configurational_temperature"] = configurational_temperature(theta, grad)
         return State(theta, momentum), info
 
-    return Method(_start, step, draw=lambda key, state: state.theta, fixed_target=False)
+    return Method(_start, step, draw=lambda key, state: state.theta, fixed_target=False, halves=True)
 
 
 def baoa(target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, friction: float) -> Method:
@@ -115,7 +116,7 @@ def baoa(target: Target, schedule: Schedule, *, step_size: float | optax.Schedul
         info["configurational_temperature"] = configurational_temperature(state.theta, grad)
         return State(theta, momentum), info
 
-    return Method(_start, step, draw=lambda key, state: state.theta, fixed_target=False)
+    return Method(_start, step, draw=lambda key, state: state.theta, fixed_target=False, halves=True)
 
 
 class ThermostatState(NamedTuple):
@@ -159,7 +160,7 @@ def sgnht(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
         info["configurational_temperature"] = configurational_temperature(theta, grad)
         return ThermostatState(theta, momentum, thermostat), info
 
-    return Method(init, step, draw=lambda key, state: state.theta, fixed_target=False)
+    return Method(init, step, draw=lambda key, state: state.theta, fixed_target=False, halves=True)
 
 
 def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, friction: float, num_cycles: int) -> Method:

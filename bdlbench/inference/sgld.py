@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bdlbench.inference import schedules
+from bdlbench.inference.noise import standard_normal
 from bdlbench.inference.stationarity import configurational_temperature
 from bdlbench.options import at_least, fraction, non_negative, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
@@ -57,12 +58,13 @@ def sgld(
         step=step,
         draw=lambda key, state: state.theta,
         fixed_target=False,
+        halves=True,
     )
 
 
 def _apart(grad: Array, key: Array) -> tuple[Array, Array]:
-    """The gradient, and standard normal noise. The barrier keeps XLA's CPU backend from computing them several times."""
-    grad, noise = jax.lax.optimization_barrier((grad, jax.random.normal(key, grad.shape, grad.dtype)))
+    """The gradient and standard normal noise, which XLA's CPU backend would compute again in every consumer."""
+    grad, noise = jax.lax.optimization_barrier((grad, standard_normal(key, grad)))
     return grad, noise
 
 
@@ -212,5 +214,5 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Sche
         info["configurational_temperature"] = configurational_temperature(state.theta, grad)
         return state._replace(theta=theta), info
 
-    # The gradient at the anchor is computed only once, so a random error in it would be a bias of every step.
-    return Method(init=init, step=step, draw=lambda key, state: state.theta, fixed_target=True)
+    # The anchor's gradient is computed once: the noise of an estimate would stay in it as a bias of every step.
+    return Method(init=init, step=step, draw=lambda key, state: state.theta, fixed_target=True, halves=True)

@@ -88,6 +88,11 @@ def not_existing(
     return out
 
 
+def needs_each_draw(metrics: Mapping[str, Callable[..., Any]]) -> bool:
+    """Whether a metric takes ``log_lik``, the density of each draw, which a mixture keeps only on demand."""
+    return any("log_lik" in required_ingredients(name, metric) for name, metric in metrics.items())
+
+
 @functools.lru_cache(maxsize=256)
 def required_ingredients(name: str, metric: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of a metric's positional parameters without defaults; its options must be bound."""

@@ -35,15 +35,18 @@ class PredictiveMixture:
         The largest number of draws of which (mean, variance) are kept. With more than 16,777 points the number is
         smaller, so that they take at most 256 MiB, but it is at least 128.
     gaussian : bool
-        Whether p(y | x, theta) is Gaussian. If it is not, ``loc`` and ``scale`` are left out, because CRPS and
-        intervals treat them as Gaussian components.
+        Whether p(y | x, theta) is Gaussian. Where it is not, ``loc`` and ``scale`` are not offered, since CRPS and
+        intervals would take them for Gaussian components.
+    each : bool
+        Whether the densities of the kept draws are kept too, for scores of several points jointly.
     """
 
-    def __init__(self, *, max_components: int = 1000, gaussian: bool = True) -> None:
+    def __init__(self, *, max_components: int = 1000, gaussian: bool = True, each: bool = False) -> None:
         if max_components < 1:
             raise ValueError(f"max_components is {max_components}, but must be at least 1")
         self.max_components = max_components
         self.gaussian = gaussian
+        self.each = each
         self.num_draws = 0
         self._fields: frozenset[str] = frozenset()
         self._shape: tuple[int, ...] = ()
@@ -96,7 +99,7 @@ class PredictiveMixture:
         for name, mean in self._means.items():
             mean += (arrays[name].mean(axis=0) - mean) * (size / total)
 
-        if "variance" in arrays and self.gaussian:
+        if self._kept:
             self._keep(arrays, size)
         self.num_draws = total
 
@@ -113,8 +116,9 @@ class PredictiveMixture:
             the mixture and not a sample of it; ``variance`` (n,), their sum (law of total variance). If y given theta
             is Gaussian, also ``loc`` and ``scale`` (S', n), S' <= ``max_components``, in the order of the draws.
 
-            If the draws have ``cdf``: ``pit`` (n,) = (1/S) sum_s p(Y <= y | x, theta_s), the probability integral
-            transform.
+            Where ``each`` was asked for: ``log_lik`` (S', n), log p(y | x, theta_s) of the same draws.
+
+            With cdf: ``pit`` (n,) = (1/S) sum_s p(Y <= y | x, theta_s), the probability integral transform.
 
             If the draws have ``probs``: ``probs`` (n, K), their mean; ``entropy_of_mean`` (n,) and ``mean_entropy``
             (n,) in nats.
@@ -128,6 +132,8 @@ class PredictiveMixture:
             raise ValueError("the predictive mixture holds no draws")
         out: dict[str, np.ndarray] = {"num_draws": np.asarray(self.num_draws)}
         out["lpd"] = self._peak + np.log(self._sum / self.num_draws)
+        if self.each:
+            out["log_lik"] = self._kept["log_lik"].copy()
         if "mean" in self._fields:
             out["mean"] = self._means["mean"].copy()
             out["model_variance"] = self._squares / self.num_draws
@@ -164,7 +170,9 @@ class PredictiveMixture:
         if not (np.isfinite(loc) and np.isfinite(scale) and scale > 0):
             raise ValueError(f"loc and scale must be finite and scale positive, got {loc} and {scale}")
         out = self.ingredients()
-        out["lpd"] = out["lpd"] - np.log(scale)
+        for name in ("lpd", "log_lik"):
+            if name in out:
+                out[name] = out[name] - np.log(scale)
         for name in ("mean", "loc"):
             if name in out:
                 out[name] = out[name] * scale + loc
@@ -185,7 +193,9 @@ class PredictiveMixture:
         for name in names:
             self._means.pop(name, None)
         if names & {"mean", "variance"}:
-            self._kept, self._kept_index = {}, np.empty(0, np.int64)
+            self._kept = {name: value for name, value in self._kept.items() if name == "log_lik"}
+            if not self._kept:
+                self._kept_index = np.empty(0, np.int64)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything accumulated so far, as arrays by name, for :meth:`restore`."""
@@ -196,7 +206,13 @@ class PredictiveMixture:
         return {"num_draws": np.array(self.num_draws), "fields": fields, "shape": np.array(self._shape), **own, **named}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue from the arrays that :meth:`state` returned. Further results have the same bits."""
+        """Go on from what :meth:`state` gave, bit for bit.
+
+        Raises
+        ------
+        ValueError
+            Where densities of single draws are asked for, and those of the state were not kept.
+        """
         self.num_draws = int(state["num_draws"])
         self._fields = frozenset(str(name) for name in state["fields"])
         self._shape = tuple(int(size) for size in state["shape"])
@@ -205,7 +221,10 @@ class PredictiveMixture:
         self._most = self._room(self._shape[0]) if self._shape else self.max_components
         named = [(name.partition("/"), value) for name, value in state.items()]
         self._means = {name: np.array(value) for (kind, _, name), value in named if kind == "means"}
-        self._kept = {name: np.array(value) for (kind, _, name), value in named if kind == "kept"}
+        kept = {name: value for (kind, _, name), value in named if kind == "kept"}
+        if missing := set(self._to_keep() if self.num_draws else ()) - set(kept):
+            raise ValueError(f"the state does not hold {', '.join(sorted(missing))} of single draws")
+        self._kept = {name: np.array(kept[name]) for name in self._to_keep() if name in kept}
 
     def _checked(self, block: Mapping[str, Any]) -> dict[str, Floats]:
         unknown = set(block) - set(_FIELDS)
@@ -249,7 +268,11 @@ class PredictiveMixture:
         if "probs" in arrays:
             self._means["entropy"] = np.zeros(num_points)
         self._most = self._room(num_points)
-        self._kept = {name: np.empty((0, num_points)) for name in ("mean", "variance") if name in arrays}
+        self._kept = {name: np.empty((0, num_points)) for name in self._to_keep()}
+
+    def _to_keep(self) -> list[str]:
+        moments = ["mean", "variance"] if self.gaussian and "variance" in self._fields else []
+        return moments + ["log_lik"] * self.each
 
     def _room(self, num_points: int) -> int:
         return min(self.max_components, max(FEWEST_KEPT, MOST_VALUES // max(1, num_points)))

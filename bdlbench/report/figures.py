@@ -5,6 +5,7 @@ colours are those of Okabe and Ito (2008), which readers with the common kinds o
 Lines also differ in dashes or markers.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +166,136 @@ def curves(
             ax.set_ylim(ylim)
         ax.grid(alpha=0.25, lw=0.5)
         ax.legend()
+        return _figure(ax)
+
+
+def frontier(
+    bands: Mapping[tuple[str, str], Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    *,
+    title: str = "",
+    finest: Mapping[str, float] | None = None,
+) -> "Figure":
+    """Bias, 1/worth and NLL of several methods against gradients and seconds, with 95 % bands over seeds.
+
+    Parameters
+    ----------
+    bands : mapping
+        By metric (``bias``, ``1/worth``, ``nll``) and price (``num_grads``, ``seconds``): for each method prices (G,) and
+        mean, low and high end (3, G), as :func:`bdlbench.evaluation.frontiers.band` returns them.
+    title : str
+    finest : mapping, optional
+        For each metric the value below which the reference says nothing, drawn as a grey area.
+    """
+    import matplotlib.pyplot as plt
+
+    labels = {
+        "bias": "bias (sd)",
+        "1/worth": "1/worth (exact draws$^{-1}$)",
+        "nll": "NLL (nats a point)",
+        "num_grads": "gradient evaluations on the full data",
+        "seconds": "seconds, compilation apart",
+    }
+    metrics, prices = (list(dict.fromkeys(key[axis] for key in bands)) for axis in (0, 1))
+    names = list(dict.fromkeys(name for methods in bands.values() for name in methods))
+    with styled():
+        size = (3.6 * len(prices), 2.5 * len(metrics) + 0.5)
+        figure, axes = plt.subplots(len(metrics), len(prices), figsize=size, squeeze=False, sharex="col", sharey="row")
+        for (row, metric), (column, price) in itertools.product(enumerate(metrics), enumerate(prices)):
+            ax = axes[row, column]
+            for name, (paid, (mean, low, high)) in bands.get((metric, price), {}).items():
+                place = names.index(name)
+                ax.plot(paid, mean, color=COLOURS[place % 7], ls=DASHES[place % 7], lw=1.3, label=name)
+                if paid.size and np.isfinite(low).all():
+                    ax.fill_between(paid, low, high, color=COLOURS[place % 7], alpha=0.2, lw=0)
+            ax.set_xscale("log")
+            least = (finest or {}).get(metric, -np.inf)
+            if least > 0:
+                ax.set_yscale("log", nonpositive="clip")
+                ax.axhspan(least / 3, least, color="0.85", lw=0, zorder=0)
+                ax.set_ylim(bottom=least / 3)
+            ax.grid(alpha=0.25, lw=0.5)
+            ax.set(xlabel=labels[price] if row == len(metrics) - 1 else "", ylabel="" if column else labels[metric])
+        found = {label: line for ax in axes.flat for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.suptitle(title, fontsize=10)
+        if found:
+            figure.legend(found.values(), found.keys(), loc="lower center", ncols=min(4, len(found)))
+        figure.tight_layout(rect=(0, 0.07, 1, 1))
+        return figure
+
+
+def rank_diagram(
+    names: Sequence[str],
+    expected: Any,
+    interval: Any,
+    groups: Sequence[Sequence[int]],
+    *,
+    title: str = "",
+    by_data: Any = None,
+) -> "Figure":
+    """Expected ranks on an axis, as in a critical-difference diagram (Demsar 2006), with their posterior intervals.
+
+    Each method is led from its expected rank to its name, the better half on the left. A thick bar joins methods that are
+    not told apart. Below the axis each method has the 95 % interval of its rank, and a small circle for its expected rank
+    on each data set.
+
+    Parameters
+    ----------
+    names : sequence of str
+        K methods.
+    expected : array (K,)
+        Expected ranks; 1 is the best and stands on the left.
+    interval : array (2, K)
+        Ends of the intervals.
+    groups : sequence of sequences of int
+        Methods that a bar joins, by index.
+    title : str
+    by_data : array (I, K), optional
+        Expected ranks on each data set.
+    """
+    expected, interval = np.asarray(expected, np.float64), np.asarray(interval, np.float64)
+    num, order = len(names), np.argsort(expected, kind="stable").tolist()
+    half = (num + 1) // 2
+    with styled():
+        ax = _axes(None, (7.0, 1.2 + 0.26 * (half + len(groups) + num)))
+        top = len(groups) + 1.0
+        ax.set(xlim=(0.3 - 0.3 * num, num + 0.7 + 0.3 * num), ylim=(-num - 0.5, top + half + 0.5))
+        ax.hlines(0, 1, num, color=BLACK, lw=1.2)
+        for rank in range(1, num + 1):
+            ax.vlines(rank, -0.15, 0.15, color=BLACK, lw=1.0)
+            ax.annotate(
+                str(rank), (rank, 0), xytext=(0, -4), textcoords="offset points", ha="center", va="top", fontsize=8
+            )
+        for place, k in enumerate(order):
+            left = place < half
+            height = top + (place if left else num - 1 - place)
+            end = 0.9 if left else num + 0.1
+            ax.plot([expected[k], expected[k], end], [0, height, height], color=BLACK, lw=0.8)
+            ax.annotate(
+                f"{names[k]} ({expected[k]:.1f})", (end, height), xytext=(-3 if left else 3, 0),
+                textcoords="offset points", ha="right" if left else "left", va="center", fontsize=8,
+            )  # fmt: skip
+            row = -1.2 - place
+            ax.hlines(row, *interval[:, k], color=BLUE, lw=2.0)
+            ax.plot(expected[k], row, marker="o", ms=4, color=BLUE)
+            if by_data is not None:
+                ax.plot(
+                    np.asarray(by_data)[:, k],
+                    np.full(len(by_data), row),
+                    ls="",
+                    marker="o",
+                    ms=3,
+                    mfc="none",
+                    mec=VERMILLION,
+                )
+            ax.annotate(names[k], (num + 0.3, row), ha="left", va="center", fontsize=8)
+        for level, group in enumerate(groups, start=1):
+            ends = expected[list(group)]
+            ax.hlines(0.9 * level, ends.min() - 0.04, ends.max() + 0.04, color=VERMILLION, lw=3.0)
+        meaning = "thick bars: not told apart; lines: 95 % interval of the rank"
+        meaning += "; circles: data sets" if by_data is not None else ""
+        ax.annotate(meaning, (0.5, 0), xycoords="axes fraction", ha="center", va="top", fontsize=7)
+        ax.set_axis_off()
+        ax.set_title(title)
         return _figure(ax)
 
 

@@ -3,9 +3,12 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from bdlbench.data.problems import problems
+from bdlbench.metrics.fidelity import in_words
+from bdlbench.metrics.resampling import corrected_error
 from bdlbench.report.escaping import markdown, printable
 from bdlbench.store.records import flatten
 
@@ -23,11 +26,14 @@ _TITLES = {"crps": "CRPS", "rmse": "RMSE"}
 _PARTS = ("model", "network", "prior", "likelihood")
 _HEADINGS = {
     "90 % coverage": "90 %\ncoverage",
+    "gradients/exact draw": "gradients/\nexact draw",
     "ESS (min)": "ESS\n(min)",
     "R-hat (max)": "R-hat\n(max)",
     _SECONDS: "seconds: setup/\ncompile/warm-up/\nsample/predict",
 }
 _SHORT = 110
+FIDELITY = ("worth", "bias", "gradients/exact draw")
+"""Columns of runs that were compared with a reference posterior."""
 
 
 class Comparison(NamedTuple):
@@ -59,7 +65,8 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
     rich.table.Table
         The columns are: method; LPPD; CRPS if the notes of a run's data recommend it; RMSE and accuracy, as far as the
         records have them; coverage of the 90 % interval; gradients (warm-up, sampling and the run that it was started
-        from, in evaluations on the full data); gradients that the search for tuned settings used, if a run has such
+        from, in evaluations on the full data); worth, bias and gradients per exact draw at test points, if a run was
+        compared with a reference posterior; gradients that the search for tuned settings used, if a run has such
         settings; seconds by phase; the smallest bulk ESS and the largest R-hat in function space; and the number of
         warnings and of checks that could not be made, whose text is below the table. A value that a record does not have
         is "–", and a score that its likelihood does not have "does not exist", with the reason below the table. A run that
@@ -125,6 +132,7 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
     scores = [("lppd", "LPPD"), *((key, _TITLES.get(key, key)) for key in crps + rmse + accuracy)]
     scores.append(("coverage_90", "90 % coverage"))
 
+    beside = any(record.get("fidelity") for record in records)
     tuned = any(record.get("tuning_num_grads") is not None for record in records)
     several = len({record["labels"].get("data") for record in records}) > 1
     sections: dict[str, list[list[str]]] = {}
@@ -141,9 +149,11 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
         for key, _ in scores:
             cells.append(_score(key, finished, spread))
         if len(spread) > 1:
-            over |= _meaning(unit, finished)
+            over |= meaning_of_error(unit, finished)
         left_out += len(group) - len(finished)
         cells.append(count(_mean([_gradients(record) for record in finished])))
+        if beside:
+            cells += _fidelity(finished)
         if tuned:
             cells.append(count(_mean([record.get("tuning_num_grads") for record in finished])))
         cells.append(
@@ -156,25 +166,74 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
         sections.setdefault(data, []).append(cells)
         for record in group:
             for warning in record["warnings"]:
-                notes.setdefault(_shorten(warning), []).append(f"{data} {name}" if several else name)
+                notes.setdefault(shorten(warning), []).append(f"{data} {name}" if several else name)
             for check in record.get("not_assessed") or ():
-                missing.setdefault(_shorten(check), []).append(f"{data} {name}" if several else name)
+                missing.setdefault(shorten(check), []).append(f"{data} {name}" if several else name)
             for key, why in (record.get("not_existing") or {}).items():
                 if any(key == shown for shown, _ in scores):
                     text = f"{dict(scores)[key]} does not exist: {why}"
-                    notes.setdefault(_shorten(text), []).append(f"{data} {name}" if several else name)
+                    notes.setdefault(shorten(text), []).append(f"{data} {name}" if several else name)
 
     columns = ["method", *(["over"] if aggregate else []), *(title for _, title in scores)]
-    columns += ["gradients", *(["tuning"] if tuned else []), _SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
+    columns += ["gradients", *(FIDELITY if beside else []), *(["tuning"] if tuned else [])]
+    columns += [_SECONDS, "ESS (min)", "R-hat (max)", "warnings"]
     below = []
     if over:
         below.append(f"± is {'; '.join(over[key] for key in sorted(over))}. ESS and R-hat are the worst of the runs.")
+    for text in dict.fromkeys(_reference(record["fidelity"]) for record in records if record.get("fidelity")):
+        below.append(text)
     if left_out:
         below.append(f"{left_out} of {len(records)} runs are not complete: they are counted and enter no mean.")
-    for text, owners in [*notes.items(), *((f"not assessed: {text}", owners) for text, owners in missing.items())]:
-        counts = {owner: owners.count(owner) for owner in dict.fromkeys(owners)}
-        below.append(f"{', '.join(f'{o} ({n}x)' if n > 1 else o for o, n in counts.items())}: {text}")
+    below += footnotes(notes) + footnotes({f"not assessed: {text}": owners for text, owners in missing.items()})
     return Comparison(columns, list(sections.items()), below)
+
+
+def footnotes(owners_of: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each text after the names of the rows that it is about. A name that has it several times has the count."""
+    out = []
+    for text, owners in owners_of.items():
+        counts = {owner: owners.count(owner) for owner in dict.fromkeys(owners)}
+        out.append(f"{', '.join(f'{o} ({n}x)' if n > 1 else o for o, n in counts.items())}: {text}")
+    return out
+
+
+def tuned_on_themselves(records: Iterable[Record]) -> list[str]:
+    """A sentence that names the data sets on which settings of these runs were chosen, if there are any."""
+    sets = {str(r["labels"].get("data")) for r in records if (r.get("config") or {}).get("tuned_for")}
+    if not sets:
+        return []
+    tuning = sorted(sets & set(problems().tuning))
+    return [f"Runs on {', '.join(tuning)} have settings that were chosen on the same data set."] if tuning else []
+
+
+def _fidelity(records: Sequence[Record]) -> list[str]:
+    """The cells of worth, bias and gradients per exact draw. Of several runs they are those of the mean squared distance."""
+    blocks = [record.get("fidelity") for record in records]
+    found = [block["test"] for block in blocks if block]
+    if not found or len(found) < len(blocks):
+        return [MISSING] * len(FIDELITY)
+    worth = 1 / fmean(1 / one["worth"] for one in found)
+    squared = fmean(one["squared_bias"] for one in found)
+    bias, finest = math.sqrt(max(squared, 0.0)) if math.isfinite(squared) else squared, _resolution(blocks)
+    shown = f"< {finest:g}" if bias < finest else _number(bias, ".2f")
+    price = count(_mean([one["gradients_per_exact_draw"] for one in found]))
+    ceiling = min(one["num_reference"] for one in found)
+    if worth >= ceiling:
+        price = f"≤ {price}"
+    return [in_words(worth, ceiling), shown + ("*" if any(one["weak"] for one in found) else ""), price]
+
+
+def _resolution(blocks: Sequence[Any]) -> float:
+    """The smallest bias that the references of some runs can tell from none; 0 of those that have no certificate."""
+    return max(block["resolution"] if block["certified"] else 0.0 for block in blocks)
+
+
+def _reference(found: Mapping[str, Any]) -> str:
+    weak = "*: from one or two chains, which may all miss a mode."
+    text = f"worth (in exact draws) and bias (in sd) at test points are against the reference {found['reference']}"
+    if not found["certified"]:
+        return f"{text}, which is not certified. {weak}"
+    return f"{text}, which resolves no less than {found['resolution']:g} sd. {weak}"
 
 
 def count(value: float | None) -> str:
@@ -198,6 +257,30 @@ def grouped(records: Iterable[Record]) -> list[list[Record]]:
         )
         groups.setdefault(key, []).append(record)
     return list(groups.values())
+
+
+def by_method(records: Iterable[Record]) -> dict[str, dict[tuple[str, Any], list[Record]]]:
+    """The runs of each method by data set and split. Settings that differ on one data set make methods of their own."""
+    groups = grouped(records)
+    names = method_names([group[0] for group in groups], ignore_runs=True)
+    out: dict[str, dict[tuple[str, Any], list[Record]]] = {}
+    for name, group in zip(names, groups, strict=True):
+        for record in group:
+            place = (str(record["labels"].get("data")), split_of(record))
+            out.setdefault(name, {}).setdefault(place, []).append(record)
+    return out
+
+
+def score_of_split(runs: Sequence[Record], metric: str, *, standardized: bool = False) -> float | None:
+    """The mean of a metric over the seeds of one split, None if a run is not complete or has no finite value."""
+    values = []
+    for record in runs:
+        scores = record["metrics"]
+        value = (scores.get("standardized") or {}).get(metric) if standardized else scores.get(metric)
+        if record["status"] != "complete" or value is None or not math.isfinite(value):
+            return None
+        values.append(value)
+    return fmean(values)
 
 
 def _settings(record: Record) -> dict[str, Any]:
@@ -282,40 +365,46 @@ def _score(key: str, records: Sequence[Record], spread: Sequence[Sequence[Record
         return _number(mean, style)
     means = [fmean(record["metrics"][key] for record in unit) for unit in spread]
     mean = fmean(means)
-    # stdev raises for values that are not finite, and a spread around nan or infinity has no meaning.
-    error = stdev(means) * math.sqrt(1 / len(means) + _overlap(spread)) if all(map(math.isfinite, means)) else math.nan
+    error = corrected_error(means, rho=correlation_of_splits([record for unit in spread for record in unit]) or 0.0)
     return f"{_number(mean, style)} ± {_number(error, '.2g' if key in _TITLES else style)}"
 
 
-def _overlap(spread: Sequence[Sequence[Record]]) -> float:
-    """What overlapping rows add to the variance of a mean over splits, in variances of one split: n_test / n_train.
+def correlation_of_splits(records: Sequence[Record]) -> float | None:
+    """The correlation rho of two splits of one data set that their overlapping rows cause, n_test / (n_test + n_train).
 
-    That is rho / (1 - rho) with the correlation rho = n_test / (n_test + n_train) of two splits. It is 0 for seeds of one
-    split, for splits with one test set, and where a record does not have the numbers of rows.
+    The numbers of rows are the mean over the records that have them. Without any, the data set's ``test_fraction``
+    stands for rho. It is 0 for seeds of one split and for splits with one test set, and None where it is not known.
 
     Source: Nadeau & Bengio (2003), section 3.1.
     """
-    records = [record for unit in spread for record in unit]
-    if len({split_of(record) for record in records}) < 2 or _one_test_set(records):
+    if len({split_of(record) for record in records}) < 2 or one_test_set(records):
         return 0.0
-    sizes = [record.get("num_rows") for record in records]
-    return fmean(size["test"] / size["train"] for size in sizes if size) if all(sizes) else 0.0
+    sizes = [record.get("num_rows") for record in records if record["status"] == "complete"]
+    if sizes and all(sizes):
+        ratio = fmean(size["test"] / size["train"] for size in sizes if size)
+        return ratio / (1 + ratio)
+    for record in records:
+        options = (record.get("config") or {}).get("data")
+        share = options.get("test_fraction") if isinstance(options, Mapping) else None
+        if share is not None:
+            return float(share)
+    return None
 
 
-def _one_test_set(records: Sequence[Record]) -> bool:
+def one_test_set(records: Sequence[Record]) -> bool:
     """Whether all records say that they were scored at the same targets."""
     found = {record.get("test_checksum") for record in records}
     return len(found) == 1 and None not in found
 
 
-def _meaning(unit: str, records: Sequence[Record]) -> dict[str, str]:
+def meaning_of_error(unit: str, records: Sequence[Record]) -> dict[str, str]:
     """What ± means in a row of the table, by a name that sorts the sentences."""
     if unit.endswith("seeds"):
         return {"seeds": "the standard error of the mean over seeds"}
     averaged = ", seeds averaged within a split"
-    if _one_test_set(records):
+    if one_test_set(records):
         return {"one": f"the standard error of the mean over splits with one test set{averaged}"}
-    if not all(record.get("num_rows") for record in records):
+    if correlation_of_splits(records) is None:
         return {
             "plain": f"the plain standard error over splits{averaged}, which is too small where their rows overlap: these "
             "records do not have the numbers of rows that correct it"
@@ -349,7 +438,7 @@ def _state(group: Sequence[Record], aggregate: bool) -> str:
     if missing := sum(len(record.get("not_assessed") or ()) for record in group):
         warnings += f" ({missing} not assessed)"
     if not aggregate and group[0]["status"] != "complete":
-        return f"{group[0]['status']}: {_shorten(group[0].get('reason') or 'no reason given')}; {warnings}"
+        return f"{group[0]['status']}: {shorten(group[0].get('reason') or 'no reason given')}; {warnings}"
     bad = [record["status"] for record in group if record["status"] != "complete"]
     counts = [f"{bad.count(status)} of {len(group)} {status}" for status in dict.fromkeys(bad)]
     return "; ".join([*counts, warnings])
@@ -363,7 +452,8 @@ def _seconds(value: float | None) -> str:
     return _number(value, ".0f" if value is not None and value >= 100 else ".1f")
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """The text on one line, cut at 110 characters."""
     text = " ".join(text.split())
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
 

@@ -5,36 +5,28 @@ same distribution: the ``target_id`` of their records is the same on every split
 predictions may be better because the model is better.
 """
 
-import csv
-import io
 import itertools
-import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from bdlbench.errors import ConfigError
 from bdlbench.evaluation import verdicts
 from bdlbench.evaluation.verdicts import Difference, Hierarchy, Verdict
-from bdlbench.report import tables
-from bdlbench.report.escaping import markdown
+from bdlbench.report import printing, tables
 
 Record = Mapping[str, Any]
 DIRECTIONS = {
     "lppd": 1, "lppd_gaussian": 1, "accuracy": 1,
-    "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1,
+    "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1, "joint_log_loss": -1,
 }  # fmt: skip
 """Metrics that say which method is better, with 1 where more is better and -1 where less is."""
-_BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, and compared in its standard deviations
+BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, so compared in its standard deviations
 SENSITIVITY = (0.5, 2.0)
 """Scales of the prior of the sd between data sets for the note on sensitivity, in multiples of the default."""
 SAME, OPEN = "same posterior", "open"
 _COLUMNS = ["A", "B", "data", "splits", "A - B", "95 % interval", "P(better)", "P(equivalent)", "P(worse)", "verdict",
             "smallest delta"]  # fmt: skip
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
+_ALIGNED = "lllrrlrrrlr"
 
 
 class Pair(NamedTuple):
@@ -115,21 +107,18 @@ def compare(
     for name in (SAME, OPEN):
         mine = [(pair, answers[index], words.get(index)) for index, pair in enumerate(found) if pair.league == name]
         if mine:
-            leagues.append(_league(name, mine, metric, delta, by_data, with_plan))
+            league = _league(name, mine, metric, delta, by_data, with_plan)
+            compared = {data for pair, _, _ in mine for data in pair.by_data}
+            own = tables.tuned_on_themselves(r for r in records if r["labels"].get("data") in compared)
+            leagues.append(league._replace(notes=[*own, *league.notes]))
     return leagues
 
 
 def pairs(
     records: Sequence[Record], metric: str, *, baseline: str | None = None, rho: float | None = None
 ) -> list[Pair]:
-    """All pairs of methods that have two or more splits of one data set in common. With a baseline, it is always B."""
-    groups = tables.grouped(records)
-    names = tables.method_names([group[0] for group in groups], ignore_runs=True)
-    cells: dict[str, dict[tuple[str, Any], list[Record]]] = {}
-    for name, group in zip(names, groups, strict=True):
-        for record in group:
-            place = (str(record["labels"].get("data")), tables.split_of(record))
-            cells.setdefault(name, {}).setdefault(place, []).append(record)
+    """All pairs of methods with two or more splits of one data set in common; the better-known is B where a baseline is."""
+    cells = tables.by_method(records)
     if baseline is not None and baseline not in cells:
         raise ConfigError(f"--baseline: no method is called '{baseline}': use {', '.join(cells)}.")
     chosen = (
@@ -145,13 +134,13 @@ def pairs(
         for place in shared:
             one, other = cells[first][place], cells[second][place]
             same &= len({record.get("target_id") or id(record) for record in (*one, *other)}) == 1
-            a, b = _score(one, metric), _score(other, metric)
+            a, b = (tables.score_of_split(runs, metric, standardized=metric in BY_SET) for runs in (one, other))
             if a is None or b is None:
                 missing += 1
             else:
                 values.setdefault(place[0], []).append(DIRECTIONS[metric] * (a - b))
         by_data = {
-            data: verdicts.difference(many, rho=_rho(data, records, rho))
+            data: verdicts.difference(many, rho=correlation_of(data, records, rho))
             for data, many in values.items()
             if len(many) > 1
         }
@@ -161,35 +150,22 @@ def pairs(
 
 
 def as_markdown(leagues: Sequence[League]) -> str:
-    """Every league as Markdown: a heading, a table and its notes."""
-    lines: list[str] = []
-    for league in leagues:
-        lines += [f"### {league.name}", "", f"| {' | '.join(map(markdown, _COLUMNS))} |", "|" + "---|" * len(_COLUMNS)]
-        lines += [f"| {' | '.join(map(markdown, row))} |" for row in league.rows]
-        lines += ["", *(f"- {markdown(note)}" for note in league.notes), ""]
-    return "\n".join(lines).strip() + "\n"
+    """Every league as a heading, a table and its notes."""
+    return printing.as_markdown([_sheet(league) for league in leagues])
 
 
 def as_latex(leagues: Sequence[League]) -> str:
-    """Every league as a LaTeX table of the package booktabs, with its notes below."""
-    lines: list[str] = []
-    for league in leagues:
-        lines += [r"\begin{table}", rf"\caption{{{_latex(league.name)}}}", r"\begin{tabular}{lllrrlrrrlr}", r"\toprule"]
-        lines += [" & ".join(map(_latex, _COLUMNS)) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_latex, row)) + r" \\" for row in league.rows]
-        lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {_latex(note)}" for note in league.notes)]
-        lines += [r"\end{table}", ""]
-    return "\n".join(lines)
+    """Every league as a table of the package booktabs, with its notes beneath."""
+    return printing.as_latex([_sheet(league) for league in leagues])
 
 
 def as_csv(leagues: Sequence[League]) -> str:
-    """All leagues as one CSV text, whose first column is the league. Notes are left out."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["league", *_COLUMNS])
-    for league in leagues:
-        writer.writerows([league.name, *row] for row in league.rows)
-    return out.getvalue()
+    """All leagues in one file, whose first column is the league. Notes are left out."""
+    return printing.as_csv(["league", *_COLUMNS], ([league.name, *row] for league in leagues for row in league.rows))
+
+
+def _sheet(league: League) -> printing.Sheet:
+    return printing.Sheet(league.name, _COLUMNS, league.rows, league.notes, _ALIGNED)
 
 
 def _league(
@@ -227,7 +203,7 @@ def _league(
             "With the prior of the sd between data sets half or twice as wide, "
             + (f"these change: {'; '.join(moved)}." if moved else "no verdict changes.")
         )
-    unit = "standard deviations of the target" if metric in _BY_SET else "the metric's own unit"
+    unit = "standard deviations of the target" if metric in BY_SET else "the metric's own unit"
     false = verdicts.expected_false(pronounced)
     notes.append(
         f"{metric} in {unit}; above 0 A is better; delta = {delta:g}. A verdict needs a probability of "
@@ -243,32 +219,19 @@ def _cells(verdict: Verdict, word: str) -> list[str]:
     return [f"{verdict.median:.3g}", interval, *probabilities, word, f"{verdict.smallest_delta:.2g}"]
 
 
-def _score(runs: Sequence[Record], metric: str) -> float | None:
-    """The mean over the seeds of a split; None if a run failed or lacks the metric."""
-    values = []
-    for record in runs:
-        scores = record["metrics"]
-        value = (scores.get("standardized") or {}).get(metric) if metric in _BY_SET else scores.get(metric)
-        if record["status"] != "complete" or value is None or not math.isfinite(value):
-            return None
-        values.append(value)
-    return fmean(values)
-
-
-def _rho(data: str, records: Sequence[Record], given: float | None) -> float:
+def correlation_of(data: str, records: Sequence[Record], given: float | None) -> float:
     """The correlation of two splits: what the user gave, or the share of test rows of the data set."""
     if given is not None:
         return given
-    for record in records:
-        if record["labels"].get("data") == data:
-            options = (record.get("config") or {}).get("data")
-            share = options.get("test_fraction") if isinstance(options, Mapping) else None
-            if share is not None:
-                return float(share)
-    raise ConfigError(
-        f"--rho: the share of test rows of '{data}' is not in its configuration: give it, as in --rho 0.1."
-    )
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    own = [record for record in records if record["labels"].get("data") == data]
+    if tables.one_test_set(own):
+        raise ConfigError(
+            f"--rho: the splits of '{data}' share one test set, so that its share of the rows says nothing: give --rho 0 "
+            "if their training rows are disjoint."
+        )
+    rho = tables.correlation_of_splits(own)
+    if rho is None:
+        raise ConfigError(
+            f"--rho: the share of test rows of '{data}' is not in its configuration: give it, as in --rho 0.1."
+        )
+    return rho

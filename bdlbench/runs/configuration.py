@@ -21,12 +21,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench import options
 from bdlbench.errors import ConfigError
 from bdlbench.options import at_least, non_negative, positive, static_names
+from bdlbench.runs.outcome import no_entry
 from bdlbench.runs.start import with_init
 from bdlbench.types import Schedule
 
@@ -106,12 +107,28 @@ def with_options(group: str, node: Any, options: Mapping[str, Any]) -> dict[str,
     """Return a section of a configuration, resolved, with values set by their dotted paths."""
     config = OmegaConf.create({group: node})
     for path, value in options.items():
+        _check_entries(config, f"{group}.{path}")
         try:
             OmegaConf.update(config, f"{group}.{path}", value, merge=True)
         except (OmegaConfBaseException, AttributeError, TypeError, IndexError) as error:
             raise ConfigError(f"{group}.{path}={value!r} cannot be set: {_first_line(error)}.") from error
     found = typing.cast(dict[str, Any], resolve(config)[group])
     return with_init(found) if group == "inference" else found
+
+
+def _check_entries(config: DictConfig, path: str) -> None:
+    """Raise ConfigError if a dotted path names an entry that a list does not have."""
+    node: Any = config
+    parts = path.split(".")
+    for i, key in enumerate(parts):
+        if isinstance(node, ListConfig):
+            if not (key.isascii() and key.isdigit() and int(key) < len(node)):
+                raise ConfigError(no_entry(".".join(parts[:i]), key, len(node)))
+            node = node[int(key)]
+        elif isinstance(node, DictConfig):
+            node = node.get(key)
+        else:
+            return
 
 
 def default_metric_nodes() -> dict[str, Any]:
@@ -363,7 +380,7 @@ def sections() -> dict[str, tuple[str, ...] | None]:
 
 
 OPTIONAL = (
-    *("network", "prior", "likelihood", "tuned", "experiment", "report", "limits"),
+    *("network", "prior", "likelihood", "tuned", "experiment", "reference", "report", "limits"),
     *("precision", "warm_start", "tuned_for", "tuning_num_grads"),
 )
 """Sections that a configuration may lack: a model may have no use for them, or a group may leave

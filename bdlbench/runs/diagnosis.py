@@ -115,11 +115,7 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
     for name, count in tally.capped.items():
         if (capped := count / (schedule.num_chains * schedule.num_samples)) > 0.01:
             out.append(f"{capped:.0%} of the draws reached {BOUNDS[name]}")
-    rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
-    if rhat is not None and rhat > 1.01:
-        out.append(f"R-hat {rhat:.4g} > 1.01: the chains disagree")
-    if ess is not None and ess < 100 * schedule.num_chains:
-        out.append(f"bulk ESS {ess:.0f} < {100 * schedule.num_chains} (100 a chain)")
+    out += mixing_warnings(diagnostics, schedule.num_chains)
     khat = diagnostics.get("psis_khat")
     if khat is not None and khat >= 0.7:
         out.append(f"Pareto k-hat {khat:.2f} >= 0.7: not to be trusted as a posterior")
@@ -130,6 +126,17 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
     if job.numbers["temperature"] != 1:
         out.append(f"tempered: T = {job.numbers['temperature']:g}, not the Bayesian posterior")
     out += tuned.warnings(job.config, job.labels)
+    return out
+
+
+def mixing_warnings(diagnostics: Mapping[str, Any], num_chains: int) -> list[str]:
+    """Return the warnings that follow from R-hat and the effective sample size."""
+    out = []
+    rhat, ess = diagnostics.get("rhat_max"), diagnostics.get("ess_bulk_min")
+    if rhat is not None and rhat > 1.01:
+        out.append(f"R-hat {rhat:.4g} > 1.01: the chains disagree")
+    if ess is not None and ess < 100 * num_chains:
+        out.append(f"bulk ESS {ess:.0f} < {100 * num_chains} (100 a chain)")
     return out
 
 

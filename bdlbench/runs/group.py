@@ -11,6 +11,7 @@ import numpy as np
 from bdlbench import signals
 from bdlbench.errors import ConfigError
 from bdlbench.runs import checkpoint, configuration, memory, rescore, warm_start
+from bdlbench.runs.against import Beside
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.job import Job, check_job, make_job
 from bdlbench.runs.look import look_at
@@ -65,20 +66,24 @@ def look_up(
 
 
 def with_metrics(record: Record, job: Job, store: Store, note: Callable[[str], object] | None = None) -> Record:
-    """Return the record of a stored run with all metrics that the job asks for.
+    """Return the record of a stored run with all metrics that the job asks for, and its distance from a reference.
 
-    Missing metrics are computed from the stored draws. If that is impossible, ``note`` is called with the reason and
+    What is missing is computed from the stored draws. If that is impossible, ``note`` is called with the reason and
     the record is returned unchanged. The run is not repeated.
     """
-    wanted = rescore.lacking(record, job.config["metrics"])
-    if not wanted:
-        return record
-    try:
-        return rescore.rescore(store, job.id, wanted, job=job)
-    except (ConfigError, RunBusy) as error:
-        if note is not None:
-            note(f"{job.id}: its record stays without {', '.join(wanted)}: {error}")
-        return record
+    wanted, reference = rescore.lacking(record, job.config["metrics"]), rescore.lacks_fidelity(record)
+    for name, missing in ((", ".join(wanted), bool(wanted)), ("fidelity", reference is not None)):
+        if not missing:
+            continue
+        try:
+            if name == "fidelity":
+                record = rescore.compare(store, job.id, str(reference), job=job)
+            else:
+                record = rescore.rescore(store, job.id, wanted, job=job)
+        except (ConfigError, RunBusy) as error:
+            if note is not None:
+                note(f"{job.id}: its record stays without {name}: {error}")
+    return record
 
 
 def finished(store: Store, run_id: str, note: Callable[[str], object] | None = None) -> Record | None:
@@ -186,6 +191,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
     predictor = Predictor(program, first.task, shared, lane, test, clock)
     at = {"": predictor} if test is not None else {}
     at |= {name: Predictor(program, first.task, shared, lane, rows, clock) for name, rows in apart.items()}
+    beside = Beside(jobs, first.task, shared, lane, clock)
     name = jobs[0].id if len(jobs) == 1 else f"{jobs[0].id} and {len(jobs) - 1} more"
     lengths, last = [num_steps(stage.schedule) for stage in program.stages], len(program.stages) - 1
     schedule, marks, curve = program.stages[last].schedule, looks(program), curve_marks(program)
@@ -196,7 +202,10 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
 
     def make(earlier: Sequence[Earlier | None]) -> list[Member]:
         each = zip(jobs, part.writers, range(len(jobs)), earlier, strict=True)
-        return [make_member(*arguments, gaussian=gaussian) for arguments in each]
+        return [
+            make_member(*arguments, gaussian=gaussian, reference=reference)
+            for arguments, reference in zip(each, beside.names, strict=True)
+        ]
 
     where, pending, members = None, list[loop.Block](), None
     if part.saved is not None:
@@ -220,11 +229,14 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         assert block.draws is not None
         sites = predictor.sites(block.draws)
         predictions = {place: p.predict(block.draws, block.first_draw, block.anchor) for place, p in at.items()}
+        function = beside.values(block.draws, block.anchor, sites)
         for member in members:
             if member.tally.over or member.storage.writer.gone:
                 continue
             absent = member.tally.absent
-            look = look_at(block, member.lanes, schedule.thinning, sites, predictions, absent, gaussian=gaussian)
+            look = look_at(
+                block, member.lanes, schedule.thinning, sites, predictions, absent, function, gaussian=gaussian
+            )
             member.use(look)
             if look.stop in sample_marks:
                 member.append_curve("sample", member.tally, clock, len(jobs))
@@ -233,12 +245,13 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
         """Score an approximation while it is being optimised, with a few draws from it."""
         assert block.provisional is not None
         draws = block.provisional(min(PROVISIONAL_DRAWS, schedule.num_samples))
-        predictions = {"": predictor.predict(draws)}
+        predictions, function = {"": predictor.predict(draws)}, beside.values(draws, None)
         ahead = block._replace(draws=draws, first_draw=0, stats={}, bad_step=np.full(len(draws), NEVER))
         for member in members:
             if not (member.tally.over or member.storage.writer.gone):
-                tally = Tally(member.job.num_chains, [], gaussian=gaussian)
-                tally.add(look_at(ahead, member.lanes, 0, {}, predictions, gaussian=gaussian))
+                each = member.tally.mixtures[""].each
+                tally = Tally(member.job.num_chains, [], gaussian=gaussian, each=each)
+                tally.add(look_at(ahead, member.lanes, 0, {}, predictions, (), function, gaussian=gaussian))
                 member.append_curve("warmup", tally, clock, len(jobs))
 
     wanted = [job.config["store"]["checkpoint_seconds"] for job in jobs]
@@ -272,6 +285,6 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
             if stop.requested and latest is not None:
                 checkpoints.write(members[index:], latest, pending)
             stop.check()
-            records.append(finish_record(member, clock, len(jobs), markov=markov))
+            records.append(finish_record(member, clock, len(jobs), markov=markov, fault=beside.faults[index]))
     progress.finish(f"{name}: {', '.join(sorted({r['status'] for r in records}))}")
     return records

@@ -43,6 +43,8 @@ class Look(NamedTuple):
         :meth:`~bdlbench.sampling.predictions.Predictor.predict`.
     anchor : array (C / P, D) or None
         The weights at which the network is linearised.
+    function : array (C / P, n P, M) or None
+        What a reference posterior keeps of each draw, where the run has one.
     """
 
     first_draw: int
@@ -54,11 +56,18 @@ class Look(NamedTuple):
     stats: Arrays
     predictions: Mapping[str, Arrays]
     anchor: np.ndarray | None = None
+    function: np.ndarray | None = None
 
     @property
     def stop(self) -> int:
         """The index of the first draw after this look."""
         return self.first_draw + self.good.shape[1]
+
+    @property
+    def shown_in_lanes(self) -> np.ndarray:
+        """``shown`` in the order of ``function``: bool (C / P, n P), all particles of a draw beside each other."""
+        split = self.shown.reshape(-1, self.population, self.shown.shape[1])
+        return np.swapaxes(split, 1, 2).reshape(len(split), -1)
 
     def pool(self, place: str, mixture: PredictiveMixture) -> None:
         """Add the shown draws to a mixture: the first draws of all chains, then the second draws, and so on."""
@@ -75,6 +84,7 @@ def look_at(
     sites: Arrays,
     predictions: Mapping[str, Arrays],
     absent: Collection[str] = (),
+    function: Mapping[int, np.ndarray] | None = None,
     *,
     gaussian: bool = True,
 ) -> Look:
@@ -92,6 +102,8 @@ def look_at(
         Named sites and predictions (by place) of all lanes at the draws of the block.
     absent : collection of str
         Moments that earlier looks of the job have found not to exist.
+    function : mapping, optional
+        By lane what a reference posterior keeps of its draws.
     gaussian : bool
         Whether y given theta is normal, and so has all moments.
     """
@@ -107,7 +119,9 @@ def look_at(
         for place, arrays in predictions.items()
     }
     absent, shown = usable(seen, good, absent, gaussian=gaussian)
-    return Look(own.first_draw, population, good, shown, absent, kept, own.stats, seen, own.anchor)
+    beside = [function[lane] for lane in range(lanes.start, lanes.stop) if lane in function] if function else []
+    values = np.stack(beside) if beside else None
+    return Look(own.first_draw, population, good, shown, absent, kept, own.stats, seen, own.anchor, values)
 
 
 def usable(

@@ -1,10 +1,12 @@
 """One job of a running group: its lanes, its results so far and its storage."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bdlbench.metrics.evaluate import needs_each_draw
+from bdlbench.runs import against
 from bdlbench.runs.job import Job
 from bdlbench.runs.look import Look
 from bdlbench.runs.scores import OOD
@@ -45,7 +47,9 @@ class Member(NamedTuple):
     tally : Tally
     storage : Storage
     seconds : mapping
-        Seconds of earlier attempts, by phase.
+        Of earlier attempts, by phase.
+    reference : str or None
+        The reference posterior that the job samples.
     """
 
     job: Job
@@ -53,6 +57,12 @@ class Member(NamedTuple):
     tally: Tally
     storage: Storage
     seconds: Mapping[str, float]
+    reference: str | None = None
+
+    @property
+    def independent(self) -> bool:
+        """Whether the draws of a chain are drawn from a fitted distribution."""
+        return self.job.program.stages[-1].schedule.thinning == 0
 
     def num_grads(self) -> dict[str, float]:
         """Return the gradient evaluations by phase, in units of the full training set, as a sum over the chains."""
@@ -75,10 +85,39 @@ class Member(NamedTuple):
         """
         found, taken = tally.scores(self.job.metrics, self.job.dataset), self.share(clock, num_jobs)
         price = {"num_grads": sum(self.num_grads().values()), "seconds": taken["warmup"] + taken["sample"]}
+        if self.reference is not None:
+            alone = self.independent or tally.population > 1
+            found = {**found, **against.at_look(self.reference, tally.function.values, independent=alone)}
         self.storage.writer.append_curve({"phase": phase, "num_draws": tally.num_draws, **price, **found})
 
+    def fidelity(self) -> dict[str, Any] | None:
+        """How near the draws are to those of the reference; None of a run that has no reference.
 
-def make_member(job: Job, writer: RunWriter, index: int, earlier: Earlier | None = None, *, gaussian: bool) -> Member:
+        Raises
+        ------
+        ConfigError
+            If no chain has finite draws throughout.
+        """
+        if self.reference is None:
+            return None
+        return against.compared(
+            self.reference,
+            self.tally.function.values,
+            sum(self.num_grads().values()),
+            independent=self.independent,
+            population=self.tally.population,
+        )
+
+
+def make_member(
+    job: Job,
+    writer: RunWriter,
+    index: int,
+    earlier: Earlier | None = None,
+    *,
+    gaussian: bool,
+    reference: str | None = None,
+) -> Member:
     """Make the member with this index in its group, new or with the results of earlier attempts.
 
     Raises
@@ -87,11 +126,14 @@ def make_member(job: Job, writer: RunWriter, index: int, earlier: Earlier | None
         If ``earlier`` belongs to a different job.
     """
     chains, rows = job.num_chains, job.config["store"]["predictive_rows"]
-    tally = Tally(chains, [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)], gaussian=gaussian)
+    places = [*job.dataset.shifted, *(OOD + name for name in job.dataset.ood)]
+    tally = Tally(chains, places, gaussian=gaussian, each=needs_each_draw(job.metrics))
     if earlier is None:
         earlier = Earlier({}, {}, dict.fromkeys(PHASES, 0.0))
     else:
         tally.restore(earlier.tally)
+        if tally.drawn and tally.function.values is None:
+            reference = None  # it was added since the checkpoint: the stored draws are compared when the run is found
     storage = Storage(writer, job.dataset, job.program.stages[-1].schedule.num_samples, rows, earlier.allocated)
     own = slice(index * chains, (index + 1) * chains)
-    return Member(job, own, tally, storage, earlier.seconds)
+    return Member(job, own, tally, storage, earlier.seconds, reference)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bdlbench.metrics.evaluate import needs_each_draw
 from bdlbench.runs.job import Job
 from bdlbench.sampling import lanes
 from bdlbench.sampling.devices import computing_in
@@ -32,7 +33,10 @@ large as the weights."""
 LOOK = 256
 """Largest number of draws of a chain between two looks, with the padding of the last block of predictions."""
 COMPONENTS = 2010
-"""Largest number of doubles that a predictive mixture keeps for a test row: two for each of 1,000 components, and moments."""
+"""Doubles a test row that a running predictive mixture keeps, at most: two for each of 1,000 components, and moments.
+
+A metric that needs the densities of single draws adds one for each component.
+"""
 
 
 REMEDY = "fewer chains, a smaller network, batch_size or data set, or a machine with more memory"
@@ -149,7 +153,8 @@ def _footprint(jobs: Sequence[Job]) -> Footprint:
     predicted, largest = sum(kept for kept, _ in predictions), max((peak for _, peak in predictions), default=0)
     look = min(LOOK, job.program.stages[-1].schedule.num_samples) * particles
     sites = 2 * draw // particles
-    mixture = sum(8 * COMPONENTS * len(rows.y) for rows in sets) // job.num_chains
+    per_row = COMPONENTS + 1000 * needs_each_draw(job.metrics)
+    mixture = sum(8 * per_row * len(rows.y) for rows in sets) // job.num_chains
     # Arrays that wait to be written: at most one buffer for all chains of a run.
     every = job.program.stages[-1].schedule.num_samples * particles * (draw // particles + sites + predicted)
     waiting = min(every, BUFFER_BYTES // job.num_chains)

@@ -98,6 +98,15 @@ def sentence(error: BaseException, options: Callable[[str], list[str]] | None = 
             f"{' and '.join(re.findall(r'[$]{([^}]+)}', tied[1]))} must each be one option: choose one, as in "
             "inference=svi, without ~ and without a list."
         )
+    entry = re.fullmatch(r"(.+)\[(\d+)\]", str(getattr(error.__cause__, "full_key", None)))
+    if entry and isinstance(error.__cause__, IndexError):
+        return no_entry(entry[1], entry[2])
+    index = re.search(r"^Index '(.*)' \(str\) is not an int$|^invalid literal for int\(\) with base 10: '(.*)'$", text)
+    if index:
+        return (
+            f"'{index[1] or index[2]}' is no entry of a list: name an entry by its number, counted from 0, as in "
+            "inference.before.0.schedule.num_warmup=<value>."
+        )
     override = re.search(r"Could not override '([^']+)'", text)
     inside = re.search(r"full_key: (\S+)", str(error.__cause__))
     if override and inside and inside[1].startswith(f"{override[1]}."):
@@ -121,6 +130,14 @@ def offer(name: str, names: Sequence[str], otherwise: str) -> str:
 def no_option(group: str, name: str, names: Sequence[str]) -> str:
     """The sentence for an option that a group does not have."""
     return f"{group}={name} does not exist: {offer(name, names, f'there are {", ".join(names)}')}"
+
+
+def no_entry(path: str, name: str, size: int | None = None) -> str:
+    """The sentence for an entry that the list at ``path`` of ``size`` entries does not have; None if unknown."""
+    has = {None: "does not have so many entries", 0: "is empty", 1: "has the entry 0 alone"}.get(
+        size, f"has the entries 0 to {(size or 0) - 1}"
+    )
+    return f"{path}.{name} is no option here: {path} {has}: name one that is there, or give the whole list as {path}."
 
 
 def shipped_options(group: str) -> list[str]:

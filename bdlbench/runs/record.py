@@ -12,6 +12,7 @@ import numpy as np
 
 from bdlbench.data import Dataset
 from bdlbench.data.description import describe
+from bdlbench.errors import ConfigError
 from bdlbench.runs import memory, start, tuned
 from bdlbench.runs.diagnosis import diagnosis
 from bdlbench.runs.job import Job, short_hash
@@ -25,7 +26,7 @@ from bdlbench.store.errors import FolderGone
 Record = dict[str, Any]
 
 
-def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) -> Record:
+def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool, fault: str | None = None) -> Record:
     """Score and diagnose a run, and store its record. If that raises an error, store a failed record.
 
     Parameters
@@ -37,6 +38,8 @@ def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) 
         The number of jobs in the group. Each is charged an equal share of the group's seconds.
     markov : bool
         Whether the draws of one chain are a Markov chain. ESS and R-hat are computed only then.
+    fault : str, optional
+        Why the run cannot be compared with the reference posterior that it samples.
 
     Raises
     ------
@@ -52,6 +55,10 @@ def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) 
             scores = all_scores(job.metrics, tally.mixtures, job.dataset, tally.scores(job.metrics, job.dataset))
             mixing = member.storage.mixing(tally.sound_chains() if markov else [], tally.drawn, tally.absent)
             found = diagnosis(job, tally, mixing, markov=markov)
+            try:
+                near = member.fidelity()
+            except ConfigError as error:
+                near, fault = None, f"reference '{member.reference}': {error}"
         record = common_fields(job, member.share(clock, num_jobs), num_jobs) | {
             "status": found.status,
             "reason": found.reason,
@@ -62,8 +69,10 @@ def finish_record(member: Member, clock: Clock, num_jobs: int, *, markov: bool) 
             "num_diverging": tally.num_diverging,
             "num_nonfinite": tally.num_nonfinite,
             "warnings": found.warnings,
-            "not_assessed": found.not_assessed,
+            "not_assessed": [*found.not_assessed, *([] if fault is None else [f"fidelity: {fault}"])],
         }
+        if near is not None:
+            record["fidelity"] = near
     except Exception as error:
         if memory.is_out_of_memory(error):
             raise

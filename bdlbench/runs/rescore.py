@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from bdlbench.errors import ConfigError
+from bdlbench.metrics.evaluate import needs_each_draw
 from bdlbench.metrics.mixture import PredictiveMixture
-from bdlbench.runs import scores
+from bdlbench.references import artefacts
+from bdlbench.runs import against, scores
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.configuration import compose
 from bdlbench.runs.job import Job, make_metrics, seen
@@ -96,7 +98,7 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     job = load_job(store, run_id, trust=trust) if job is None else seen(job)
     metrics = make_metrics(wanted)
     with computing_in(job.precision):
-        mixtures = _mixtures(store, run_id, job)
+        mixtures = _mixtures(store, run_id, job, each=needs_each_draw(metrics))
         found, none = (
             all_scores(metrics, mixtures, job.dataset),
             scores.lacking(metrics, mixtures[""], job.dataset.task),
@@ -113,16 +115,76 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     return store.amend(run_id, amended)
 
 
-def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixture]:
-    """Return the predictive mixture of all finite draws for each place, computed as in a run."""
-    shared, lane, test, apart = arrange([job])
-    if test is None:
-        raise ConfigError(f"id: run '{run_id}' has no test rows to be scored at.")
+def lacks_fidelity(record: Mapping[str, Any]) -> str | None:
+    """The reference that a run could be compared with, and is not, or not with the draws that it has now; or None."""
+    name, fault = against.reference_of(str(record.get("target_id")))
+    if name is None or fault is not None or record["status"] == "failed":
+        return None
+    now = artefacts.load(name).certificate["draws_sha256"]
+    return None if record.get("fidelity", {}).get("draws_sha256") == now else name
+
+
+def compare(store: Store, run_id: str, name: str, *, job: Job | None = None, trust: bool = False) -> Record:
+    """Compare a stored run with the reference posterior that it samples, and add that to its record.
+
+    Parameters
+    ----------
+    store, run_id, job, trust
+        As :func:`rescore` takes them.
+    name : str
+        Of the reference.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`rescore`, and if a draw is not finite.
+    RunBusy
+        If another process is writing the run.
+    """
+    record = store.record(run_id)
+    if faults := store.verify(run_id):
+        raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
+    job = load_job(store, run_id, trust=trust) if job is None else seen(job)
+    with computing_in(job.precision):
+        values, population = _stored_values(store, run_id, job, artefacts.load(name))
+        independent = job.program.stages[-1].schedule.thinning == 0
+        price = sum(record["num_grads"].values())
+        found = against.compared(name, values, price, independent=independent, population=population)
+    return store.amend(run_id, lambda now: {**now, "fidelity": found})
+
+
+def _stored_values(store: Store, run_id: str, job: Job, reference: artefacts.Reference) -> tuple[np.ndarray, int]:
+    """What a reference keeps of all stored draws, (C, n, M), and the number of particles of a chain."""
+    with store.posterior(run_id) as tree:
+        num_stored = int(tree["posterior"].sizes["chain"])
+    draws = load_draws(store, run_id, job)
+    if len(draws) != num_stored * job.program.stages[-1].schedule.num_samples:
+        raise ConfigError(f"id: run '{run_id}' has draws that are not finite, and is not compared with a reference.")
+    draws = draws.reshape(job.num_chains, -1, draws.shape[-1])
+    every = -(-draws.shape[0] * draws.shape[1] // against.MOST_DRAWS)
+    shared, lane, _, _ = arrange([job])
+    _refuse_linearised(run_id, job, shared, lane)
+    task = job.dataset.task
+    assert task != "density"  # make_program refuses it
+    predictor = against.predictor_at(reference, job, task, lanes.replicate(shared), lane, Clock())
+    values = against.values_at(reference, predictor, job.dataset.y_scaler, draws[:, ::every])
+    return values, num_stored // job.num_chains
+
+
+def _refuse_linearised(run_id: str, job: Job, shared: Any, lane: Any) -> None:
     method = loop.stage_programs(job.program, len(job.program.stages) - 1, shared, lane).method
     if method.anchor is not None:
         raise ConfigError(
             f"id: run '{run_id}' predicts by a linearised network, which is not scored again: use rerun=true."
         )
+
+
+def _mixtures(store: Store, run_id: str, job: Job, *, each: bool) -> dict[str, PredictiveMixture]:
+    """Return the predictive mixture of all finite draws for each place, computed as in a run."""
+    shared, lane, test, apart = arrange([job])
+    if test is None:
+        raise ConfigError(f"id: run '{run_id}' has no test rows to be scored at.")
+    _refuse_linearised(run_id, job, shared, lane)
     shared, first = lanes.replicate(shared), lanes.first_of(lane)
     rows = {"": test, **apart}
     clock = Clock()
@@ -130,7 +192,7 @@ def _mixtures(store: Store, run_id: str, job: Job) -> dict[str, PredictiveMixtur
     assert task != "density"  # make_program refuses it
     at = {place: Predictor(job.program, task, shared, first, some, clock) for place, some in rows.items()}
     gaussian = is_gaussian(job.program, job.numbers, job.dataset.train.x, job.dataset.train.y)
-    mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in rows}
+    mixtures = {place: PredictiveMixture(gaussian=gaussian, each=each) for place in rows}
     draws = load_draws(store, run_id, job, by_draw=True)
     absent: frozenset[str] = frozenset()
     for start in range(0, len(draws), DRAWS_AT_ONCE):

@@ -16,7 +16,7 @@ from bdlbench.metrics.uncertainty import ood_aupr, ood_auroc, ood_fpr95
 Metrics = Mapping[str, Callable[..., Any]]
 OOD = "ood/"
 """The prefix of the names of out-of-distribution rows. The names of shifted rows have none."""
-STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps")
+STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps", "joint_log_loss")
 """Metrics that have units. A record states them in standardised units too."""
 MCSE: dict[Any, Callable[..., Any]] = {crps: crps_mcse, interval_width: interval_width_mcse}
 """Metrics that use the components of the draws, with the function that estimates their Monte Carlo error."""

@@ -1,5 +1,9 @@
 """Load the job and the posterior draws of a stored run."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +39,7 @@ def load_job(store: Store, run_id: str, *, trust: bool = False, rows_needed: boo
         refuse_untrusted(record["config"], run_id)
     setup_jax()
     # The run that it started from may be gone, and what is read here does not depend on it.
-    config = {**record["config"], "warm_start": None}
+    config = {**_found(record["config"], store), "warm_start": None}
     held = None if rows_needed else record.get("dataset")
     try:
         job = make_job(config, record["labels"])
@@ -48,6 +52,21 @@ def load_job(store: Store, run_id: str, *, trust: bool = False, rows_needed: boo
         if held is None:
             raise ConfigError(f"data: '{job.dataset.name}' has changed since run '{run_id}' was made: run it again.")
     return make_job(config, record["labels"], without_rows(held, record["data_checksum"]))
+
+
+def _found(config: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """The configuration in which files of a fit that is kept are those beside the store, if the store has moved."""
+
+    def place(path: Any) -> Any:
+        beside = Path(store.path).with_name(f"{Path(store.path).name}_rows") / Path(str(path)).name
+        return str(beside) if isinstance(path, str) and not Path(path).is_file() and beside.is_file() else path
+
+    out = dict(config)
+    for section, name in (("data", "path"), ("model", "weights")):
+        node = out[section]
+        if name in node and out["data"]["_target_"] == "bdlbench.data.files.rows":
+            out[section] = {**node, name: place(node[name])}
+    return out
 
 
 def has_rows(job: Job) -> bool:

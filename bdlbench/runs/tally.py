@@ -12,6 +12,7 @@ import numpy as np
 
 from bdlbench.metrics.diagnostics import psis_khat
 from bdlbench.metrics.mixture import PredictiveMixture
+from bdlbench.runs.against import Draws
 from bdlbench.runs.look import Look
 from bdlbench.runs.scores import Metrics, scores
 from bdlbench.sampling.loop import Block
@@ -38,6 +39,8 @@ class Tally:
         Names of the shifted and out-of-distribution rows, which are predicted in addition to the test rows.
     gaussian : bool
         Whether the distribution of y given theta is normal.
+    each : bool
+        Whether the densities of single draws are kept, for metrics that need them.
 
     Attributes
     ----------
@@ -65,11 +68,13 @@ class Tally:
         Energies of a Hamiltonian sampler; log importance ratios of an approximation with a density.
     temperatures : list of arrays (C, n)
         Terms of the configurational temperature of a sampler without a Metropolis test, in units of the run's own.
+    function : Draws
+        Values at the points of a reference posterior, where the run has one.
     """
 
-    def __init__(self, num_chains: int, places: Sequence[str], *, gaussian: bool) -> None:
+    def __init__(self, num_chains: int, places: Sequence[str], *, gaussian: bool, each: bool = False) -> None:
         self.num_chains = num_chains
-        self.mixtures = {place: PredictiveMixture(gaussian=gaussian) for place in ("", *places)}
+        self.mixtures = {place: PredictiveMixture(gaussian=gaussian, each=each) for place in ("", *places)}
         self.row_grads = {"warmup": 0, "sample": 0}
         self.num_diverging = self.num_nonfinite = self.num_draws = self.drawn = 0
         self.population = 1
@@ -80,6 +85,7 @@ class Tally:
         self.energy: list[np.ndarray] = []
         self.log_ratios: list[np.ndarray] = []
         self.temperatures: list[np.ndarray] = []
+        self.function = Draws()
         self._scored: tuple[int, dict[str, float]] | None = None
 
     def charge(self, block: Block, num_rows: int, *, last: bool) -> None:
@@ -128,6 +134,8 @@ class Tally:
         if "log_q" in look.stats:
             ratio = look.stats["log_density"].astype(np.float64) - look.stats["log_q"]
             self.log_ratios.append(np.where(look.good, ratio, np.nan))
+        if look.function is not None:
+            self.function.add(look.function, look.shown_in_lanes)
         for place in look.predictions:
             look.pool(place, self.mixtures[place])
 
@@ -170,7 +178,7 @@ class Tally:
         out |= {f"series/{name}": np.concatenate(getattr(self, name), 1) for name in SERIES if getattr(self, name)}
         for place, mixture in self.mixtures.items():
             out |= {f"mixture/{place}/{key}": value for key, value in mixture.state().items()}
-        return out
+        return out | self.function.state()
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Replace everything gathered by what :meth:`state` returned earlier.
@@ -187,6 +195,7 @@ class Tally:
         self.overflowing = dict(facts["overflowing"])
         for name in SERIES:
             setattr(self, name, [state[key] for key in [f"series/{name}"] if key in state])
+        self.function.restore(state)
         for place, mixture in self.mixtures.items():
             start = f"mixture/{place}/"
             mixture.restore({key.removeprefix(start): v for key, v in state.items() if key.startswith(start)})

@@ -16,14 +16,16 @@ from bdlbench.errors import ConfigError
 from bdlbench.runs.configuration import MOVED, conf_dir
 
 OPTAX = re.compile(r"optax(\.(schedules|contrib))?\.[A-Za-z]\w*")
+KEPT = ("bdlbench.model.kept.partly", "bdlbench.model.kept.on_tree")
+"""Models that ``bdlbench.fit`` writes into the configuration of a run that it keeps."""
 NUMPYRO = re.compile(r"numpyro\.distributions\.[A-Z]\w*")
 FLAX = re.compile(r"flax\.(nnx|linen)\.[A-Z]\w*")
 
 
 @functools.cache
 def shipped_targets() -> frozenset[str]:
-    """Return the paths of all factories of this package that its configurations name."""
-    found: set[str] = set()
+    """Return the paths of all factories of this package that its configurations name, those of kept fits included."""
+    found: set[str] = {*KEPT}
     for path in conf_dir().rglob("*.yaml"):
         found |= set(re.findall(r"_target_:\s*['\"]?(bdlbench\.[\w.]+)", path.read_text(encoding="utf-8")))
     return frozenset(found)

@@ -18,7 +18,7 @@ REQUIRED = ("status", "labels", "metrics", "seconds", "num_grads", "device", "ve
 LABELS = ("data", "model", "network", "prior", "likelihood", "inference")
 IDENTITY = ("id", "status", "reason", *LABELS, "seed", "split")
 COST = ("tuning_num_grads", "lanes", "peak_memory_bytes", "device", "warnings", "not_assessed", "created")
-PREFIXES = ("seconds_", "num_grads_", "config.")
+PREFIXES = ("seconds_", "num_grads_", "fidelity_", "config.")
 
 Record = dict[str, Any]
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -172,6 +172,7 @@ def row(record: Record, *, config: bool) -> dict[str, Any]:
     columns["seed"] = labels.get("seed", settings.get("seed"))
     columns["split"] = labels.get("split", data.get("split") if isinstance(data, Mapping) else None)
     columns.update(flatten(record["metrics"], separator="_"))
+    columns.update(flatten(record.get("fidelity") or {}, "fidelity_", "_"))
     columns.update(flatten(record["seconds"], "seconds_", "_"))
     columns.update(flatten(record["num_grads"], "num_grads_", "_"))
     for name in COST:

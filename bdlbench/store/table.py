@@ -54,7 +54,9 @@ def _columns(rows: list[Row]) -> list[str]:
     def section(name: str) -> int:
         if name in IDENTITY or name in COST:
             return 0 if name in IDENTITY else 4
-        return {"seconds_": 2, "num_grads_": 3, "config.": 5}.get(_prefix(name), 1)  # the rest are metrics
+        return {"fidelity_": 1, "seconds_": 2, "num_grads_": 3, "config.": 5}.get(
+            _prefix(name), 1
+        )  # the rest are metrics
 
     names = dict.fromkeys((*IDENTITY, *COST))
     for row in rows:

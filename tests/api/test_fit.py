@@ -15,9 +15,13 @@ from from_python import NET, TINY, regression_on_tree, rows
 from models_of_users import LinenMLP, poisson
 
 import bdlbench as bdl
+from bdlbench.api.options import REST, sorted_options
+from bdlbench.api.problem import make_parts
 from bdlbench.data.sklearn_sets import _diabetes
 from bdlbench.data.splits import random_split
 from bdlbench.errors import ConfigError
+from bdlbench.runs import configuration
+from bdlbench.runs.configuration import conf_dir
 from bdlbench.runs.group import run
 from bdlbench.store import Store
 
@@ -52,8 +56,8 @@ def test_draws_are_those_of_the_command_line(method, settings, store_path):
     )  # fmt: skip
     table = _diabetes()
     split = random_split(len(table.y), split=0, test_fraction=0.2, validation_fraction=0.0, n_train=None)
-    options = {s.split("=")[0].removeprefix("inference."): int(s.split("=")[1]) for s in [*short, *settings]}
-    fitted = bdl.fit(NET, table.x[split.train], table.y[split.train], inference=method, seed=5, options=options,
+    given = {s.split("=")[0]: int(s.split("=")[1]) for s in [*short, *settings]}
+    fitted = bdl.fit(NET, table.x[split.train], table.y[split.train], inference=method, seed=5, options=given,
                      progress=False)  # fmt: skip
     with Store(store_path).posterior(record["id"]) as tree:
         stored = {str(name): values.to_numpy() for name, values in tree["posterior"].data_vars.items()}
@@ -287,6 +291,21 @@ def test_a_column_of_targets_is_raveled_with_a_warning():
     assert fitted.predict(x).mean.shape == y.shape
 
 
+def test_options_have_the_paths_of_the_command_line():
+    """Those of the parts and of the method by their whole path; no option of a method has the name of a section."""
+    given = {"network.width": 2, "prior.weight_scale": 0.5, "inference.schedule.num_warmup": 3, "thinning": 2}
+    parts = make_parts(network="mlp", model=None, prior=None, likelihood=None, temperature=1.0, inference="nuts",
+                       options=sorted_options(given, {}))  # fmt: skip
+    assert parts.nodes["network"]["width"] == 2
+    assert parts.nodes["prior"]["weight_scale"] == 0.5
+    assert (parts.nodes["inference"]["schedule"]["num_warmup"], parts.nodes["inference"]["schedule"]["thinning"]) == (
+        3,
+        2,
+    )
+    for file in (conf_dir() / "inference").glob("*.yaml"):
+        assert not set(configuration.preset("inference", file.stem)) & {*configuration.sections(), REST}
+
+
 def unobserved(x, y=None):
     """A model without an observed site."""
     numpyro.sample("w", dist.Normal(0, 1))
@@ -340,6 +359,31 @@ BAD = {
     "table": (lambda: bdl.score_table({"a": 3}, X, Y), r"posteriors\['a'\] is a int"),
     "nothing_saved": (lambda: bdl.load("nowhere"), "holds no saved posterior"),
     "no_run": (lambda: bdl.load("abc", store="nowhere"), "no finished run in 'nowhere' begins with 'abc'"),
+    "entry": (
+        lambda: bdl.fit(NET, X, Y, options={"before.7.x": 1}),
+        "before.7 is no option here: .* the entry 0 alone",
+    ),
+    "no_entry": (
+        lambda: bdl.fit(NET, X, Y, options={"before.a": 1}),
+        "before.a is no option here: .* the entry 0 alone",
+    ),
+    "tuned": (lambda: bdl.fit(NET, X, Y, tuned="a"), "tuned belongs to a command and not to a fit: give the tuned"),
+    "data": (
+        lambda: bdl.fit(NET, X, Y, options={"data.split": 1}),
+        "data.split belongs to a command.*the rows are x and y",
+    ),
+    "argument": (lambda: bdl.fit(NET, X, Y, options={"seed": 1}), "give the argument seed=... of fit"),
+    "kept": (
+        lambda: bdl.fit(NET, X, Y, options={"limits.memory": "off"}),
+        "limits.memory belongs to a run that is kept",
+    ),
+    "warm": (lambda: bdl.fit(NET, X, Y, warm_start="a"), "warm_start names a run in a store"),
+    "of_the_store": (
+        lambda: bdl.fit(NET, X, Y, options={"store.foo": 1}),
+        "store.foo is unknown: a fit takes store.pred",
+    ),
+    "paths": (lambda: bdl.fit(NET, X, Y, num_samples=3, options={"inference.schedule.num_samples": 3}), "given twice"),
+    "own": (lambda: bdl.fit(Wide, X, Y, options={"network.width": 3}), "network.width is an option of a preset"),
     "object": (lambda: bdl.fit(NET, X, Y, inference="svi", optimizer=object()), "plain values"),
 }
 
@@ -367,6 +411,10 @@ def test_what_does_not_fit_at_prediction(posterior):
         posterior.predict(X, precision="half")
     with pytest.raises(ConfigError, match="folder='/dev/null/p' cannot be made"):
         posterior.save("/dev/null/p")
+    with pytest.raises(ConfigError, match="^seed=-1 must be a whole number"):
+        posterior.predict(X).sample(seed=-1)
+    with pytest.raises(ConfigError, match="^q=1.0 must lie strictly between 0 and 1"):
+        posterior.predict(X).quantile(1.0)
 
 
 def exploding(x, y=None):

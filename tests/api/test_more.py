@@ -1,12 +1,13 @@
 """Fits that are kept in a store, several targets, and tables of scores."""
 
 import functools
+import pickle
 import signal
 
 import numpy as np
 import pandas as pd
 import pytest
-from from_python import NET, TINY, rows
+from from_python import NET, TINY, regression_on_tree, rows
 from models_of_users import LinenMLP
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -30,8 +31,13 @@ def test_a_stored_fit_has_the_draws_of_one_in_memory(store_path):
     for name, values in memory.sites.items():
         # Constrained sites are mapped back to the reals and forth again, a rounding each way.
         np.testing.assert_allclose(kept.sites[name], values, rtol=1e-5, err_msg=name)
-    bdl.fit(network, x, y, store=store_path, **TINY)
+    again = bdl.fit(network, x, y, store=store_path, **TINY)
     assert Store(store_path).finished() == ids
+    # R-hat and ESS are of function values, in the record too; ranks hardly change by a rounding.
+    for posterior in (kept, again, bdl.load(ids[0], store=store_path, trust=True)):
+        assert set(posterior.warnings) == set(memory.warnings)
+        for name in ("rhat_max", "ess_bulk_min", "ess_tail_min"):
+            assert posterior.diagnostics[name] == pytest.approx(memory.diagnostics[name], rel=1e-2)
     labels = np.where(y > 100, "high", "low")
     assert set(bdl.fit(NET, x, labels, store=store_path, **MAP).predict(x).labels) <= {"high", "low"}
     with pytest.raises(ConfigError, match="what another process can import"):
@@ -55,6 +61,90 @@ def test_a_stored_fit_is_opened_by_its_id_and_without_its_rows(store_path):
     assert "the data of the run have changed or are gone: it only predicts" in served.notes
     with pytest.raises(ConfigError, match="update needs the training rows, which this posterior lacks"):
         served.update(table, labels)
+
+
+def _moved(store_path):
+    """Move a store and the rows beside it to another folder."""
+    place = store_path.with_name("elsewhere")
+    store_path.rename(place)
+    store_path.with_name("store_rows").rename(place.with_name("elsewhere_rows"))
+    return place
+
+
+def test_a_fit_to_a_tree_of_inputs_is_kept(store_path):
+    """Its predictions are those of memory; it opens in another place, predicts, is saved, and takes more rows."""
+    x, y = rows()
+    tree = {"group": np.arange(40) % 3, "dose": x[:, 0]}
+    memory = bdl.fit(model=regression_on_tree, x=tree, y=y, **MAP)
+    options = {"store.checkpoint_seconds": 5, "limits": {"memory": "off"}}
+    kept = bdl.fit(model=regression_on_tree, x=tree, y=y, store=store_path, options=options, **MAP)
+    # Constrained sites are mapped back to the reals and forth again, a rounding each way.
+    np.testing.assert_allclose(kept.predict(tree).mean, memory.predict(tree).mean, rtol=1e-5)
+    place = _moved(store_path)
+    (run_id,) = Store(place).finished()
+    config = Store(place).record(run_id)["config"]
+    assert (config["store"]["checkpoint_seconds"], config["limits"]["memory"]) == (5, "off")
+    with pytest.raises(ConfigError, match="not bdlbench's own"):
+        bdl.load(run_id, store=place)
+    again = bdl.load(run_id, store=place, trust=True)
+    saved = bdl.load(again.save(place / "p", rows=True), trust=True)
+    for posterior in (again, saved, pickle.loads(pickle.dumps(again))):
+        np.testing.assert_array_equal(posterior.predict(tree).mean, kept.predict(tree).mean)
+    assert np.isfinite(saved.update(tree, y).predict(tree).mean).all()
+
+
+@pytest.mark.slow
+def test_a_partly_bayesian_network_is_kept_with_its_price(store_path, monkeypatch):
+    """The rest is fitted once; the same call finds it and the run, and the record holds what it took."""
+    x, y = rows()
+    options = {"rest.num_warmup": 30}
+    memory = bdl.fit(NET, x, y, bayesian="last_layer", options=options, **MAP)
+    kept = bdl.fit(NET, x, y, bayesian="last_layer", options=options, store=store_path, **MAP)
+    np.testing.assert_allclose(kept.predict(x).mean, memory.predict(x).mean, rtol=1e-5)
+    assert kept.diagnostics["num_grads"] == memory.diagnostics["num_grads"]
+    (run_id,) = Store(store_path).finished()
+    assert Store(store_path).record(run_id)["num_grads"]["rest"] == 30
+    monkeypatch.setattr("bdlbench.api.fitting.sample", None)  # nothing is fitted again
+    bdl.fit(NET, x, y, bayesian="last_layer", options=options, store=store_path, **MAP)
+    assert Store(store_path).finished() == [run_id]
+    place = _moved(store_path)
+    again = bdl.load(run_id, store=place)
+    assert set(again.sites) == {"network.output.bias", "network.output.kernel", "sigma"}
+    np.testing.assert_array_equal(again.predict(x).mean, kept.predict(x).mean)
+    np.testing.assert_array_equal(again.params["hidden"][0]["kernel"], memory.params["hidden"][0]["kernel"])
+    (file,) = place.with_name("elsewhere_rows").glob("*-weights.npz")
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"^model.weights=.* is no file: put the folder of rows back"):
+        bdl.load(run_id, store=place)
+
+
+def test_a_fit_leaves_the_folder_and_a_users_hydra_alone(tmp_path, monkeypatch):
+    """Without a store nothing is written, and the configuration of a Hydra application around it stays as it was."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    own, work = tmp_path / "conf", tmp_path / "work"
+    own.mkdir(), work.mkdir()
+    (own / "config.yaml").write_text("steps: 20\n")
+    monkeypatch.chdir(work)
+    with initialize_config_dir(str(own), version_base="1.3"):
+        around = GlobalHydra.instance().hydra
+        steps = compose("config").steps
+        posterior = bdl.fit(NET, *rows(), inference="map", num_warmup=steps, progress=False)
+        posterior.predict(rows()[0])
+        assert GlobalHydra.instance().hydra is around
+        assert compose("config", ["steps=3"]).steps == 3
+    assert not list(work.iterdir()) and [path.name for path in own.iterdir()] == ["config.yaml"]
+
+
+def test_what_a_store_does_not_keep_is_said_beforehand(store_path):
+    """Several targets, a place that is none, methods of one's own; nothing is written."""
+    x, y = rows()
+    for words, given in (("store keeps runs of one target", {"y": np.column_stack([y, y + x[:, 0]])}),
+                         ("store is a int: give the path", {"y": y, "store": 3})):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            bdl.fit(NET, x, **{"store": store_path, **given}, **MAP)
+    assert not list(store_path.parent.iterdir())
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -43,7 +43,7 @@ def test_a_predicate_chooses_weights_by_path():
     fitted = bdl.fit(NET, x, labels, bayesian=lambda path: path.endswith("bias"), **kept)
     assert set(fitted.sites) == {"network.hidden.0.bias", "network.output.bias"}
     for choice, words in ((lambda path: False, "none of the network's weights"), (lambda path: True, "no weight to fix"),
-                          ("first", "'first' is unknown")):  # fmt: skip
+                          ("first", "'first' is unknown"), (lambda: True, "fails at the weight 'hidden.0.bias'")):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             bdl.fit(NET, x, labels, bayesian=choice, **kept)
 

@@ -320,5 +320,19 @@ def test_compare(path, capsys):
     assert "same posterior,sgld,nuts,yacht,3,-0.51," in capsys.readouterr().out
     assert main([*options, "--format", "latex"]) == 0
     assert r"\toprule" in capsys.readouterr().out
+    for form, shows in (
+        ("markdown", "| nuts | **-5"),
+        ("latex", r"nuts & $\mathbf{-5}"),
+        ("csv", "same posterior,nuts,yacht,lppd,-5.0,0.0,3,3,best,"),
+    ):
+        assert main(["paper", "--metric", "lppd", "--filter", "data=yacht", "--format", form]) == 0
+        assert shows in capsys.readouterr().out
+    assert main([*options, "--problems", "judging"]) == 0  # yacht is a problem for tuning
+    assert "fit the filter" in capsys.readouterr().out
+    assert main([*options, "--problems", "tuning"]) == 0
+    assert "| better |" in capsys.readouterr().out
+    assert main(["ranks", "--metric", "lppd", "--problems", "tuning", "--figure", "ranks.png"]) == 0
+    assert "| nuts | 1.0 | 1 to 1 | 1.00 |" in capsys.readouterr().out
+    assert (path.parents[1] / "ranks.png").stat().st_size > 1000
     assert main(["compare", "--metric", "speed", "--delta", "1"]) == 2
     assert "--metric: 'speed' does not say which method is better" in capsys.readouterr().err

@@ -72,6 +72,13 @@ def test_few_chains_divergences_and_low_energy_information_fail():
     assert {"num_chains", "num_runs", "num_particles", "num_diverging", "e_bfmi_min", "ess_bulk_min"} <= set(failed)
     assert (failed["num_chains"], failed["num_runs"], failed["num_particles"]) == (7, 6, 600)
     assert failed["num_diverging"] == 2
+    enough = Thresholds(num_chains=7, num_runs=6, num_particles=600)
+    met = certificate.certify(chains, runs, enough, num_diverging=0, energies=walk)
+    assert {one.name for one in met if one.passed} >= {"num_chains", "num_runs", "num_particles", "num_diverging"}
+    rhat = certificate.mixing(
+        chains + 0.05 * np.arange(7)[:, None, None], Thresholds(), num_diverging=0, energies=walk
+    )[0]
+    assert 1.01 < rhat.figure < 2 and not rhat.passed
     still = chains.copy()
     still[..., 4] = 1.0
     assert certificate.mixing(still, Thresholds(), num_diverging=0, energies=walk)[0].figure == np.inf

@@ -10,8 +10,8 @@ import yaml
 from bdlbench.cli.references import main
 from bdlbench.data.generated import linear_regression
 from bdlbench.errors import ConfigError
-from bdlbench.evaluation import reference_problems, references
-from bdlbench.evaluation.reference_problems import parse, problem
+from bdlbench.references import artefacts, problems
+from bdlbench.references.problems import parse, problem
 
 TINY = {
     "nuts": {"num_chains": 4, "num_warmup": 100, "num_samples": 40, "target_accept_prob": 0.8, "max_tree_depth": 5},
@@ -22,10 +22,10 @@ TINY = {
 
 def test_problems_are_fixed_before_they_are_sampled():
     """At least twelve, with plans and thresholds of their own, whose change changes the hash; a comment does not."""
-    names = reference_problems.names()
+    names = problems.names()
     assert len(names) >= 12
     for name in names:
-        text = (reference_problems.folder() / name / "problem.yaml").read_text()
+        text = (problems.folder() / name / "problem.yaml").read_text()
         found = problem(name)
         content = yaml.safe_load(text)
         assert parse(name, f"# a comment\n{text}").sha256 == found.sha256
@@ -46,7 +46,7 @@ def test_problems_are_fixed_before_they_are_sampled():
     ],
 )
 def test_a_problem_that_is_none_is_refused(change, sentence):
-    content = yaml.safe_load((reference_problems.folder() / "two_moons" / "problem.yaml").read_text())
+    content = yaml.safe_load((problems.folder() / "two_moons" / "problem.yaml").read_text())
     with pytest.raises(ConfigError, match=sentence):
         parse("two_moons", yaml.safe_dump(content | change))
 
@@ -59,10 +59,10 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys):
 def test_what_ships_is_sound(capsys):
     """Checksums, hashes and certificates of every artefact; all of them together are at most 15 MB."""
     assert main(["check"]) == 0
-    sizes = [path.stat().st_size for path in reference_problems.folder().rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for path in problems.folder().rglob("*") if path.is_file()]
     assert sum(sizes) <= 15e6
-    for name in references.available():
-        found = references.load(name)
+    for name in artefacts.available():
+        found = artefacts.load(name)
         assert found.draws.shape[-1] == len(found.certificate["quantities"]) == len(found.kinds)
         assert np.isfinite(found.draws).all()
 
@@ -77,16 +77,15 @@ def test_a_problem_is_sampled_judged_and_read_again(tmp_path, monkeypatch, capsy
 
     folder = tmp_path / "references"
     (folder / "line").mkdir(parents=True)
-    content = yaml.safe_load((reference_problems.folder() / "linear_regression" / "problem.yaml").read_text())
+    content = yaml.safe_load((problems.folder() / "linear_regression" / "problem.yaml").read_text())
     content["thresholds"]["level"] = 0.2  # 4 chains and 2 runs have 15 arrangements
     content |= {"plans": [{"seed": 1, **TINY}], "points": {"test": 3, "grid": [-10.0, 10.0, 2]}}
     (folder / "line" / "problem.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr(reference_problems, "folder", lambda: folder)
-    monkeypatch.setattr(references, "folder", lambda: folder)
+    monkeypatch.setattr(problems, "folder", lambda: folder)
     problem.cache_clear()
 
     assert main(["make", "line", "--work", str(tmp_path / "work")]) == 1
-    made = references.load("line")
+    made = artefacts.load("line")
     assert not made.certified
     assert "ess" in " ".join(c["name"] for c in made.certificate["attempts"][0]["criteria"] if not c["passed"])
     assert made.draws.shape == (4, 40, 6)
@@ -132,5 +131,5 @@ def test_a_problem_is_sampled_judged_and_read_again(tmp_path, monkeypatch, capsy
     assert main(["check", "line"]) == 1
     assert "contradicts its own criteria" in capsys.readouterr().out
     problem.cache_clear()
-    references.load.cache_clear()
+    artefacts.load.cache_clear()
     shutil.rmtree(folder)

@@ -6,8 +6,8 @@ from scipy.stats import norm, ttest_1samp
 from scipy.stats import t as student
 
 from bdlbench.errors import ConfigError
-from bdlbench.evaluation import verdicts
 from bdlbench.evaluation.verdicts import Difference, Plan, difference, expected_false, hierarchical, plan, verdict
+from bdlbench.metrics.resampling import error_factor
 
 
 def splits(rng, size, mean, sd=1.0, rho=0.1):
@@ -21,7 +21,7 @@ def test_standard_error_is_nadeau_and_bengios():
     one = difference(d, rho=0.1)
     assert one.se == pytest.approx(one.sd * np.sqrt(1 / 20 + 1 / 9), rel=1e-12)
     assert one.se / one.sd == pytest.approx(0.401, abs=5e-4)
-    assert verdicts._factor(10**9, 0.1) == pytest.approx(0.333, abs=5e-4)
+    assert error_factor(10**9, 0.1) == pytest.approx(0.333, abs=5e-4)
     independent = difference(d, rho=0.0)
     usual = ttest_1samp(d, 0.0)
     assert one.mean / independent.se == pytest.approx(usual.statistic)
@@ -77,10 +77,10 @@ def test_few_of_200_nulls_are_decided(rho):
     beyond delta better has a probability of .89 and worse none.
     """
     rng = np.random.default_rng(2)
-    delta = 0.25 * verdicts._factor(20, rho)
+    delta = 0.25 * error_factor(20, rho)
     words = [verdict(difference(splits(rng, 20, 0.0, rho=rho), rho=rho), delta).word for _ in range(200)]
     assert sum(word != "undecided" for word in words) <= 25
-    far = delta + 3 * verdicts._factor(20, rho)
+    far = delta + 3 * error_factor(20, rho)
     words = [verdict(difference(splits(rng, 20, far, rho=rho), rho=rho), delta).word for _ in range(200)]
     assert words.count("better") > 200 * 0.89 - 5 * np.sqrt(200 * 0.89 * 0.11)
     assert words.count("worse") == 0

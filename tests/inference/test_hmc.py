@@ -77,6 +77,16 @@ def test_hmc_cut_short_is_exact():
     assert drawn.stat("reached_max_leapfrog_steps").all()
 
 
+def test_nuts_says_which_draws_reached_its_depth():
+    """Of depth 2 a tree has at most 3 leapfrog steps: the draws with so many say so, and the depth is that of the steps."""
+    one = program((nuts_stage(60, num_warmup=20, max_tree_depth=2),))
+    drawn = sample(one, rows(gaussian(5, 100)), lanes_of(4))
+    steps = drawn.stat("n_steps")
+    assert {1, 3} <= set(steps.ravel().tolist()) <= {1, 2, 3}
+    np.testing.assert_array_equal(drawn.stat("reached_max_treedepth"), steps == 3)
+    np.testing.assert_array_equal(drawn.stat("tree_depth"), np.ceil(np.log2(steps + 1)))
+
+
 def weights_of(job, drawn):
     """Bias and kernel of the draws, (C, n, 5), with the bias first, from the named sites."""
     shared, lane, _, _ = arrange([job])

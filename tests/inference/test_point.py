@@ -101,6 +101,17 @@ def test_a_member_reaches_its_closed_form(objective):
     assert grads.sum() == 4000
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_batch_of_an_ensemble_stands_for_all_rows():
+    """The first step of rate 1 on B of N rows, without a prior: theta' = theta + (1 / B) sum of the rows' gradients."""
+    target, data = linear()
+    batch = data._replace(x=data.x[:5], y=data.y[:5])
+    method = deep_ensemble(target, Schedule(1, 10, 1, 0), optimizer=optax.sgd(1.0), objective="likelihood", **OFF)
+    theta = jnp.linspace(-1.0, 1.0, 4)
+    moved, _ = method.step(jax.random.key(0), jnp.int32(0), method.init(jax.random.key(0), theta, data), batch)
+    np.testing.assert_allclose(moved.theta, theta + batch.x.T @ (batch.y - batch.x @ theta) / 5, rtol=1e-12)
+
+
 def classes():
     """A linear softmax classifier of three classes, its rows and noisy validation rows."""
     rng = np.random.default_rng(3)

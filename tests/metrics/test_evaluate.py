@@ -13,7 +13,7 @@ import yaml
 from scipy.stats import norm
 
 from bdlbench.metrics.calibration import coverage, reliability
-from bdlbench.metrics.evaluate import evaluate
+from bdlbench.metrics.evaluate import evaluate, needs_each_draw
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.metrics.predictive import accuracy, brier, lppd, rmse
 
@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[2] / "conf" / "metrics"
 YAMLS = sorted(CONF.glob("*.yaml"))
 NAMES = {
     "lppd", "lppd_gaussian", "rmse", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95",
-    "interval_width_90", "interval_score_90", "accuracy", "brier", "ece",
+    "interval_width_90", "interval_score_90", "accuracy", "brier", "ece", "joint_log_loss",
 }  # fmt: skip
 CLASSIFICATION = {"accuracy", "brier", "ece"}
 
@@ -65,7 +65,7 @@ def test_regression_gets_what_a_regression_has():
     """All but the classification scores, each a finite float."""
     rng = np.random.default_rng(0)
     y, mean = rng.normal(size=20), rng.normal(size=(5, 20))
-    mixture = PredictiveMixture()
+    mixture = PredictiveMixture(each=True)
     block = {"log_lik": norm.logpdf(y, mean), "mean": mean, "variance": np.ones((5, 20)), "cdf": norm.cdf(y, mean)}
     mixture.update(block)
     got = evaluate(offered(), y, mixture.ingredients())
@@ -75,11 +75,14 @@ def test_regression_gets_what_a_regression_has():
 
 
 def test_classification_gets_what_a_classification_has():
-    """LPPD and the classification scores."""
-    mixture = PredictiveMixture()
+    """LPPD, its joint form and the classification scores. Without the densities of single draws there is no joint form."""
+    assert needs_each_draw(offered())
+    assert not needs_each_draw({"lppd": lppd})
+    mixture = PredictiveMixture(each=True)
     mixture.update({"log_lik": np.log(np.full((3, 20), 0.5)), "probs": np.full((3, 20, 2), 0.5)})
     got = evaluate(offered(), np.zeros(20, int), mixture.ingredients())
-    assert set(got) == CLASSIFICATION | {"lppd"}
+    assert set(got) == CLASSIFICATION | {"lppd", "joint_log_loss"}
+    assert got["joint_log_loss"] == pytest.approx(np.log(2))
 
 
 def test_matching_is_by_name_and_keeps_order():

@@ -237,3 +237,34 @@ def test_blocks_must_agree_and_units_need_a_regression():
     classes.update({"log_lik": np.zeros((1, 2)), "probs": np.full((1, 2, 2), 0.5)})
     with pytest.raises(ValueError, match="regression"):
         classes.to_original(0.0, 1.0)
+
+
+@pytest.mark.parametrize("gaussian", [True, False])
+def test_densities_of_the_kept_draws_are_those_of_their_components(gaussian):
+    """On demand, whether or not y is normal, and also where mean and variance turn out not to exist."""
+    y, block = regression_block(num_draws=300)
+    mixture = streamed(block, [100, 1, 199], max_components=50, gaussian=gaussian, each=True)
+    found = mixture.ingredients()
+    assert found["log_lik"].shape == (50, NUM_POINTS)
+    if gaussian:
+        assert_allclose(found["log_lik"], norm.logpdf(y, found["loc"], found["scale"]), rtol=1e-12)
+    assert_allclose(mixture.to_original(3.0, 2.0)["log_lik"], found["log_lik"] - np.log(2.0))
+    assert "log_lik" not in streamed(block, [300]).ingredients()
+    mixture.forget({"mean"})
+    mixture.update({name: block[name] for name in ("log_lik", "cdf")})
+    after = mixture.ingredients()
+    assert after["log_lik"].shape == (50, NUM_POINTS) and "loc" not in after
+
+
+def test_a_state_without_densities_of_single_draws_is_refused_where_they_are_asked_for():
+    """Otherwise those of the draws before the checkpoint would be missing from a score."""
+    _, block = regression_block()
+    with pytest.raises(ValueError, match="does not hold log_lik of single draws"):
+        PredictiveMixture(each=True).restore(streamed(block, [NUM_DRAWS]).state())
+    whole = streamed(block, [NUM_DRAWS], each=True)
+    for each in (True, False):
+        again = PredictiveMixture(each=each)
+        again.restore(whole.state())
+        assert ("log_lik" in again.ingredients()) == each
+        again.update(block)
+        assert_array_equal(again.ingredients()["loc"][:NUM_DRAWS], whole.ingredients()["loc"])

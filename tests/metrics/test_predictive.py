@@ -149,3 +149,8 @@ def test_the_monte_carlo_errors_are_the_spread_over_replicates():
     assert np.sqrt((width_error**2).mean()) == pytest.approx(width.std(), rel=0.25)
     with pytest.raises(ValueError, match="at least 4 draws, got 3"):
         predictive.crps_mcse(y, np.zeros((3, 3)), np.ones((3, 3)))
+
+
+def test_a_standard_error_is_that_of_a_mean():
+    """By hand: the values 1, 3, 5, 7 have the variance 20 / 3, and their mean a fourth of it."""
+    assert predictive.standard_error(np.array([1.0, 3.0, 5.0, 7.0])) == pytest.approx(np.sqrt(20 / 12))

@@ -216,3 +216,26 @@ def test_a_mean_hides_no_missing_value():
 def test_count(value, text):
     """Counts are rounded before their unit is chosen."""
     assert count(value) == text
+
+
+def near(worth, squared_bias, *, certified=True, weak=False, price=100.0):
+    test = {"worth": worth, "squared_bias": squared_bias, "weak": weak, "num_reference": 4000}
+    test["gradients_per_exact_draw"] = price
+    return {"reference": "diabetes", "certified": certified, "resolution": 0.1, "test": test}
+
+
+def test_runs_that_have_a_reference_show_worth_and_bias():
+    """Worth is averaged as a squared distance, bias as its signed square; nothing below the resolution is claimed."""
+    runs = [
+        run("nuts", fidelity=near(4000.0, -0.01, price=2.0)),
+        run("sgld", fidelity=near(30.0, 0.09)), run("sgld", seed=1, fidelity=near(60.0, 0.07, weak=True, price=200.0)),
+        run("svi"),
+    ]  # fmt: skip
+    columns, [(_, rows)], notes = contents(runs, aggregate=True)
+    cells = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    shown = {name: [row[key] for key in ("worth", "bias", "gradients/exact draw")] for name, row in cells.items()}
+    assert shown == {"nuts": ["≥ 4,000", "< 0.1", "≤ 2"], "sgld": ["40", "0.28*", "150"], "svi": ["–"] * 3}
+    assert any("against the reference diabetes" in note for note in notes)
+    _, _, notes = contents([run("nuts", fidelity=near(10.0, 1e-4, certified=False))])
+    assert any("not certified" in note for note in notes)
+    assert "worth" not in contents([run("svi")]).columns

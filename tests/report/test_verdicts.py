@@ -89,10 +89,10 @@ def test_formats(records):
     ]
     assert "| a_1 | b\\|c |" in verdicts.as_markdown(leagues)
     text = verdicts.as_latex(leagues)
-    assert r"a\_1 & b|c & x" in text
+    assert r"a\_1 & b\textbar{}c & x" in text
     assert r"50 \%" in text
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
-    assert text.splitlines()[2].count("l") + text.splitlines()[2].count("r") >= len(verdicts._COLUMNS)
+    assert rf"\begin{{tabular}}{{{verdicts._ALIGNED}}}" in text and len(verdicts._ALIGNED) == len(verdicts._COLUMNS)
     assert verdicts.as_csv(leagues).splitlines()[1] == "same posterior,a_1,b|c,x,2,0.1,0 to 1,0.5,0.5,0.5,better,1"
 
 
@@ -109,3 +109,15 @@ def test_unfit_requests_are_refused(records):
     with pytest.raises(ConfigError, match="--rho: the share of test rows of 'diabetes'"):
         verdicts.compare(records, metric="lppd", delta=0.1)
     assert verdicts.compare(records, metric="lppd", delta=0.1, rho=0.2)
+    for record in records:
+        record["test_checksum"] = "one"
+    with pytest.raises(ConfigError, match="--rho: the splits of 'diabetes' share one test set"):
+        verdicts.compare(records, metric="lppd", delta=0.1)
+
+
+def test_rows_of_the_records_say_how_far_splits_overlap(records):
+    """rho is n_test / (n_test + n_train) of the runs; without numbers of rows it is the configuration's share."""
+    assert verdicts.pairs(records, "lppd")[0].by_data["diabetes"].rho == 0.2
+    for record in records:
+        record["num_rows"] = {"train": 60, "test": 20}
+    assert verdicts.pairs(records, "lppd")[0].by_data["diabetes"].rho == pytest.approx(0.25)

@@ -37,11 +37,12 @@ def test_the_values_are_those_of_the_run_itself(method, store_path):
     Sites are stored in float32 and mapped back to theta: an error of some 1e-7 of each weight, which a network of four
     units and weights of size 1 passes on as some 1e-6 of a prediction, and a score as 1e-5 of itself at most.
     """
-    record = run(options(method, store_path))
+    joint = "metrics=[lppd,lppd_gaussian,rmse,crps,coverage_50,interval_width_90,joint_log_loss]"
+    record = run(options(method, store_path, joint))
     again = rescore.rescore(Store(store_path), record["id"], record["config"]["metrics"])
     before, after = leaves(record["metrics"]), leaves(again["metrics"])
     assert before.keys() == after.keys()
-    assert {"/lppd", "/crps", "/rmse"} <= before.keys()
+    assert {"/lppd", "/crps", "/rmse", "/joint_log_loss"} <= before.keys()
     for path, value in before.items():
         if value is not None:
             np.testing.assert_allclose(after[path], value, rtol=1e-4, atol=1e-6, err_msg=path)
@@ -103,8 +104,8 @@ def test_the_command_adds_metrics(store_path, capsys):
     """The command takes names of conf/metrics and reports metrics that the record has already."""
     record = run(options("nuts", store_path, "metrics=[lppd]"))
     where = ["--store", str(store_path)]
-    assert main(["rescore", *where, "--metric", "rmse", "coverage_80"]) == 0
-    assert f"{record['id']}: rmse, coverage_80" in capsys.readouterr().out
+    assert main(["rescore", *where, "--metric", "rmse", "joint_log_loss"]) == 0
+    assert f"{record['id']}: rmse, joint_log_loss" in capsys.readouterr().out
     assert main(["rescore", *where]) == 0
     assert main(["rescore", *where]) == 0
     assert "has all these metrics already" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bdlbench.metrics.diagnostics import psis_khat
 from bdlbench.runs import configuration
 from bdlbench.runs.job import make_job
 from bdlbench.runs.look import Look, as_chains, look_at
@@ -100,3 +101,26 @@ def test_a_failed_record_has_the_common_fields_whoever_asks_for_it(tmp_path):
     assert alone["seconds"] == dict.fromkeys(("setup", "compile", "warmup", "sample", "predict"), 0.0)
     assert shared["seconds"]["sample"] == 2.0 and (alone["lanes"], shared["lanes"]) == (2, 6)
     assert (alone["id"], alone["config"]) == (job.id, dict(job.config))
+
+
+def test_gradients_of_earlier_stages_are_those_of_warm_up():
+    """A block of sampling in a stage before the last is no sampling, and a chain that is lost costs nothing more."""
+    block, _ = group_block(1)
+    own = block.of(OWN)._replace(bad_step=np.array([NEVER, 12]))
+    tally = Tally(2, [], gaussian=True)
+    tally.charge(own, 20, last=False)
+    assert tally.row_grads == {"warmup": 40, "sample": 0} and tally.bad == {1: (12, "sample", 0)}
+    tally.charge(own, 20, last=True)
+    assert tally.row_grads == {"warmup": 40, "sample": 20}
+
+
+def test_the_largest_khat_of_the_chains_counts():
+    """Ratios p / q of one chain are all equal, whose k-hat is minus infinity; those of the other follow Pareto's law."""
+    heavy = np.log(np.random.default_rng(0).pareto(1.0, 400) + 1)  # of shape 1
+    one, block = Tally(2, [], gaussian=True), own_look(1)
+    log_q = np.linspace(-1, 1, 400)
+    stats = {"log_density": log_q + np.stack([np.zeros(400), heavy]), "log_q": np.stack([log_q, log_q])}
+    every = np.ones((2, 400), bool)
+    one.add(block._replace(good=every, shown=every, stats=stats, predictions={}))
+    assert one.khat(400) == pytest.approx(psis_khat(heavy), rel=1e-9) and 0.6 < psis_khat(heavy) < 1.4
+    assert psis_khat(np.zeros(400)) == -np.inf

@@ -181,3 +181,11 @@ def test_the_first_block_is_short(num_warmup, first):
     blocks = loop.run(one, rows(PROBLEM), lanes_of(2), clock=Clock())
     assert next(blocks).steps_done == first
     blocks.close()
+
+
+def test_steps_after_the_first_bad_one_cost_nothing():
+    """In one long block too: a chain is charged up to the step at which its log density stops being finite."""
+    one = program((stage("sgld", sgld, Schedule(1, 0, 60, 1), step_size=1e3, decay=0.0, decay_steps=1.0),))
+    (block,) = loop.run(one, rows(PROBLEM), lanes_of(2), clock=Clock(), block_seconds=1e9, marks=lambda *_: [60])
+    assert (block.bad_step < 60).all()
+    np.testing.assert_array_equal(block.num_grads, block.bad_step + 1)

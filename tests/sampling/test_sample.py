@@ -31,7 +31,7 @@ from bdlbench.runs.arrangement import arrange
 from bdlbench.sampling import batches, loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.programs import StagePrograms
-from bdlbench.types import Data, Schedule
+from bdlbench.types import Data, Schedule, Target
 
 PROBLEM = gaussian(3, 4.0, copies=8)
 ADAM, DESCENT = optax.adam(0.01), optax.sgd(0.01)
@@ -263,6 +263,42 @@ def test_weights_that_fit_no_data_are_refused(weights, message):
     """Too few or negative weights, fewer rows than a batch has, and no row at all."""
     with pytest.raises(ConfigError, match=message):
         sampling.compile(linear, FREE["sgld"](), 1)((PROBLEM.x, PROBLEM.y, weights), jax.random.key(0))
+
+
+# ---- what a step is charged
+
+
+class Counted(Target):
+    """A target that counts how often its log density is evaluated, in ``evaluated``."""
+
+    def log_density(self, theta, data):
+        jax.debug.callback(lambda _: evaluated.append(1), theta)
+        return super().log_density(theta, data)
+
+
+evaluated: list[int] = []
+OTHERWISE = {"laplace": "its finalize takes K passes", "deep_ensemble": "without a prior it has another objective"}
+"""What is charged by another count, which the tests of these methods look at."""
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in OTHERWISE])
+def test_a_step_is_charged_the_densities_that_it_evaluates(name):
+    """Each evaluation of the log density of all rows, in a step of warm-up and of sampling, costs one gradient."""
+    target = Counted(*make_target(regression, PROBLEM.x, PROBLEM.y))
+    one, data = EVERY[name]()[-1], Data(jnp.asarray(PROBLEM.x), jnp.asarray(PROBLEM.y), len(PROBLEM.y))
+    method = one.factory(target, one.schedule, {})
+    key = jax.random.key(0)
+    state = jax.jit(method.init)(key, jnp.full(3, 0.1), data)
+    for phase in (method.warm or method.step, method.step):
+        if phase is method.step:
+            state, _ = jax.jit(method.finalize)(key, state, data)
+        move = jax.jit(phase)
+        for t in range(1, 3):
+            jax.effects_barrier()
+            evaluated.clear()
+            state, info = move(jax.random.fold_in(key, t), jnp.int32(t), state, data)
+            jax.effects_barrier()
+            assert len(evaluated) == float(info["num_grads"]) > 0
 
 
 # ---- log likelihoods that are random estimates

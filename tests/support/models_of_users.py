@@ -42,6 +42,14 @@ def poisson(x: jax.Array, y: jax.Array | None = None, *, scale: float) -> None:
         numpyro.sample("y", dist.Poisson(jnp.exp(x @ w)), obs=y)
 
 
+def groups(x: jax.Array, y: jax.Array | None = None) -> None:
+    """A mean for each of five groups, whose indices are the first column of x; refuses columns that are no integers."""
+    assert jnp.issubdtype(x.dtype, jnp.integer)
+    means = numpyro.sample("means", dist.Normal(0.0, 2.0).expand([5]).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(means[x[:, 0]], 0.5), obs=y)
+
+
 def heavy(x: jax.Array, y: jax.Array | None = None, *, df: float) -> None:
     """Linear regression with noise from Student's t distribution with ``df`` degrees of freedom."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
@@ -153,3 +161,33 @@ def learned_tail(x: jax.Array, y: jax.Array | None = None) -> None:
     df = numpyro.sample("df", dist.Uniform(1.2, 2.0))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.StudentT(df, x @ w, 1.0), obs=y)
+
+
+def rows_of_four_parts(classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rows in the source's units: as many test rows as shifted rows, of which each set has other targets.
+
+    Out-of-distribution rows lie three times as far out, where a posterior is less sure.
+    """
+    rng = np.random.default_rng(5)
+    out = {}
+    for part, size, scale, offset in (("train", 24, 1, 0), ("test", 12, 1, 0), ("far", 12, 1, 2), ("out", 12, 3, 0)):
+        x = 5 + scale * rng.normal(size=(size, 2)) + offset
+        signal = x[:, 0] - 5 - np.abs(x[:, 1] - 5)
+        label = np.clip(np.floor(signal + 2), 0, classes - 1).astype(np.int32) if classes else 0
+        out[part] = (x, label if classes else 100 + 30 * signal + 15 * rng.normal(size=size))
+    return out
+
+
+def four_parts(*, classes: int) -> Dataset:
+    """Return :func:`rows_of_four_parts` as a data set, of a regression if ``classes`` is 0."""
+    parts = rows_of_four_parts(classes)
+    return make_dataset(
+        name="four_parts",
+        task="classification" if classes else "regression",
+        train=parts["train"],
+        test=parts["test"],
+        shifted={"far": parts["far"]},
+        ood={"out": parts["out"]},
+        num_classes=classes or None,
+        feature_names=("a", "b"),
+    )

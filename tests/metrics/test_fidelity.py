@@ -11,8 +11,8 @@ from scipy.signal import lfilter
 from scipy.special import erf
 from scipy.stats import chi2, ncx2, norm, wasserstein_distance
 
-from bdlbench.evaluation import energy, fidelity
-from bdlbench.evaluation.fidelity import Reference
+from bdlbench.metrics import energy, fidelity
+from bdlbench.metrics.fidelity import Reference
 
 G = 2 / np.sqrt(np.pi)
 """E|Y - Y'| of N(0, 1)."""
@@ -104,6 +104,27 @@ def test_estimators_are_their_definitions(small):
     assert_allclose(apart.value, expected[:, 1], rtol=1e-12)
     assert np.isnan(apart.se).all()  # the reference's two chains: without one of them no pair is left
     assert_allclose(np.stack(apart.bounds()), np.array([[-np.inf] * 5, [np.inf] * 5]))
+
+
+def test_worth_and_bias_are_those_of_the_two_estimators():
+    """Worth is G / D^2 from all pairs, and at most the draws of the reference; the bias has pairs of chains alone.
+
+    A reference is compared with itself, shifted so little that G / D^2 is above the number of its draws, and then more.
+    """
+    rng = np.random.default_rng(7)
+    y = rng.normal(size=(4, 30, 1))
+    y = (y - y.mean()) / y.std(ddof=1)
+    size, flat = y.size, y.ravel()
+    spread = np.abs(flat[:, None] - flat).sum() / (size * (size - 1))
+    for shift, capped in ((0.12, True), (0.6, False)):
+        x = y + shift
+        all_pairs = 2 * np.abs(x.ravel()[:, None] - flat).mean() - spread * (size - 1) / size - spread
+        assert all_pairs > 0 and capped == (spread / all_pairs > size)
+        between = np.mean([np.abs(y[i] - y[j].T).mean() for i in range(4) for j in range(4) if i != j])
+        apart = 2 * (np.abs(x.ravel()[:, None] - flat).mean() - between)
+        found = fidelity.fidelity(x, y)
+        assert found.worth.value == pytest.approx(size if capped else spread / all_pairs, rel=1e-9)
+        assert found.bias.squared == pytest.approx(np.sqrt(np.pi) * apart, rel=1e-9)
 
 
 def test_jackknife_deletes_one_chain_of_either_side():
@@ -357,8 +378,29 @@ def test_unfit_arrays_are_refused():
 
 def test_fidelity_needs_no_jax():
     """Draws of any library are scored where JAX is not installed."""
-    code = (
-        "import sys, bdlbench.evaluation.fidelity; assert not {'jax', 'arviz_stats', 'scipy.stats'} & set(sys.modules)"
-    )
+    code = "import sys, bdlbench.metrics.fidelity; assert not {'jax', 'arviz_stats', 'scipy.stats'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("num_chains", "num_draws"), [(3, 1), (3, 40), (5, 7)])
+def test_worth_and_bias_of_a_curve_are_those_of_a_record(num_chains, num_draws):
+    """The same sums in another order: equal to rounding, with ties and without the joint law."""
+    rng = np.random.default_rng(5)
+    x, y = (rng.normal(size=(*shape, 4)).round(1) + 0.3 for shape in ((num_chains, num_draws), (4, 30)))
+    y[..., 1] += 1e3  # a point far away
+    reference = Reference(y)
+    found = fidelity.fidelity(x, reference, joint=False)
+    assert_allclose(fidelity.worth_and_bias(x, reference), (found.worth.value, found.bias.value), rtol=1e-9, atol=1e-9)
+    assert np.isnan(found.worth_joint.value)
+    assert np.isnan(found.bias_joint.value)
+
+
+def test_a_single_chain_of_a_curve_has_a_bias_only_if_its_draws_are_independent():
+    rng = np.random.default_rng(6)
+    x, reference = rng.normal(size=(1, 400, 3)) + 1, Reference(rng.normal(size=(4, 250, 3)))
+    assert np.isnan(fidelity.worth_and_bias(x, reference)[1])
+    worth, bias = fidelity.worth_and_bias(x, reference, independent=True)
+    # A shift of 1 sd has worth G / D^2 = 1.128 / .540; the mean of three points of 400 draws is known to .03 sd.
+    assert worth == pytest.approx(G / gaussian_distance(1, 1), rel=0.15)
+    assert bias == pytest.approx(np.sqrt(gaussian_distance(1, 1) * np.sqrt(np.pi)), rel=0.15)

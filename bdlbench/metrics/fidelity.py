@@ -5,16 +5,16 @@ distances are in units of the reference's standard deviation at each point. Aver
 not means of ratios. ``docs/evaluation.md`` says which number answers which question.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bdlbench.evaluation import energy
-from bdlbench.evaluation.energy import Estimate, Pairs
-from bdlbench.metrics import mixing
+from bdlbench.metrics import energy, mixing
 from bdlbench.metrics.checks import Floats, probabilities
 from bdlbench.metrics.diagnostics import MIN_DRAWS
+from bdlbench.metrics.energy import Estimate, Pairs
 
 MAX_BLOCKS = 20
 """Largest number of blocks into which draws are cut if there are fewer than three chains."""
@@ -65,7 +65,7 @@ class Worth(NamedTuple):
     ceiling: int
 
     def __str__(self) -> str:
-        return f"{_count(self.value, self.ceiling)} ({_count(self.low, self.ceiling)} to {_count(self.high, self.ceiling)})"
+        return f"{in_words(self.value, self.ceiling)} ({in_words(self.low, self.ceiling)} to {in_words(self.high, self.ceiling)})"
 
 
 class Bias(NamedTuple):
@@ -178,10 +178,35 @@ class Reference:
         self.mean, self.sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
         self.draws = (flat - self.mean) / self.sd
         self.sizes, self.apart, self.weak = units(chains, independent=independent)
-        self.sums = energy.joint_sums(self.draws, self.sizes, self.draws, self.sizes)
+
+    @functools.cached_property
+    def line(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """At each point (n): sorted draws (n, R) and their sums from the left (n, R + 1), G, and E|Y - Y'| of chains apart."""
+        ordered = np.ascontiguousarray(np.sort(self.draws, axis=0).T)
+        sums = np.concatenate([np.zeros((len(ordered), 1)), np.cumsum(ordered, axis=1)], axis=1)
+        num = ordered.shape[1]
+        all_pairs = energy.sum_of_pairs(ordered)
+        if np.array_equal(self.apart, ~np.eye(self.sizes.size, dtype=bool)):  # then sorting each chain is enough
+            chains = np.split(self.draws, np.cumsum(self.sizes)[:-1])
+            within = [energy.sum_of_pairs(np.sort(chain.T, axis=1)) for chain in chains]
+            between, number = all_pairs - np.sum(within, axis=0), num**2 - (self.sizes**2).sum()
+        else:
+            unit = np.repeat(np.arange(self.sizes.size), self.sizes)
+            at = energy.marginals(np.ascontiguousarray(self.draws.T), unit, self.sizes.astype(np.float64), 1)
+            between = np.array([np.where(self.apart, one.sums, 0.0).sum() for one in at])
+            number = np.where(self.apart, np.outer(self.sizes, self.sizes), 0).sum()
+        with np.errstate(invalid="ignore"):  # a reference without two chains apart leaves no bias
+            return ordered, sums, all_pairs / (num * (num - 1)), between / np.float64(number)
+
+    @functools.cached_property
+    def sums(self) -> Floats:
+        """Sums of joint distances between the chains of the reference, which only a joint distance needs."""
+        return energy.joint_sums(self.draws, self.sizes, self.draws, self.sizes)
 
 
-def fidelity(draws: ArrayLike, reference: Reference | ArrayLike, *, independent: bool = False) -> Fidelity:
+def fidelity(
+    draws: ArrayLike, reference: Reference | ArrayLike, *, independent: bool = False, joint: bool = True
+) -> Fidelity:
     r"""All distances between a run's draws and a reference at one group of points.
 
     At each point, and jointly with the Euclidean norm of the standardised values,
@@ -210,7 +235,9 @@ def fidelity(draws: ArrayLike, reference: Reference | ArrayLike, *, independent:
         separately, call this function twice.
     reference : Reference, or array (K, R, n)
     independent : bool
-        Whether all draws of the run are independent, such as those of a variational guide. Chains are then not needed.
+        Whether all draws of the run are independent, as those of a guide are. They need no chains then.
+    joint : bool
+        Whether the joint law is compared too, which takes most of the time. Its numbers are NaN otherwise.
 
     Raises
     ------
@@ -235,26 +262,29 @@ def fidelity(draws: ArrayLike, reference: Reference | ArrayLike, *, independent:
     both = np.ascontiguousarray(np.concatenate([x, reference.draws]).T)
     size = all_sizes.astype(np.float64)
     at = energy.marginals(both, unit, size, num_run)
-    sums = energy.assembled(
-        energy.joint_sums(x, sizes, x, sizes),
-        energy.joint_sums(x, sizes, reference.draws, reference.sizes),
-        reference.sums,
-    )
     marginal = Pairs(np.stack([one.sums for one in at]), size, num_run, all_apart)
     over = marginal._replace(sums=marginal.sums.mean(axis=0, keepdims=True))
-    joint = marginal._replace(sums=sums[None])
+    worth_joint, bias_joint = Worth(np.nan, np.nan, np.nan, num_reference), Bias(*[np.nan] * 6)
+    if joint:
+        sums = energy.assembled(
+            energy.joint_sums(x, sizes, x, sizes),
+            energy.joint_sums(x, sizes, reference.draws, reference.sizes),
+            reference.sums,
+        )
+        together = marginal._replace(sums=sums[None])
+        worth_joint = _worth(together, num_reference)
+        bias_joint = _bias(energy.of_pairs_apart(together), 2 / energy.reference_spread(together).item())
 
     shift, log_sd = x.mean(axis=0), np.full(x.shape[1], np.nan)
     if num_draws > 1:
         with np.errstate(divide="ignore"):  # a point at which the run stands still: minus infinity
             log_sd = np.log(np.where(np.ptp(x, axis=0) > 0, x.std(axis=0, ddof=1), 0.0))
     spread = np.mean([one.spread for one in at])
-    spread_joint = energy.reference_spread(joint).item()
     return Fidelity(
         worth=_worth(over, num_reference),
-        worth_joint=_worth(joint, num_reference),
+        worth_joint=worth_joint,
         bias=_bias(energy.of_pairs_apart(over), np.sqrt(np.pi)),
-        bias_joint=_bias(energy.of_pairs_apart(joint), 2 / spread_joint),
+        bias_joint=bias_joint,
         w1=float(np.mean([one.w1 for one in at])),
         w1_floor=float(np.sqrt(2 / np.pi) * np.sqrt(1 / num_draws + 1 / num_reference) * spread),
         shift=float(np.sqrt(np.mean(shift**2))),
@@ -267,6 +297,42 @@ def fidelity(draws: ArrayLike, reference: Reference | ArrayLike, *, independent:
         num_reference=num_reference,
         weak=weak or reference.weak,
     )
+
+
+def worth_and_bias(draws: ArrayLike, reference: Reference, *, independent: bool = False) -> tuple[float, float]:
+    """``worth`` and ``bias`` of :func:`fidelity` without intervals, in O(S log R) a point: cheap enough for a curve.
+
+    The bias is of pairs between chains, of two chains too, which :func:`fidelity` cuts into blocks. A single chain has
+    none (NaN), unless its draws are independent.
+
+    Parameters
+    ----------
+    draws, reference, independent
+        As :func:`fidelity` takes them.
+    """
+    chains = _checked(draws, "the run")
+    x = np.moveaxis((chains - reference.mean) / reference.sd, -1, 0)  # (n, C, S)
+    ordered, sums, spread, own = reference.line
+    num_chains, num_draws = x.shape[1:]
+    size, num_reference = num_chains * num_draws, ordered.shape[1]
+    flat = np.sort(x.reshape(len(x), -1), axis=1)
+    between = np.empty(len(x))
+    for point, (values, at, left) in enumerate(zip(flat, ordered, sums, strict=True)):
+        below = np.searchsorted(at, values)
+        between[point] = (values * (2 * below - num_reference) - 2 * left[below]).sum() + size * left[-1]
+    between /= size * num_reference
+    all_pairs = energy.sum_of_pairs(flat)
+    squared = (2 * between - all_pairs / size**2 - spread).mean(keepdims=True)
+    worth = _capped(spread.mean(keepdims=True), squared, num_reference).item()
+    if independent:
+        of_run, number = all_pairs, size * (size - 1)
+    else:
+        of_run = all_pairs - energy.sum_of_pairs(np.sort(x, axis=2)).sum(axis=1)
+        number = size**2 - num_chains * num_draws**2
+    if number == 0:
+        return worth, np.nan
+    apart = np.sqrt(np.pi) * np.mean(2 * between - of_run / number - own)
+    return worth, float(np.sqrt(np.maximum(apart, 0.0)))
 
 
 def units(chains: Floats, *, independent: bool) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -303,6 +369,13 @@ def units(chains: Floats, *, independent: bool) -> tuple[np.ndarray, np.ndarray,
     return sizes, apart, True
 
 
+def in_words(worth: float, ceiling: int) -> str:
+    """A worth as text; one that reaches the number of the reference's draws means "at least so many"."""
+    if worth >= ceiling:
+        return f"≥ {ceiling:,}"
+    return f"{worth:,.0f}" if worth >= 9.95 else f"{worth:.1f}"
+
+
 def _worth(pairs: Pairs, ceiling: int) -> Worth:
     distance = energy.of_all_pairs(pairs)
     low, high = distance.bounds()
@@ -322,12 +395,6 @@ def _bias(squared: Estimate, factor: float) -> Bias:
     value = (factor * squared.value).item()
     root, least, most = (float(np.sqrt(np.maximum(end, 0.0))) for end in (value, low, high))
     return Bias(root, least, most, value, low, high)
-
-
-def _count(value: float, ceiling: int) -> str:
-    if value >= ceiling:
-        return f"≥ {ceiling:,}"
-    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
 def _same_points(probs: ArrayLike, reference_probs: ArrayLike) -> tuple[Floats, Floats]:

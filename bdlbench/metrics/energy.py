@@ -109,6 +109,12 @@ def marginals(values: Floats, units: np.ndarray, sizes: Floats, num_run: int) ->
     return [marginal(at, units, sizes, num_run) for at in values]
 
 
+def sum_of_pairs(ordered: Floats) -> Floats:
+    """Sum of |u - v| over all ordered pairs of the last axis, whose values (..., S) are sorted."""
+    size = ordered.shape[-1]
+    return 2 * (ordered * (2 * np.arange(size) - size + 1)).sum(-1)
+
+
 @_ONE_THREAD
 def joint_sums(a: Floats, sizes_a: np.ndarray, b: Floats, sizes_b: np.ndarray) -> Floats:
     """Sums (A, B) of Euclidean distances between the rows of ``a`` and those of ``b``, for each two units.
