@@ -226,7 +226,7 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
 
 
 def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
-    """What a record would say of the draws: diagnostics in function space, at training rows, and warnings."""
+    """Diagnostics of the draws in function space, at training rows, and warnings, as in the record of a run."""
     tally = _copied(draws.tally)
     storage = _look(job, draws.blocks, tally, draws.gaussian)
     chains = tally.sound_chains() if draws.markov else []

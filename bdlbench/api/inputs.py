@@ -123,7 +123,7 @@ class Inputs:
         return np.concatenate(parts, 1)
 
     def unpack(self, x: Any) -> Any:
-        """The tree that a model reads, from packed rows (n, total) of an array library."""
+        """The tree of arrays that a model reads, made from packed rows (n, total) of NumPy or JAX."""
         return x if self.tree is None else trees.unpack(self.tree, x)
 
 

@@ -376,7 +376,7 @@ class Posterior:
         )
 
     def standardize(self, x: Any) -> Any:
-        """Rows as the model sees them: what :meth:`apply` hands to a module."""
+        """Convert rows to the units that the model sees. Modules in :meth:`apply` take such rows."""
         seen = self._server.inputs.standardised(x).astype(self._server.inputs.dtype(self.precision))
         return self._server.inputs.unpack(seen)
 

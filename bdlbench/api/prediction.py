@@ -131,7 +131,7 @@ class Prediction:
         return out if np.ndim(q) else out[0]
 
     def interval(self, p: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Ends (n,) of the central interval that holds y with probability ``p``."""
+        """Lower and upper ends (n,), in the caller's units, of the central interval with probability ``p``."""
         if np.ndim(p):
             raise ConfigError(f"p={p!r} must be one number: ask for one interval at a time.")
         level = float(_levels("p", p)[0])

@@ -14,7 +14,7 @@ from bdlbench.references.artefacts import CERTIFICATE, DRAWS
 NUM_DRAWS = 4000
 """Number of draws that an artefact keeps, evenly spaced and equally many from each NUTS chain."""
 KEPT_WEIGHTS = 64
-"""Draws of the weights that an artefact keeps, as starts for other samplers."""
+"""Number of draws of the weights that an artefact keeps, from which other samplers can start."""
 
 
 def make(name: str, work: Path, output: Path | None = None, say: Callable[[str], object] = print) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def sgld(
 
 
 def _apart(grad: Array, key: Array) -> tuple[Array, Array]:
-    """The gradient and standard normal noise, which XLA's CPU backend would compute again in every consumer."""
+    """The gradient, and standard normal noise. The barrier keeps XLA's CPU backend from computing them several times."""
     grad, noise = jax.lax.optimization_barrier((grad, standard_normal(key, grad)))
     return grad, noise
 
@@ -214,5 +214,5 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Sche
         info["configurational_temperature"] = configurational_temperature(state.theta, grad)
         return state._replace(theta=theta), info
 
-    # The anchor's gradient is computed once: the noise of an estimate would stay in it as a bias of every step.
+    # The gradient at the anchor is computed only once, so a random error in it would be a bias of every step.
     return Method(init=init, step=step, draw=lambda key, state: state.theta, fixed_target=True, halves=True)

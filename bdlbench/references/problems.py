@@ -25,7 +25,7 @@ _QUANTITIES = ("mean", "log_sd", "probs")
 
 
 def folder() -> Path:
-    """The folder of the shipped references: one folder a problem."""
+    """The folder of the shipped references, which has one folder for each problem."""
     return Path(__file__).parent
 
 

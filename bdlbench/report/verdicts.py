@@ -20,7 +20,7 @@ DIRECTIONS = {
     "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1, "joint_log_loss": -1,
 }  # fmt: skip
 """Metrics that say which method is better, with 1 where more is better and -1 where less is."""
-BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, so compared in its standard deviations
+BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, and compared in its standard deviations
 SENSITIVITY = (0.5, 2.0)
 """Scales of the prior of the sd between data sets for the note on sensitivity, in multiples of the default."""
 SAME, OPEN = "same posterior", "open"
@@ -117,7 +117,7 @@ def compare(
 def pairs(
     records: Sequence[Record], metric: str, *, baseline: str | None = None, rho: float | None = None
 ) -> list[Pair]:
-    """All pairs of methods with two or more splits of one data set in common; the better-known is B where a baseline is."""
+    """All pairs of methods that have two or more splits of one data set in common. With a baseline, it is always B."""
     cells = tables.by_method(records)
     if baseline is not None and baseline not in cells:
         raise ConfigError(f"--baseline: no method is called '{baseline}': use {', '.join(cells)}.")
@@ -150,17 +150,17 @@ def pairs(
 
 
 def as_markdown(leagues: Sequence[League]) -> str:
-    """Every league as a heading, a table and its notes."""
+    """Every league as Markdown: a heading, a table and its notes."""
     return printing.as_markdown([_sheet(league) for league in leagues])
 
 
 def as_latex(leagues: Sequence[League]) -> str:
-    """Every league as a table of the package booktabs, with its notes beneath."""
+    """Every league as a LaTeX table of the package booktabs, with its notes below."""
     return printing.as_latex([_sheet(league) for league in leagues])
 
 
 def as_csv(leagues: Sequence[League]) -> str:
-    """All leagues in one file, whose first column is the league. Notes are left out."""
+    """All leagues as one CSV text, whose first column is the league. Notes are left out."""
     return printing.as_csv(["league", *_COLUMNS], ([league.name, *row] for league in leagues for row in league.rows))
 
 
