@@ -35,7 +35,7 @@ def fix_the_rest(
     bayesian : "last_layer", or a function of a weight's path, as ``output.kernel``
         Which weights keep a posterior. Sites that are not weights, such as a noise scale, always keep one.
     options : mapping
-        Of the preset ``map`` that finds the mode.
+        Options of the preset ``map``, which finds the mode.
     place : function, optional
         Of what the fixed weights depend on, as plain data; the file in which they are kept, and found again.
 
