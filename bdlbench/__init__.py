@@ -1,7 +1,8 @@
 """bdlbench compares inference methods for Bayesian neural networks.
 
-One model, one loop, one price list, every run kept. See ``docs/architecture.md`` for the house and its reasons, and
-``docs/python.md`` for the use from Python: ``fit``, ``load`` and ``score_table``.
+All methods use the same models and the same sampling loop, their costs are counted in the same units, and every run is
+stored. ``docs/architecture.md`` describes the parts of the package and the reasons for them. ``docs/python.md`` shows
+the use from Python: ``fit``, ``load`` and ``score_table``.
 """
 
 import importlib
@@ -15,7 +16,7 @@ __all__ = ["Posterior", "Prediction", "fit", "load", "score_table"]
 
 
 def __getattr__(name: str) -> Any:
-    # What needs JAX and Flax is imported when it is used: `import bdlbench` alone stays quick.
+    # Functions that need JAX and Flax are imported when they are first used, so that `import bdlbench` is fast.
     if name in __all__:
         return getattr(importlib.import_module("bdlbench.api"), name)
     raise AttributeError(f"module 'bdlbench' has no attribute '{name}'")

@@ -1,5 +1,5 @@
-"""The error that tells a user what to change. It stands apart so that reading a store needs no JAX."""
+"""The error for wrong input of a user. It has its own module, so that reading a store does not import JAX."""
 
 
 class ConfigError(ValueError):
-    """The user asked for what cannot be done. The message is one sentence: the field, the fault, the remedy."""
+    """The input of the user cannot be used. The message is one sentence that names the field, the fault and the remedy."""

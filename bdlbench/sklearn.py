@@ -1,7 +1,7 @@
-"""scikit-learn estimators over :func:`bdlbench.fit`: they go into pipelines, cross-validation and grid searches.
+"""scikit-learn estimators that use :func:`bdlbench.fit`, for pipelines, cross-validation and grid searches.
 
-Predictions are computed in double precision, so that a row's prediction does not depend on the rows beside it.
-There is no ``sample_weight``: a posterior is one of rows, and a weighted likelihood is the likelihood of no rows.
+Predictions are computed in float64, so that a row's prediction does not depend on the other rows of the call.
+``sample_weight`` is not supported, because a weighted likelihood is not the likelihood of any data.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from bdlbench.api import Posterior, fit
 
 
 class _Bayes(BaseEstimator):
-    """What both estimators share. A constructor keeps what it is given, and ``fit`` looks at it: scikit-learn's rule."""
+    """The base of both estimators. As scikit-learn requires, constructors only store arguments and ``fit`` checks them."""
 
     def __init__(
         self,
@@ -77,37 +77,39 @@ class _Bayes(BaseEstimator):
 
 
 class BayesRegressor(RegressorMixin, _Bayes):
-    """A Bayesian neural network for amounts, see :func:`bdlbench.fit`.
+    """A Bayesian neural network for regression; see :func:`bdlbench.fit`.
 
     Parameters
     ----------
     network, inference, prior, likelihood, temperature, standardize
-        As :func:`bdlbench.fit` takes them.
+        As in :func:`bdlbench.fit`.
     num_chains, num_warmup, num_samples, batch_size : int or None
-        Of the method's schedule; the preset's where None.
+        Options of the method's schedule; None takes the value of the preset.
     options : mapping or None
         Further options of the method, by their path.
     random_state : int, RandomState or None
         The seed of the fit.
     progress : bool
+        Whether to show the progress of the fit.
     precision : "float32" or "float64"
-        Of the fit; predictions are in double precision either way.
+        Precision of the fit. Predictions are always in float64.
 
     Attributes
     ----------
     posterior_ : bdlbench.Posterior
     n_features_in_ : int
-    feature_names_in_ : array of str, where X has columns by name
+    feature_names_in_ : array of str
+        Only if X has named columns.
     """
 
     def fit(self, X: Any, y: Any) -> "BayesRegressor":
-        """Fit to rows X (n, d) and amounts y (n,)."""
+        """Fit to rows X (n, d) and real targets y (n,). Return the estimator."""
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         self._fit(X, np.asarray(y, np.float64))
         return self
 
     def partial_fit(self, X: Any, y: Any) -> "BayesRegressor":
-        """The posterior given all rows so far, see :meth:`bdlbench.Posterior.update`; the first call fits."""
+        """Update the posterior with more rows, see :meth:`bdlbench.Posterior.update`. The first call fits."""
         if not hasattr(self, "posterior_"):
             return self.fit(X, y)
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, reset=False)
@@ -115,17 +117,17 @@ class BayesRegressor(RegressorMixin, _Bayes):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Means (n,) of the posterior predictive distribution; with ``return_std`` its standard deviations too."""
+        """Means (n,) of the posterior predictive distribution in the units of y; with ``return_std`` also its sds (n,)."""
         found = self._prediction(X)
         return (found.mean, found.sd) if return_std else found.mean
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: int = 0) -> np.ndarray:
-        """Draws of y, (n, n_samples)."""
+        """Draws of y from the posterior predictive distribution at rows X, (n, n_samples), in the units of y."""
         return self._prediction(X).sample(n_samples, seed=random_state).T
 
 
 class BayesClassifier(ClassifierMixin, _Bayes):
-    """A Bayesian neural network for classes; parameters as :class:`BayesRegressor`.
+    """A Bayesian neural network for classification. The parameters are those of :class:`BayesRegressor`.
 
     Attributes
     ----------
@@ -170,7 +172,7 @@ class BayesClassifier(ClassifierMixin, _Bayes):
         )
 
     def fit(self, X: Any, y: Any) -> "BayesClassifier":
-        """Fit to rows X (n, d) and classes y (n,)."""
+        """Fit to rows X (n, d) and classes y (n,). Return the estimator."""
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         self._fit(X, y)
@@ -180,7 +182,7 @@ class BayesClassifier(ClassifierMixin, _Bayes):
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "BayesClassifier":
-        """The posterior given all rows so far; the first call fits, and must hold all ``classes``."""
+        """Update the posterior with more rows. The first call fits; its y must contain all ``classes``."""
         if not hasattr(self, "posterior_"):
             if classes is not None and set(np.unique(y)) != set(classes):
                 raise ValueError("The first rows must hold all classes: a likelihood is of the classes it has seen.")
@@ -190,7 +192,7 @@ class BayesClassifier(ClassifierMixin, _Bayes):
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities (n, K), averaged over the posterior's draws."""
+        """Class probabilities (n, K) in the order of ``classes_``, averaged over the draws of the posterior."""
         return self._prediction(X).probs
 
     def predict(self, X: Any) -> np.ndarray:
@@ -198,5 +200,5 @@ class BayesClassifier(ClassifierMixin, _Bayes):
         return self._prediction(X).labels
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: int = 0) -> np.ndarray:
-        """Draws of the class, (n, n_samples)."""
+        """Draws of the class from the posterior predictive distribution at rows X, (n, n_samples)."""
         return self._prediction(X).sample(n_samples, seed=random_state).T

@@ -45,7 +45,7 @@ QUICK = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is quick by its file: a law of each family, and single runs, are marked where they stand."""
+    """Mark tests as quick by their file. Single tests of other files are marked in these files."""
     folder = Path(__file__).parent
     for item in items:
         place = item.path.relative_to(folder).as_posix()
@@ -55,13 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def store_path(tmp_path: Path) -> Path:
-    """Where a test's runs go: a store that does not exist yet."""
+    """The path for the runs of a test: a store that does not exist yet."""
     return tmp_path / "store"
 
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """Double precision for one test."""
+    """Use double precision in one test."""
     import jax
 
     with jax.enable_x64(True):

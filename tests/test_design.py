@@ -1,4 +1,4 @@
-"""The rules of the house, held by reading the code: imports go one way, and yamls are whole records."""
+"""The rules of the code, tested by reading it: imports go one way, and yamls have all options of their factories."""
 
 import ast
 import graphlib
@@ -39,7 +39,7 @@ def imports_of(path):
 
 
 def part_of(module):
-    """The part of the house that a module of the package is in: ``data``, ``config``, ..."""
+    """The part of the package to which a module belongs: ``data``, ``config``, ..."""
     return module.split(".")[1] if "." in module else "bdlbench"
 
 
@@ -58,14 +58,14 @@ LAYER = {part: layer for layer, parts in enumerate(ORDER) for part in parts}
 
 
 def imported_parts(path):
-    """The other parts of the package that a file imports, anywhere in it."""
+    """The other parts of the package that a file imports."""
     found = {part_of(module) for module in imports_of(path) if module.startswith("bdlbench.")}
     return {other for other in found if (PACKAGE / other).exists() or (PACKAGE / f"{other}.py").exists()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_one_way(path):
-    """No file imports a part that stands above its own."""
+    """No file imports a part of a higher layer."""
     part = part_of(name_of(path))
     if part == "bdlbench":
         return
@@ -75,7 +75,7 @@ def test_imports_go_one_way(path):
 
 
 def test_parts_do_not_import_each_other_in_a_circle():
-    """Within a layer too, the parts can be put into an order."""
+    """The parts of a layer can be ordered so that imports go one way."""
     arrows = {}
     for path in FILES:
         part = part_of(name_of(path))
@@ -89,7 +89,7 @@ HYDRA = {"bdlbench.runs.configuration", "bdlbench.cli.command", "bdlbench.cli.la
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_hydra_stays_at_the_door(path):
-    """Only the module that reads configurations and the commands know of Hydra and OmegaConf."""
+    """Only the module that reads configurations and the commands import Hydra and OmegaConf."""
     roots = {module.split(".")[0] for module in imports_of(path)}
     if name_of(path) not in HYDRA:
         assert not roots & {"hydra", "omegaconf"}
@@ -104,12 +104,12 @@ METHOD_FILES = sorted(path for path in (PACKAGE / "inference").glob("*.py") if p
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=name_of)
 def test_no_method_imports_another(path):
-    """What two methods share belongs below both."""
+    """Code that two methods share must be in a file of its own."""
     assert not imports_of(path) & (FAMILIES - {name_of(path)})
 
 
 def test_nobody_knows_a_method_by_name():
-    """No import and no string literal outside inference names a method's file or yaml."""
+    """Outside of inference, no import and no string literal names the file or yaml of a method."""
     names = {family.rsplit(".", 1)[-1] for family in FAMILIES} | {
         path.stem for path in (conf_dir() / "inference").glob("*.yaml")
     }
@@ -125,19 +125,19 @@ def test_nobody_knows_a_method_by_name():
 
 
 def test_there_is_no_drawer_for_odds_and_ends():
-    """No utils, helpers or common."""
+    """No module is named utils, helpers or common."""
     assert not {path.stem for path in FILES} & {"utils", "util", "helpers", "common", "misc"}
 
 
 def test_reading_a_store_needs_no_jax():
-    """Tables, records and draws of a store are read where JAX is not wanted: it takes seconds to import."""
+    """Tables, records and draws of a store are read without importing JAX, which takes seconds."""
     program = "import sys, bdlbench.store; assert not {'jax', 'numpyro', 'flax'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_importing_computes_nothing():
-    """No module initialises a JAX backend: arrays created at import would, and would fix the devices."""
+    """No import initialises a JAX backend. An array that is created at import would do so and fix the devices."""
     program = (
         "import importlib, sys\n"
         "for name in sys.argv[1:]: importlib.import_module(name)\n"
@@ -153,7 +153,7 @@ def test_importing_computes_nothing():
 
 
 def nodes(node, path):
-    """Every dict with a ``_target_``, with its place."""
+    """Yield every dict with a ``_target_``, with its path."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node
@@ -177,7 +177,10 @@ LATER = {"standardize": True}
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_a_yaml_is_the_whole_record(path):
-    """Its keys are the keyword-only parameters of its factory, none of which has a default; nested ones exist."""
+    """The keys of a yaml are the keyword-only parameters of its factory, which have no defaults.
+
+    Nested factories exist.
+    """
     group = path.parent.name
     for place, node in nodes(yaml.safe_load(path.read_text()), group):
         factory = target_of(node, place)
@@ -201,7 +204,7 @@ def test_a_yaml_is_the_whole_record(path):
 
 
 def test_every_factory_of_a_yaml_is_documented():
-    """The first line of a factory's docstring says what it is."""
+    """Every factory has a docstring with a first line."""
     for path in YAMLS:
         for place, node in nodes(yaml.safe_load(path.read_text()), path.parent.name):
             factory = target_of(node, place)

@@ -1,4 +1,4 @@
-"""Signals: deferred or raised at once, the second one the system's, handlers put back."""
+"""Signals are deferred or raised at once, a second signal ends the process, and the old handlers are restored."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def test_a_deferred_signal_is_heeded_at_the_end_or_where_it_is_asked_for():
 
 
 def test_what_a_library_swallows_is_raised_again():
-    """As one does that prints what its callback raises and goes on."""
+    """If a library prints the exception of a callback and continues, it is raised again later."""
     reached = []
     with pytest.raises(Stopped) as stopped, on_signals():
         try:
@@ -57,7 +57,7 @@ def test_what_a_library_swallows_is_raised_again():
 
 
 def test_the_command_hears_before_it_imports():
-    """The entry module brings nothing but the standard library with it."""
+    """The entry module imports only the standard library."""
     code = "import sys; before = set(sys.modules); import bdlbench.cli.main; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     foreign = {name.split(".")[0] for name in done.stdout.split()} - set(sys.stdlib_module_names) - {"bdlbench"}
@@ -71,7 +71,7 @@ def test_an_error_inside_is_not_hidden():
 
 
 def test_a_library_sets_no_handlers():
-    """Without a command, and outside the main thread, signals are nobody's here."""
+    """Without a command, and outside of the main thread, no signal handlers are set."""
     before = signal.getsignal(signal.SIGTERM)
     with deferred() as stop:
         assert not stop.requested

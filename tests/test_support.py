@@ -1,4 +1,4 @@
-"""The limits that the tests of laws rest on, and what they let pass."""
+"""The limits in the tests of laws, and their power."""
 
 import numpy as np
 import scipy.stats

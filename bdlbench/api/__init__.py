@@ -1,4 +1,4 @@
-"""The door from Python: fit a model to arrays, predict, save and load."""
+"""The Python interface: fit a model to arrays, predict, save and load."""
 
 from bdlbench.api.loading import load
 from bdlbench.api.posterior import Posterior, fit

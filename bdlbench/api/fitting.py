@@ -1,4 +1,4 @@
-"""A job is sampled in memory: the loop's blocks become draws, and what a record would say of them."""
+"""Sample a job in memory: the blocks of the loop become draws and the diagnostics that a record of a run holds."""
 
 import dataclasses
 import warnings
@@ -31,12 +31,12 @@ from bdlbench.store import RunWriter
 from bdlbench.types import Precision
 
 DIAGNOSED_ROWS = 500
-"""Training rows at which chains are compared, as a run compares them at so many test rows."""
+"""Most training rows at which chains are compared; a run compares its chains at the same number of test rows."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Draws:
-    """What sampling leaves.
+    """The result of sampling C chains of S draws.
 
     Attributes
     ----------
@@ -44,20 +44,21 @@ class Draws:
     good : bool array (C P, S)
         Which draws are finite and come before their chain's first bad step.
     anchor : array (C, D) or None
-        Where predictions are linearised.
+        The point at which predictions are linearised; None where they are not linearised.
     stats : dict of arrays (C, S)
-        Of the step before each draw.
+        Statistics of the step before each draw.
     blocks : tuple of Block
         The blocks of the last stage that hold the draws.
     tally : Tally
-        Charged with all blocks; no draw has been added to it.
+        The costs of all blocks. No draw has been added to it.
     gaussian, markov : bool
         Whether y given theta is one normal number, and whether a chain's draws are a Markov chain.
     seconds : dict
+        Wall-clock seconds by phase.
     position : Position or None
-        The last state, where it is a distribution from which an update may go on.
+        The last state, if it is a fitted distribution from which an update can continue.
     start : "any", "mode" or "own"
-        What the last stage makes of the point it begins at.
+        How the last stage uses the point at which it begins.
     """
 
     theta: np.ndarray
@@ -78,7 +79,7 @@ class Draws:
 
 
 class _Memory(RunWriter):
-    """A writer without a folder: it keeps in memory what diagnostics read, and drops the rest."""
+    """A writer without a folder. It keeps in memory the arrays that diagnostics read, and drops all others."""
 
     def __init__(self) -> None:
         self.arrays: dict[tuple[str, str], np.ndarray] = {}
@@ -94,7 +95,7 @@ class _Memory(RunWriter):
         chunk_draws: int | None = None,
         packing: tuple[float, float] | None = None,
     ) -> None:
-        """Make room for what diagnostics read; ranks and scale-free statistics need no packing."""
+        """Allocate the arrays that diagnostics read. They are not packed, since ranks and ratios do not need it."""
         if group in TEST_GROUPS:
             self.arrays[group, name] = np.empty(shape, dtype)
 
@@ -104,7 +105,7 @@ class _Memory(RunWriter):
             self.arrays[group, name][:, start_draw : start_draw + array.shape[1]] = array
 
     def read_columns(self, group: str, name: str, start: int, stop: int) -> np.ndarray:
-        """Columns of the last axis."""
+        """Read the columns ``start`` to ``stop`` of the last axis."""
         return self.arrays[group, name][..., start:stop]
 
 
@@ -123,7 +124,7 @@ def prepare(
     options: Options,
     precision: Precision,
 ) -> tuple[Parts, Rows, Job]:
-    """The job of a fit, checked; nothing is compiled."""
+    """Make the job of a fit and check it. Nothing is compiled."""
     parts = make_parts(
         network=network,
         model=model,
@@ -141,7 +142,7 @@ def prepare(
 
 
 def progress_of(progress: bool | Literal["auto", "lines", "off"]) -> Progress:
-    """Bars or lines for True, nothing for False."""
+    """The progress display: bars or lines for True, nothing for False."""
     if progress not in (True, False, "auto", "lines", "off"):
         raise ConfigError(f"progress={progress!r} is unknown: use True or False.")
     if progress is True or progress == "auto":
@@ -150,19 +151,19 @@ def progress_of(progress: bool | Literal["auto", "lines", "off"]) -> Progress:
 
 
 def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, position: Position | None = None) -> Draws:
-    """Drive a job's stages and keep the draws of the last one.
+    """Run the stages of a job and keep the draws of the last stage.
 
     Parameters
     ----------
     theta : array (C, D), optional
-        Where the first stage begins.
+        The points at which the first stage begins.
     position : Position, optional
-        A state from which the first stage goes on.
+        A state from which the first stage continues.
 
     Raises
     ------
     FloatingPointError
-        Where no chain has a finite draw; in one sentence how it came to that.
+        If no chain has a finite draw. The message says in one sentence how this happened.
     """
     clock = Clock()
     shared, lane, _, _ = arrange([job])
@@ -187,7 +188,7 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
             if block.stage == last and block.draws is not None:
                 blocks.append(block._replace(position=None, provisional=None))
                 if method.has_density and not method.two_bodies and block.position is not None and carried is None:
-                    carried = block.position()  # a guide stands still while it is read
+                    carried = block.position()  # a guide does not change while draws are taken from it
         message = f"{job.id}: done in {clock.sampling():.1f} s"
     finally:
         progress.finish(message)
@@ -225,7 +226,7 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
 
 
 def diagnose(job: Job, draws: Draws) -> dict[str, Any]:
-    """What a record would say of the draws: diagnostics in function space, at training rows, and warnings."""
+    """Diagnostics of the draws in function space, at training rows, and warnings, as in the record of a run."""
     tally = _copied(draws.tally)
     storage = _look(job, draws.blocks, tally, draws.gaussian)
     chains = tally.sound_chains() if draws.markov else []
@@ -290,7 +291,7 @@ def _look(job: Job, blocks: Sequence[loop.Block], tally: Tally, gaussian: bool) 
 
 
 def _as_rows(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Predictions (C, n, T, K) of several targets as those of T K rows, each with the joint log likelihood of its row."""
+    """Reshape predictions (C, n, T, K) of K targets to (C, n, T K); each has the joint log likelihood of its row."""
     width = max(seen[name].shape[-1] for name in ("mean", "sample") if name in seen)
     names = [name for name in ("mean", "variance", "sample") if name in seen]
     flat = {name: seen[name].reshape(*seen[name].shape[:2], -1) for name in names}
@@ -298,7 +299,7 @@ def _as_rows(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _copied(tally: Tally) -> Tally:
-    """A tally that has been charged alike."""
+    """A new tally with the same costs."""
     out = Tally(tally.num_chains, [], gaussian=tally.mixtures[""].gaussian)
     out.row_grads, out.num_diverging, out.bad = dict(tally.row_grads), tally.num_diverging, dict(tally.bad)
     return out

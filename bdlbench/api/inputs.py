@@ -1,4 +1,4 @@
-"""A caller's rows become arrays that a model reads: columns by name, trees packed into rows, units, classes."""
+"""Turn a caller's rows into the arrays that a model reads: named columns, trees of arrays, units and classes."""
 
 import dataclasses
 import warnings
@@ -15,23 +15,23 @@ from bdlbench.model.trees import Leaf
 INTEGERS = "x is all integers and is left as it is: give x.astype(float) to have it standardised"
 """Note of a fit to an array of integers."""
 EXACT_IN_FLOAT32 = 2**24
-"""Whole numbers up to here are kept exactly when integer leaves of a tree are packed beside floats."""
+"""Largest whole number that stays exact when the integer leaves of a tree are packed beside floats."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inputs:
-    """What inputs look like, and how they are brought to the scale that the model sees.
+    """The form of the inputs, and the scaling that brings them to the units that the model sees.
 
     Attributes
     ----------
     shape : tuple of int
-        Shape of one row as the caller gives it; of a packed row for trees.
+        Shape of one row as the caller gives it; for trees, the shape of a packed row.
     names : tuple of str
         Column names, where the inputs came as a table.
     keep : bool array (d,) or None
         Columns that the model sees; None for all.
     scaler : Scaler or None
-        Float64; None where the model sees the caller's units.
+        In float64; None if the model sees the caller's units.
     tree : nested dict, list or tuple of Leaf, or None
         The structure of inputs that are no single array.
     integer : bool
@@ -57,7 +57,7 @@ class Inputs:
         return tuple(name for name, kept in zip(self.names, self.keep, strict=bool(self.names)) if kept)
 
     def rows(self, x: Any) -> np.ndarray:
-        """Inputs (n, ...) in the caller's units, checked against those of the fit.
+        """Check that inputs have the form of those of the fit; returns (n, ...) in the caller's units.
 
         Raises
         ------
@@ -123,12 +123,12 @@ class Inputs:
         return np.concatenate(parts, 1)
 
     def unpack(self, x: Any) -> Any:
-        """The tree that a model reads, from packed rows (n, total) of an array library."""
+        """The tree of arrays that a model reads, made from packed rows (n, total) of NumPy or JAX."""
         return x if self.tree is None else trees.unpack(self.tree, x)
 
 
 def fit_inputs(x: Any, *, standardize: bool, drop_constant: bool) -> tuple[Inputs, np.ndarray, tuple[str, ...]]:
-    """Look at a caller's training inputs.
+    """Find the form and the scaling of a caller's training inputs.
 
     Columns of tables and matrices, and of the leaves of floats of a tree, are standardised by mean and standard
     deviation (divisor n). Arrays with more axes (images) stay in the caller's units. An array of an integer type (tokens,
@@ -214,7 +214,7 @@ def frame_values(x: Any, names: Sequence[str]) -> np.ndarray:
 
 
 def array_of(x: Any, name: str = "x") -> np.ndarray:
-    """x as a float64 array (n, ...), without masks or units."""
+    """Convert x to a plain float64 array (n, ...). A mask or a unit of an array subclass is dropped."""
     if hasattr(x, "toarray"):
         raise ConfigError(f"{name} is a sparse matrix: give a dense array, as {name}.toarray() is.")
     try:
@@ -252,7 +252,7 @@ def whole_numbers(rows: np.ndarray) -> np.ndarray:
 
 
 def check_finite(rows: np.ndarray, names: Sequence[str], what: str) -> None:
-    """Raise ConfigError for a value that is NaN or infinite; it names row and column."""
+    """Raise ConfigError if a value is NaN or infinite. The message names the row and the column."""
     bad = ~np.isfinite(rows)
     if bad.any():
         row, *rest = (int(i) for i in np.argwhere(bad)[0])
@@ -262,7 +262,7 @@ def check_finite(rows: np.ndarray, names: Sequence[str], what: str) -> None:
 
 
 def walk(tree: Any, path: tuple[Any, ...] = ()) -> Any:
-    """Leaves of a nested dict, list or tuple with their paths, in a fixed order."""
+    """Yield the leaves of a nested dict, list or tuple with their paths, in a fixed order."""
     if isinstance(tree, Mapping):
         for key in sorted(tree, key=str):
             yield from walk(tree[key], (*path, key))
@@ -307,17 +307,17 @@ def _layout(x: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Targets:
-    """What targets look like: classes, or amounts with a scale.
+    """The form of the targets: classes, or real numbers with a scale.
 
     Attributes
     ----------
     task : "regression" or "classification"
     classes : array (K,) or None
-        The caller's labels, sorted; the model's are their places.
+        The caller's labels, sorted. The model sees the index of a label in this array.
     scaler : Scaler or None
-        Float64; None where the model sees the caller's units.
+        In float64; None if the model sees the caller's units.
     shape : tuple of int
-        Shape of one target: (), or (K,) for several.
+        Shape of the target of one row: (), or (K,) for K targets.
     name : str
     """
 
@@ -329,7 +329,7 @@ class Targets:
 
     @property
     def loc_scale(self) -> tuple[Any, Any]:
-        """The caller's units: ``loc + scale * standardised``."""
+        """The pair (loc, scale) that gives the caller's units: ``loc + scale * standardised``."""
         return (0.0, 1.0) if self.scaler is None else (self.scaler.loc, self.scaler.scale)
 
     def standardised(self, y: Any, num_rows: int) -> np.ndarray:
@@ -338,7 +338,7 @@ class Targets:
         Raises
         ------
         ConfigError
-            For another number of rows, a class that the fit has not seen, or a value that is not finite.
+            If the number of rows differs, a class was not seen by the fit, or a value is not finite.
         """
         values = target_array(y)
         if len(values) != num_rows:
@@ -351,7 +351,7 @@ class Targets:
         return values if self.scaler is None else self.scaler.standardise(values)
 
     def codes(self, labels: np.ndarray) -> np.ndarray:
-        """Places of labels among the classes."""
+        """The index of each label in ``classes``."""
         assert self.classes is not None
         place = {label: i for i, label in enumerate(self.classes.tolist())}
         unseen = [label for label in labels.tolist() if label not in place]
@@ -364,7 +364,7 @@ class Targets:
 
 
 def target_array(y: Any) -> np.ndarray:
-    """y as an array (n,) or (n, K): one column is raveled, with a warning."""
+    """Convert y to an array (n,) or (n, K). A single column becomes (n,), with a warning."""
     if y is None:
         raise ConfigError("y is missing: give the targets, one a row.")
     values = np.asarray(y)
@@ -391,12 +391,12 @@ def numeric_targets(values: np.ndarray) -> np.ndarray:
 
 
 def task_of(y: np.ndarray) -> str:
-    """What kind of task targets are by their type: text and booleans are classes, floats are amounts.
+    """The task that the type of the targets implies: text and booleans are classes, floats are a regression.
 
     Raises
     ------
     ConfigError
-        For whole numbers, which may be either.
+        For whole numbers, which can be either.
     """
     if y.dtype.kind in "bUSO" or str(y.dtype).startswith("str"):
         return "classification"

@@ -1,4 +1,4 @@
-"""A saved folder or a stored run becomes a posterior again."""
+"""Make a posterior from a saved folder or from a stored run."""
 
 import dataclasses
 import os
@@ -40,24 +40,25 @@ def load(
     likelihood: Any = None,
     trust: bool = False,
 ) -> Posterior:
-    """The posterior that :meth:`bdlbench.Posterior.save` wrote to a folder, or that of a stored run.
+    """Load the posterior that :meth:`bdlbench.Posterior.save` wrote to a folder, or the posterior of a stored run.
 
-    A folder serves without training rows, Hydra or a store. It is data: a network, model, prior or likelihood of your
-    own is handed in again, or imported from where it was defined if you trust the folder.
+    A folder needs no training rows, no Hydra and no store. It holds data only, no code. Give a network, model, prior
+    or likelihood of your own again; or set ``trust``, and it is imported from the module in which it was defined.
 
     Parameters
     ----------
     source : path, or with ``store`` the id of a run or its beginning
     store : path or Store, optional
     network, model, prior, likelihood : as at the fit
-        Those that were not bdlbench's own.
+        Needed for those that are not part of bdlbench.
     trust : bool
-        Whether to import what the folder, or the configuration of the run, names.
+        Whether to import the objects that the folder, or the configuration of the run, names.
 
     Raises
     ------
     ConfigError
-        For a folder that is damaged or of another format, a model that is not the one fitted, or a run without draws.
+        If the folder is damaged or has another format, the model is not the one that was fitted, or the run has no
+        draws.
     """
     if not isinstance(source, str | os.PathLike):
         raise ConfigError(
@@ -160,7 +161,7 @@ def _active(lane: Any) -> Any:
 
 
 def _units(dataset: Dataset) -> tuple[Inputs, Targets]:
-    """How rows in the units of a data set's source become the model's."""
+    """The scaling of inputs and targets from the units of the data set's source to those of the model."""
 
     def wide(scaler: Scaler | None) -> Scaler | None:
         return None if scaler is None else Scaler(*(np.asarray(part, np.float64) for part in scaler))
@@ -186,7 +187,7 @@ def _rows(dataset: Dataset, inputs: Inputs, targets: Targets) -> Rows:
 def _draws(
     store: Store, run_id: str, job: Job, *, linearised: bool
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
-    """Draws theta (C, S, D) of a stored run, which of them are finite, their statistics and the anchors (C, D)."""
+    """The draws theta (C, S, D) of a stored run, a mask of finite draws, their statistics and the anchors (C, D)."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""A caller's Flax module and the parameters of a draw: from named sites to the module's own tree, and back to a module."""
+"""Convert between the named sites of a draw and a caller's Flax module with its own tree of parameters."""
 
 import dataclasses
 import typing
@@ -20,13 +20,13 @@ from bdlbench.runs.job import declared
 from bdlbench.sampling.programs import Program
 
 FEW = 2
-"""Rows on which a model is built that has nothing of its own for each row."""
+"""Number of rows on which a model is built if it has no latent variable for each row."""
 TOGETHER = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Module:
-    """A module without weights of its own: ``template`` is its tree, ``bind`` gives it weights."""
+    """A module without weights. ``template`` is the tree of its parameters; ``bind`` makes a module with weights."""
 
     template: Any
     bind: Callable[[Any], Any]
@@ -68,7 +68,7 @@ def module_of(
 
 
 def params_of(module: Module, sites: Mapping[str, np.ndarray]) -> Any:
-    """The sites ``network.<path>`` as the module's tree."""
+    """Arrange the sites ``network.<path>`` in the tree of the module."""
 
     def fill(node: Any, path: str) -> Any:
         if isinstance(node, Mapping):
@@ -79,7 +79,7 @@ def params_of(module: Module, sites: Mapping[str, np.ndarray]) -> Any:
 
 
 def map_over(function: Callable[[Any], Any], trees: Any) -> Any:
-    """``function`` of each draw's tree; leaves (chain, draw, ...) in and out."""
+    """Apply ``function`` to the tree of each draw. The leaves of argument and result are (chain, draw, ...)."""
     chains, draws = jax.tree.leaves(trees)[0].shape[:2]
     flat = jax.tree.map(lambda a: jnp.asarray(a).reshape(chains * draws, *a.shape[2:]), trees)
     out = jax.jit(lambda flat: jax.lax.map(function, flat, batch_size=TOGETHER))(flat)
@@ -87,18 +87,18 @@ def map_over(function: Callable[[Any], Any], trees: Any) -> Any:
 
 
 def rows_needed(program: Program, numbers: Mapping[str, Any], dataset: Dataset, dim: int) -> int:
-    """Rows on which the model must be built to have ``dim`` parameters: few, unless it has something for each row."""
+    """Number of rows on which the model has ``dim`` parameters: few, unless it has a latent variable for each row."""
     total = len(dataset.train.y)
     if total <= FEW:
         return total
     try:
         return FEW if _target(program, numbers, dataset, FEW).dim == dim else total
     except (TypeError, ValueError, ConfigError):
-        return total  # a model that is made for so many rows and no others
+        return total  # the model works for this number of rows only
 
 
 def is_normal(program: Program, numbers: Mapping[str, Any], dataset: Dataset) -> bool:
-    """Whether y given theta is normal at each row, of several targets each for itself."""
+    """Whether y given theta is normal at each row, independently for each of several targets."""
     found: list[Any] = []
 
     def look() -> None:

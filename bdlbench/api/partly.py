@@ -1,4 +1,4 @@
-"""Partly Bayesian networks: some of the weights get a posterior, the rest is fitted to its mode first and stays there."""
+"""Partly Bayesian networks: some weights get a posterior; the others are first fitted to the mode and stay fixed."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -28,21 +28,21 @@ def fix_the_rest(
     shown: Progress,
     place: Callable[[Any], Path] | None = None,
 ) -> tuple[Parts, dict[str, float]]:
-    """Fit all weights to the mode of the posterior, and fix those that are to have no posterior of their own.
+    """Fit all weights to the mode of the posterior, and fix those that get no posterior.
 
     Parameters
     ----------
     bayesian : "last_layer", or a function of a weight's path, as ``output.kernel``
-        Which weights keep a posterior. Sites that are no weights, as a noise scale, always do.
+        Which weights keep a posterior. Sites that are not weights, such as a noise scale, always keep one.
     options : mapping
-        Of the preset ``map`` that finds the mode.
+        Options of the preset ``map``, which finds the mode.
     place : function, optional
         Of what the fixed weights depend on, as plain data; the file in which they are kept, and found again.
 
     Returns
     -------
     tuple (parts, price)
-        The model with the rest fixed; gradient evaluations on all rows and seconds of the fit.
+        The model with the other weights fixed, and the cost of the fit: gradient evaluations on all rows, and seconds.
     """
     if not parts.has_network:
         raise ConfigError("bayesian chooses weights of a network, but this is a NumPyro model: leave it out.")

@@ -1,4 +1,4 @@
-"""Fit a model to arrays, and what is left: a posterior that predicts, shows its draws, takes more rows and is saved."""
+"""Fit a model to arrays; and the posterior, which predicts, gives its draws, is updated with more rows and is saved."""
 
 import dataclasses
 import functools
@@ -23,12 +23,12 @@ from bdlbench.sampling.position import Position
 from bdlbench.types import Precision, Schedule
 
 MOST_BYTES = 2**30
-"""Largest pointwise log likelihood that :attr:`Posterior.data_tree` makes."""
+"""Largest pointwise log likelihood that :attr:`Posterior.data_tree` holds, in bytes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Origin:
-    """What a posterior in memory can go on from: the rows and the draws as they were sampled."""
+    """The rows, and the draws as they were sampled, from which a posterior in memory can be updated."""
 
     rows: Rows
     job: Job
@@ -82,20 +82,20 @@ def fit(
         T; 1 is the Bayesian posterior.
     seed : int
     standardize : bool
-        Standardise the columns of tables and matrices and the target, by the training rows. Everything that goes in and
-        comes out of the posterior stays in your units, but :attr:`Posterior.params`.
+        Standardise the columns of tables and matrices, and the target, by the training rows. Inputs and results of the
+        posterior stay in your units, except :attr:`Posterior.params` and :attr:`Posterior.sites`.
     progress : bool
-        Bars or lines while it runs.
+        Whether to show bars or lines of progress.
     precision : "float32" or "float64"
-        In which everything is computed and kept: the rows, the method, its draws and their predictions, whatever
-        ``jax_enable_x64`` says in your process.
+        Precision of the rows, the method, its draws and their predictions. It does not depend on ``jax_enable_x64`` in
+        your process.
     bayesian : "last_layer", or a function of a weight's path (as ``output.kernel``), optional
-        Which weights of the network get a posterior. The rest is first fitted to the mode of the whole posterior by the
-        preset ``map``, whose options begin with ``rest.`` (``options={"rest.num_warmup": 500}``) and whose price is
-        counted as ``rest``, and stays fixed. None: all weights.
+        Which weights of the network get a posterior. The others are first fitted to the mode of the whole posterior by
+        the preset ``map``, and then stay fixed. The options of this fit begin with ``rest.``, as in
+        ``options={"rest.num_warmup": 500}``, and its cost is counted as ``rest``. None: all weights get a posterior.
     store : path or Store, optional
-        Keep the run there as a command would, with its rows beside the store; the same fit is then found and not
-        repeated, and one that was interrupted goes on. What the model is made of must be importable.
+        Keep the run in this store, as a command does; its rows lie beside the store. The same fit is then found there
+        and not repeated, and an interrupted fit continues. The parts of the model must be importable.
     options, keywords
         Options of the method and its schedule: ``num_samples=500``, ``step_size=1e-3``, ``batch_size=32``; deeper ones by
         their path, as in ``options={"before.0.schedule.num_warmup": 100}``. Paths are those of the command line, so that
@@ -110,9 +110,9 @@ def fit(
     Raises
     ------
     ConfigError
-        One sentence on what does not fit, before anything is compiled.
+        If the arguments do not fit. It is raised before anything is compiled, and says in one sentence what is wrong.
     FloatingPointError
-        Where no chain has a finite draw.
+        If no chain has a finite draw.
 
     Examples
     --------
@@ -198,7 +198,7 @@ def from_draws(
 def _restored(
     server: dict[str, Any], parts: Parts, facts: Any, stats: Any, report: Any, origin: tuple[Any, ...] | None
 ) -> "Posterior":
-    """A posterior from what :meth:`Posterior.__reduce__` gave."""
+    """Make a posterior from the values that :meth:`Posterior.__reduce__` returned."""
     nodes, _ = configuration.split(parts.nodes)
     program = make_program(parts, nodes, server["numbers"], server["inputs"], server["targets"])
     back = None
@@ -210,7 +210,7 @@ def _restored(
 
 
 class Posterior:
-    """Draws from the posterior of a model, and all that can be done with them.
+    """Draws from the posterior of a model, with the methods that use them.
 
     Made by :func:`bdlbench.fit` and :func:`bdlbench.load`. The particles of a population are laid out as chains.
     """
@@ -230,31 +230,31 @@ class Posterior:
         self._given_report = report
 
     def __reduce__(self) -> Any:
-        # A program is functions made on the spot, so what is pickled is what it is made of.
+        # The functions of a program cannot be pickled, so the parts from which it is built are pickled instead.
         server = {f.name: getattr(self._server, f.name) for f in dataclasses.fields(Server) if f.name != "program"}
         origin = self._origin and (self._origin.rows, self._origin.start, self._origin.position)
         return _restored, (server, self._parts, self._facts, self._stats, dict(self._report), origin)
 
-    # ---- what it is
+    # ---- properties
 
     @property
     def num_chains(self) -> int:
-        """Chains; of populations, particles of all chains."""
+        """Number of chains; for populations, the number of particles of all chains together."""
         return len(self._server.good)
 
     @property
     def num_draws(self) -> int:
-        """Draws of a chain."""
+        """Number of draws of each chain."""
         return self._server.theta.shape[1]
 
     @property
     def schedule(self) -> Schedule:
-        """How the last stage ran."""
+        """The schedule of the last stage."""
         return Schedule(**self._facts["schedule"])
 
     @property
     def precision(self) -> Precision:
-        """In which it was computed."""
+        """The floating-point precision of the computation, ``float32`` or ``float64``."""
         return self._server.precision
 
     @property
@@ -264,17 +264,17 @@ class Posterior:
 
     @property
     def classes(self) -> np.ndarray | None:
-        """The caller's labels in the order of the probabilities; None for amounts."""
+        """The caller's labels (K,) in the order of the probabilities; None for regression."""
         return self._server.targets.classes
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase: compile, warmup, sample."""
+        """Wall-clock seconds by phase: compile, warmup, sample."""
         return dict(self._facts["seconds"])
 
     @property
     def notes(self) -> list[str]:
-        """What was done to the rows that a reader should know."""
+        """Notes on how the training rows were changed, for example columns that were left out."""
         return list(self._facts["notes"])
 
     @functools.cached_property
@@ -291,23 +291,23 @@ class Posterior:
 
     @property
     def diagnostics(self) -> dict[str, Any]:
-        """How good the draws are, as in a record of a run; in function space, at up to 500 training rows.
+        """Diagnostics of the draws, as in the record of a run; in function space, at up to 500 training rows.
 
-        ``rhat_max``, ``ess_bulk_min``, ``ess_bulk_median``, ``ess_tail_min`` (None where draws are no Markov chain),
-        ``psis_khat`` where the method has a density, ``configurational_temperature`` and its error where a sampler makes no
-        Metropolis test, ``num_diverging``, ``num_nonfinite`` and ``num_grads``, gradient
-        evaluations on all rows by phase. Made when it is first asked for.
+        The keys are ``rhat_max``, ``ess_bulk_min``, ``ess_bulk_median`` and ``ess_tail_min`` (None if the draws are not
+        a Markov chain), ``psis_khat`` if the method has a density, ``configurational_temperature`` and its error if the
+        sampler has no Metropolis test, ``num_diverging``, ``num_nonfinite``, and ``num_grads``: gradient evaluations on
+        all rows, by phase. They are computed at the first access.
         """
         return dict(self._report["diagnostics"])
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the results must know."""
+        """Warnings about the results, one sentence each, for example that the chains disagree."""
         return list(self._report["warnings"])
 
     @property
     def not_assessed(self) -> list[str]:
-        """What could not be diagnosed, each with the reason."""
+        """The diagnostics that could not be computed, each with the reason."""
         return list(self._report.get("not_assessed", []))
 
     def __repr__(self) -> str:
@@ -328,17 +328,17 @@ class Posterior:
     def predict(self, x: Any, *, num_draws: int | None = None, precision: Any = None) -> Prediction:
         """The posterior predictive distribution at new rows, in your units.
 
-        Methods that linearise the network (Laplace) predict from the linearised one.
+        Methods that linearise the network (Laplace) predict with the linearised network.
 
         Parameters
         ----------
         x : rows, in the same form as at the fit
             The columns of a DataFrame are found by name.
         num_draws : int, optional
-            At most about so many draws, evenly spaced; all where None.
+            Largest number of draws to use, approximately; they are evenly spaced. None uses all draws.
         precision : "float32" or "float64", optional
-            In which the draws meet the rows; that of the fit where None. In double precision a row's prediction hardly
-            depends on the others.
+            Precision of the prediction; None is that of the fit. In float64 the prediction at a row hardly depends on
+            the other rows of the call.
 
         Raises
         ------
@@ -363,7 +363,7 @@ class Posterior:
         wanted = ("mean", "variance", "probs", "sample", "log_lik")
         kept: dict[str, np.ndarray] = {name: arrays[name] for name in wanted if name in arrays}
         for name in ("mean", "probs"):
-            # Of other likelihoods than the normal it may be the mean that does not exist.
+            # With a likelihood that is not normal, the mean itself may not exist.
             at_fault = name in kept and (name == "probs" or server.gaussian)
             if at_fault and not (fine := np.isfinite(kept[name])).all() and fine.any():
                 draw, row = np.argwhere(~fine)[0][:2]
@@ -376,7 +376,7 @@ class Posterior:
         )
 
     def standardize(self, x: Any) -> Any:
-        """Rows as the model sees them: what :meth:`apply` hands to a module."""
+        """Convert rows to the units that the model sees. Modules in :meth:`apply` take such rows."""
         seen = self._server.inputs.standardised(x).astype(self._server.inputs.dtype(self.precision))
         return self._server.inputs.unpack(seen)
 
@@ -388,15 +388,15 @@ class Posterior:
 
     @property
     def sites(self) -> dict[str, np.ndarray]:
-        """All named sites of the model, (chain, draw, ...), the noise scale included; of standardised data.
+        """All named sites of the model, (chain, draw, ...), including the noise scale.
 
-        A draw that is not finite is NaN.
+        They belong to standardised data. A draw that is not finite is NaN.
         """
         return dict(self._sites)
 
     @property
     def _weights(self) -> dict[str, np.ndarray]:
-        """Sites with those that are fixed, the same in every draw."""
+        """All sites, including the fixed ones, which are the same in every draw."""
         shape = self._server.good.shape
         return {
             **{name: np.broadcast_to(value, (*shape, *value.shape)) for name, value in self._parts.fixed.items()},
@@ -405,10 +405,11 @@ class Posterior:
 
     @property
     def params(self) -> Any:
-        """The module's own parameters as its pytree, leaves (chain, draw, ...); a NumPyro model's sites by name.
+        """The parameters as the module's own pytree with leaves (chain, draw, ...); for a NumPyro model a dict of sites.
 
         They belong to standardised inputs and targets, see :meth:`standardize`. For methods that linearise the network
-        they are draws about the mode, and the network itself at them is not what predicts: a warning says so.
+        they are draws around the mode. Predictions then use the linearised network, not the network at these draws; a
+        warning says so.
         """
         if self._server.anchor is not None:
             warnings.warn(
@@ -433,10 +434,10 @@ class Posterior:
         )
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:
-        """``function(module, *args)`` for every draw's module, leaves (chain, draw, ...).
+        """Compute ``function(module, *args)`` for the module of every draw; the result has leaves (chain, draw, ...).
 
-        The module has the draw's parameters, those of standardised data; a Linen module comes bound. For a NumPyro
-        model the function gets the dict of its sites instead.
+        The module has the parameters of the draw, which belong to standardised data. A Linen module is bound to them.
+        For a NumPyro model the function gets the dict of its sites instead of a module.
 
         Examples
         --------
@@ -458,18 +459,18 @@ class Posterior:
 
     @property
     def data_tree(self) -> Any:
-        """The draws as an ArviZ DataTree, see :meth:`to_data_tree`."""
+        """The draws as an ArviZ DataTree; see :meth:`to_data_tree`."""
         return self.to_data_tree()
 
     def to_data_tree(self, *, log_likelihood: bool = True, max_bytes: int = MOST_BYTES) -> Any:
-        """The draws as an ArviZ DataTree: posterior, sample_stats, and of the training rows log_likelihood and y.
+        """The draws as an ArviZ DataTree: posterior, sample_stats, and log_likelihood and y of the training rows.
 
         Parameters
         ----------
         log_likelihood : bool
             Whether to compute the log likelihood of the training rows, (chain, draw, row), in your units.
         max_bytes : int
-            It is left out, with a warning, where it would take more.
+            If the log likelihood would take more memory than this, it is left out with a warning.
         """
         import xarray as xr
 
@@ -519,22 +520,23 @@ class Posterior:
     # ---- more rows
 
     def update(self, x_more: Any, y_more: Any, *, seed: int | None = None) -> "Posterior":
-        """The posterior given all rows, old and new, with the first fit's scaling and classes.
+        """Fit the posterior given all rows, old and new, with the scaling and the classes of the first fit.
 
-        What carries over is the start. MCMC and SG-MCMC begin at their chains' last draws and adapt again; a
-        variational guide goes on from where it is; Laplace and SWAG optimise on from their mode; methods with starts of
-        their own (SMC) are fitted again. It takes the schedule of the first fit again, and its price is its own.
+        Only the start depends on the first fit. MCMC and SG-MCMC begin at the last draws of their chains and adapt
+        again. A variational guide continues from its present state. Laplace and SWAG continue to optimise from their
+        mode. Methods that choose their own start (SMC) are fitted again. The schedule is that of the first fit. The
+        costs of the result count the update alone.
 
         Parameters
         ----------
         x_more, y_more : as at the fit, in your units
         seed : int, optional
-            The first fit's plus one where None.
+            None is the seed of the first fit plus one.
 
         Raises
         ------
         ConfigError
-            For rows that do not fit, a class that the fit has not seen, or a posterior without its training rows.
+            If the rows do not fit, a class was not seen by the fit, or the posterior has no training rows.
         """
         from bdlbench.api.updating import updated
 
@@ -549,14 +551,14 @@ class Posterior:
     # ---- to disk
 
     def save(self, folder: str | Path, *, rows: bool = False) -> Path:
-        """Save to a folder, from which :func:`bdlbench.load` serves; data (npz and JSON), never code.
+        """Save to a folder, which :func:`bdlbench.load` reads. The files hold data (npz and JSON) and no code.
 
         Parameters
         ----------
         folder : path
-            Made, or written over where it holds a saved posterior.
+            Created if it does not exist. A posterior that was saved there before is replaced.
         rows : bool
-            Whether to save the training rows too, which updates and pointwise log likelihoods need.
+            Whether to save the training rows too. Updates and pointwise log likelihoods need them.
         """
         from bdlbench.api.saved import save
 

@@ -1,4 +1,4 @@
-"""What a posterior says of new rows, in the caller's units."""
+"""The posterior predictive distribution at new rows, in the caller's units."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,9 +19,11 @@ class Prediction:
 
     .. math:: p(y | x, \mathcal D) \approx \frac1S \sum_s p(y | x, \theta_s)
 
-    Made by :meth:`bdlbench.Posterior.predict`. For amounts: ``mean``, ``sd``, ``variance`` with its parts
-    ``noise_variance`` and ``model_variance``, ``quantile`` and ``interval``. For classes: ``probs``, ``classes``,
-    ``labels``, ``entropy`` with its parts, and ``mutual_information``. For both: ``sample`` and ``log_prob``.
+    It is made by :meth:`bdlbench.Posterior.predict`. For regression it has ``mean``, ``sd``, ``variance`` with its
+    parts ``noise_variance`` and ``model_variance``, ``quantile`` and ``interval``. For classification it has ``probs``,
+    ``classes``, ``labels``, ``entropy`` with its parts ``noise_entropy`` and ``mutual_information``. Both have
+    ``sample`` and ``log_prob``. For K > 1 targets the arrays of a regression have a last axis of length K, except
+    ``log_prob``.
 
     Attributes
     ----------
@@ -53,7 +55,7 @@ class Prediction:
         """K, the number of targets of each row."""
         return self._targets.shape[0] if self._targets.shape else 1
 
-    # ---- amounts
+    # ---- regression
 
     def _refuse_classes(self, name: str) -> None:
         if self._targets.classes is not None:
@@ -70,45 +72,48 @@ class Prediction:
 
     @property
     def means(self) -> np.ndarray:
-        """E[y | x, theta_s], (S, n), or (S, n, K) for K targets."""
+        """E[y | x, theta_s] for each draw, (S, n), or (S, n, K) for K targets, in the caller's units."""
         loc, scale = self._targets.loc_scale
         return self._amount("means") * scale + loc
 
     @property
     def variances(self) -> np.ndarray:
-        """Var[y | x, theta_s], (S, n), or (S, n, K)."""
+        """Var[y | x, theta_s] for each draw, (S, n), or (S, n, K) for K targets, in squared caller's units."""
         return self._amount("variance") * np.square(self._targets.loc_scale[1])
 
     @property
     def mean(self) -> np.ndarray:
-        """E[y | x], (n,): the mean over draws of their means."""
+        """E[y | x] = mean_s E[y | x, theta_s], (n,), in the caller's units."""
         return self.means.mean(axis=0)
 
     @property
     def noise_variance(self) -> np.ndarray:
-        """mean_s Var[y | x, theta_s], (n,): what more data would not remove."""
+        """mean_s Var[y | x, theta_s], (n,), in squared caller's units: the variance that more data would not remove."""
         return self.variances.mean(axis=0)
 
     @property
     def model_variance(self) -> np.ndarray:
-        """Var_s E[y | x, theta_s], (n,), divisor S: what more data would remove."""
+        """Var_s E[y | x, theta_s] with divisor S, (n,), in squared caller's units.
+
+        It is the part of the variance that more data would remove.
+        """
         return self.means.var(axis=0)
 
     @property
     def variance(self) -> np.ndarray:
-        """Var[y | x], (n,): the sum of both parts, by the law of total variance."""
+        """Var[y | x] = ``noise_variance + model_variance`` (law of total variance), (n,), in squared caller's units."""
         return self.noise_variance + self.model_variance
 
     @property
     def sd(self) -> np.ndarray:
-        """Standard deviation of y, (n,)."""
+        """Standard deviation of y, the root of ``variance``, (n,), in the caller's units."""
         return np.sqrt(self.variance)
 
     def quantile(self, q: float | Sequence[float]) -> np.ndarray:
-        """Quantiles of y: (n,) for one level, (Q, n) for several.
+        """Quantiles of y in the caller's units: (n,) for one level, (Q, n) for Q levels.
 
-        Exact for the mixture where y given theta is normal; otherwise the empirical quantiles of :meth:`sample`, whose
-        error falls with the root of the number of draws.
+        They are exact for the mixture if y given theta is normal. Otherwise they are the empirical quantiles of
+        :meth:`sample`, whose error falls with the root of the number of draws.
 
         Parameters
         ----------
@@ -126,14 +131,14 @@ class Prediction:
         return out if np.ndim(q) else out[0]
 
     def interval(self, p: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Ends (n,) of the central interval that holds y with probability ``p``."""
+        """Lower and upper ends (n,), in the caller's units, of the central interval with probability ``p``."""
         if np.ndim(p):
             raise ConfigError(f"p={p!r} must be one number: ask for one interval at a time.")
         level = float(_levels("p", p)[0])
         low, high = self.quantile([(1 - level) / 2, (1 + level) / 2])
         return low, high
 
-    # ---- classes
+    # ---- classification
 
     def _per_draw(self, name: str) -> np.ndarray:
         if self._targets.classes is None:
@@ -150,7 +155,7 @@ class Prediction:
 
     @property
     def probs(self) -> np.ndarray:
-        """P(y = k | x), (n, K): the mean over draws, each normalised in float64."""
+        """P(y = k | x), (n, K): the mean over draws. The probabilities of each draw are normalised in float64."""
         return self._per_draw("probs").mean(axis=0)
 
     @property
@@ -160,30 +165,34 @@ class Prediction:
 
     @property
     def entropy(self) -> np.ndarray:
-        """H[y | x] of the mean probabilities in nats, (n,)."""
+        """H[y | x] = -sum_k p_k log p_k of the mean probabilities ``probs``, (n,), in nats."""
         return entr(self.probs).sum(axis=-1)
 
     @property
     def noise_entropy(self) -> np.ndarray:
-        """mean_s H[y | x, theta_s] in nats, (n,): what more data would not remove."""
+        """mean_s H[y | x, theta_s], (n,), in nats: the part of the entropy that more data would not remove."""
         return entr(self._per_draw("noise_entropy")).sum(axis=-1).mean(axis=0)
 
     @property
     def mutual_information(self) -> np.ndarray:
-        """I[y; theta | x] in nats, (n,): the entropy that more data would remove (Houlsby et al. 2011)."""
+        """I[y; theta | x] = ``entropy - noise_entropy``, (n,), in nats (Houlsby et al. 2011).
+
+        It is the part of the entropy that more data would remove.
+        """
         return np.maximum(self.entropy - self.noise_entropy, 0.0)
 
     # ---- both
 
     def sample(self, num_samples: int | None = None, *, seed: int = 0) -> np.ndarray:
-        """Draws of y in the caller's units, (S, n): one from each posterior draw; or ``num_samples`` of them.
+        """Draws of y from the predictive distribution, in the caller's units, (S, n), or (num_samples, n).
 
         Parameters
         ----------
         num_samples : int, optional
-            Draws of y; each belongs to a posterior draw chosen at random, without one twice while there are enough.
+            Number of draws of y. Each uses a posterior draw chosen at random; none is used twice while there are
+            enough. None takes one draw of y from each posterior draw.
         seed : int
-            Another seed gives other noise.
+            Seed of the noise of y given theta.
         """
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
             raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2^32 - 1.")
@@ -210,15 +219,15 @@ class Prediction:
         return y.astype(np.float64) * scale + loc
 
     def log_prob(self, y: Any) -> np.ndarray:
-        """Log predictive density, or probability, of y at each row (n,): log (1/S) sum_s p(y | x, theta_s).
+        """Log predictive density (or probability) of y at each row, log (1/S) sum_s p(y | x, theta_s), (n,).
 
-        In the caller's units: the density of a standardised target is divided by its scale (the Jacobian). Of several
-        targets it is the joint one; ``output(k).log_prob`` is that of one of them.
+        It is in the caller's units: the density of a standardised target is divided by its scale (the Jacobian). For
+        several targets it is the joint density; ``output(k).log_prob`` is the density of target k alone.
 
         Raises
         ------
         ConfigError
-            For another number of rows, or a class that the fit has not seen.
+            If the number of rows differs, or a class was not seen by the fit.
         """
         codes = self._targets.standardised(y, self.num_rows)
         log_lik = self._again(codes, 0)["log_lik"].astype(np.float64)
@@ -226,7 +235,7 @@ class Prediction:
         return logsumexp(log_lik, axis=0) - np.log(len(log_lik)) - jacobian
 
     def output(self, k: int) -> "Prediction":
-        """The prediction of the k-th of several targets alone; y given theta must be normal."""
+        """The prediction of target k alone, counted from 0. It exists only if y given theta is normal."""
         targets = self._targets
         if not targets.shape or not 0 <= k < targets.shape[0]:
             raise ConfigError(
@@ -255,7 +264,7 @@ class Prediction:
         )
 
     def ingredients(self, y: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """What metrics are computed from: y as the metrics take it, and the mixture's ingredients.
+        """The arguments of the metrics: y in the form that metrics take, and the arrays of the predictive mixture.
 
         Rows that a mask of the model hides are left out.
         See :class:`bdlbench.metrics.mixture.PredictiveMixture`.
@@ -282,7 +291,7 @@ class Prediction:
         return original, mixture.to_original(float(loc), float(scale))
 
     def frame(self, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Any:
-        """A table, one line a row: mean, sd and quantiles, or the classes' probabilities.
+        """A table with one line for each row: mean, sd and quantiles, or the probabilities of the classes.
 
         Returns
         -------

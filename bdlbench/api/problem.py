@@ -1,4 +1,4 @@
-"""What a caller hands over (presets, options, objects, arrays) becomes a job, as a configuration does on a command line."""
+"""Make a job from a caller's presets, options, objects and arrays, as a command makes one from a configuration."""
 
 import dataclasses
 import functools
@@ -62,12 +62,12 @@ class Parts:
     Attributes
     ----------
     nodes : dict
-        Sections of a configuration (network, prior, likelihood, inference), of those that were given as such.
+        The sections (network, prior, likelihood, inference) that were given as configurations or presets.
     objects : dict
-        The others: Flax modules or factories, NumPyro models, functions.
+        The parts that were given as objects: Flax modules or factories, NumPyro models, functions.
     temperature : float
     labels : dict
-        What a reader calls the parts.
+        Names of the parts for a reader.
     """
 
     nodes: dict[str, Any]
@@ -75,9 +75,9 @@ class Parts:
     temperature: float
     labels: dict[str, str]
     precision: Precision = "float32"
-    """In which everything is computed."""
+    """The floating-point precision of the computation."""
     fixed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """Weights by their sites' names that have no posterior and stay at these values."""
+    """Weights that have no posterior and stay at these values, by the names of their sites."""
 
     @property
     def has_network(self) -> bool:
@@ -96,12 +96,13 @@ def make_parts(
     options: Options,
     precision: Precision = "float32",
 ) -> Parts:
-    """Look at a model and a method as a caller gives them.
+    """Sort the model and the method of a caller into configurations and objects, and check them.
 
     Raises
     ------
     ConfigError
-        For a preset or an option that does not exist, and what is neither preset, mapping nor object of the kind.
+        If a preset or an option does not exist, or a part is neither a preset, a mapping nor an object of the right
+        kind.
     """
     nodes: dict[str, Any] = {}
     objects: dict[str, Any] = {}
@@ -140,7 +141,7 @@ def checked_precision(precision: Any) -> Precision:
     Raises
     ------
     ConfigError
-        For one that does not exist.
+        If it is neither float32 nor float64.
     """
     name = getattr(precision, "__name__", str(precision))  # np.float64 and jnp.float64 are meant as their names
     if name not in ("float32", "float64"):
@@ -182,7 +183,7 @@ def _name(thing: Any) -> str:
 
 
 def _network(network: Any) -> Callable[..., Any]:
-    """A factory of the module: a class or function as it is, an instance as the factory that gives it."""
+    """A factory of the module. A class or function is returned as it is; of an instance, a factory that returns it."""
     from flax import linen, nnx
 
     if isinstance(network, linen.Module | nnx.Module):
@@ -206,7 +207,7 @@ def _network(network: Any) -> Callable[..., Any]:
 
 
 class _Instance:
-    """A factory that gives the module it was made with."""
+    """A factory that returns the module with which it was made."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -258,12 +259,12 @@ def _inference(
 
 
 def plain(path: str, value: Any) -> Any:
-    """An option as plain data: numbers of NumPy become Python's.
+    """Convert an option to plain data; NumPy numbers become Python numbers.
 
     Raises
     ------
     ConfigError
-        For an object, which no configuration can hold.
+        For an object, which a configuration cannot hold.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -287,7 +288,7 @@ def plain(path: str, value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """Training rows in the caller's units, and what they look like."""
+    """Training rows in the caller's units, with the form of their inputs and targets."""
 
     x: np.ndarray
     y: np.ndarray
@@ -296,7 +297,7 @@ class Rows:
     notes: tuple[str, ...] = ()
 
     def dataset(self) -> Dataset:
-        """The rows as the model sees them; in the caller's order, all of them for training."""
+        """The rows as the model sees them, in the caller's order. All of them are training rows."""
         inputs, targets = self.inputs, self.targets
         x = self.x if inputs.keep is None else self.x[:, inputs.keep]
         x = x if inputs.scaler is None else inputs.scaler.standardise(x)
@@ -319,12 +320,12 @@ class Rows:
 
 
 def make_rows(parts: Parts, x: Any, y: Any, *, standardize: bool) -> Rows:
-    """Look at a caller's training rows.
+    """Check a caller's training rows, and find their form and scaling.
 
     Raises
     ------
     ConfigError
-        One sentence on what does not fit.
+        If the rows do not fit each other or the model. The message says in one sentence what is wrong.
     """
     if not isinstance(standardize, bool):
         raise ConfigError(f"standardize={standardize!r} must be True or False.")
@@ -397,7 +398,7 @@ def _observed(parts: Parts, inputs: Inputs, x: np.ndarray, y: np.ndarray) -> Any
 
 
 def make_job(parts: Parts, rows: Rows, seed: int) -> Job:
-    """The job of a fit: what a run from the command line would compute with these rows."""
+    """Make the job of a fit: the computation that a run from the command line would do with these rows."""
     if isinstance(seed, np.integer):
         seed = int(seed)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
@@ -455,7 +456,7 @@ def make_program(
 
 
 def num_outputs(targets: Targets) -> int:
-    """What a likelihood is told: the number of classes, or of targets."""
+    """The ``num_outputs`` of a likelihood: the number of classes, or of targets."""
     return (targets.shape[0] if targets.shape else 1) if targets.classes is None else len(targets.classes)
 
 
@@ -469,7 +470,7 @@ def _make_target(
     x: Any,
     y: Any,
 ) -> Target:
-    """Called while tracing: numbers are tracers."""
+    """Make the target. It is called while JAX traces, so that the numbers are tracers."""
     from bdlbench.model.target import make_target
 
     return make_target(build_model(parts, inputs, task, outputs, numbers, nodes), x, y, numbers["temperature"])
@@ -478,7 +479,7 @@ def _make_target(
 def build_model(
     parts: Parts, inputs: Inputs, task: Any, outputs: int, numbers: Mapping[str, Any], nodes: Mapping[str, Any]
 ) -> Callable[..., None]:
-    """The NumPyro model ``(x, y=None)`` over packed rows."""
+    """Make the NumPyro model ``(x, y=None)`` over packed rows."""
     call, fill = configuration.call, configuration.fill
     objects = parts.objects
     if "model" in objects:

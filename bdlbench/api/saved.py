@@ -1,4 +1,4 @@
-"""A posterior as a folder of data, npz and JSON, and back. Nothing in a folder is run, unless the caller trusts it."""
+"""Save a posterior as a folder of npz and JSON files, and load it. No code is run unless the caller trusts the folder."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ from bdlbench.sampling.devices import settings
 from bdlbench.sampling.position import from_arrays
 
 FORMAT = 1
-"""Raised when folders are written in another way."""
+"""Version of the format of the folder; it is increased when the format changes."""
 
 
 def save(posterior: Posterior, folder: Path, *, rows: bool) -> Path:
@@ -235,7 +235,7 @@ def _parts(about: Mapping[str, Any], folder: Path, given: Mapping[str, Any], tru
 
 
 def _check_sites(server: Server, saved: Mapping[str, Any], folder: Path) -> None:
-    """Raise ConfigError where the model that was handed in is not the one that was fitted."""
+    """Raise ConfigError if the model that the caller gives is not the one that was fitted."""
     import jax
     import jax.numpy as jnp
 
@@ -260,7 +260,7 @@ def _check_sites(server: Server, saved: Mapping[str, Any], folder: Path) -> None
 
 
 def _described(thing: Any) -> dict[str, Any]:
-    """How an object of the caller's may be imported again: module, name and what a partial binds; nothing else."""
+    """The names to import a caller's object again: its module, its name, and the arguments of a partial."""
     options: dict[str, Any] = {}
     named = thing.module if isinstance(thing, problem._Instance) else thing
     while isinstance(named, functools.partial):

@@ -1,4 +1,4 @@
-"""Posteriors side by side on the same test rows."""
+"""Scores of several posteriors at the same test rows."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,14 +21,15 @@ def score_table(
     posteriors : mapping of Posterior by name
     x, y : as at the fit
     metrics : mapping of functions, optional
-        As :func:`bdlbench.metrics.evaluate.evaluate` takes them; those of a run where None. A metric whose ingredients
-        a posterior does not have (accuracy of amounts) is left out. Of several targets ``lppd`` is the joint one, and
-        every metric is there for each target, as ``rmse[0]``.
+        Metrics in the form that :func:`bdlbench.metrics.evaluate.evaluate` takes; None uses those of a run. A metric
+        that does not apply to a posterior (accuracy in a regression) is left out. For several targets ``lppd`` is the
+        joint density, and each target has its own column of every metric, such as ``rmse[0]``.
 
     Returns
     -------
     pandas.DataFrame
-        A row a posterior, in the order given: the metrics, then R-hat, bulk ESS, gradient evaluations and seconds.
+        One row for each posterior, in the given order, with the metrics, R-hat, bulk ESS, gradient evaluations and
+        seconds.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Draws meet a model and rows: what a posterior needs to predict, without its training rows."""
+"""Predictions from draws, a model and new rows. The training rows are not needed."""
 
 import dataclasses
 from typing import Any
@@ -17,28 +17,32 @@ from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.types import Precision
 
 MOST_ROWS = 1024
-"""Rows that are predicted at once."""
+"""Largest number of rows that are predicted at once."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Server:
-    """Draws and the program that reads them.
+    """C chains of S draws (with P particles each for populations), and the program that predicts from them.
 
     Attributes
     ----------
     program : Program
     numbers : dict
-        Floats of the configuration.
+        The floats of the configuration.
     inputs, targets
-        How rows are brought to the model's units and back.
+        The scaling of rows from the caller's units to those of the model, and back.
     seed : int
     feature_shape : tuple of int
-        Of one row as the model sees it.
+        Shape of the features of one row as the model sees it.
     rows : int
-        Rows that the model is built on: two, or the number of training rows where it has a latent for each.
+        Number of rows on which the model is built: two, or the number of training rows if the model has a latent
+        variable for each row.
     theta : array (C, S, D), or (C, S, P, D)
+        The draws.
     good : bool array (C P, S)
+        Which draws are finite and come before their chain's first bad step.
     anchor : array (C, D) or None
+        The point at which predictions are linearised; None if they are not linearised.
     gaussian : bool
         Whether y given theta is normal.
     """
@@ -57,17 +61,17 @@ class Server:
 
     @property
     def population(self) -> int:
-        """Particles that a chain carries."""
+        """P, the number of particles of a chain; 1 if the method has no population."""
         return self.theta.shape[2] if self.theta.ndim == 4 else 1
 
     @property
     def precision(self) -> Precision:
-        """In which the draws were made."""
+        """The floating-point precision of the draws."""
         return "float64" if self.theta.dtype == np.float64 else "float32"
 
     @property
     def shared(self) -> Shared:
-        """Rows that show the model its shapes; no value of theirs is used."""
+        """Rows that give the model its shapes. Their values are not used."""
         real = np.dtype(self.precision)
         y_type = real if self.targets.classes is None else np.int32
         return Shared(
@@ -76,7 +80,7 @@ class Server:
         )
 
     def lane(self, seed: int = 0) -> Lane:
-        """A lane a chain, with the keys of the run; ``seed`` other than 0 gives others."""
+        """One lane for each chain, with the random keys of the run. A ``seed`` that is not 0 gives other keys."""
         chains = len(self.theta)
 
         def key_of(chain: Any) -> Any:
@@ -98,7 +102,8 @@ class Server:
     ) -> dict[str, np.ndarray]:
         """Predictive quantities (S, n, ...) of the good draws at standardised rows; see :class:`Predictor`.
 
-        Rows are padded to a power of two, so that few shapes are compiled. Without ``precision`` it is that of the draws.
+        Rows are padded to a power of two, so that few shapes are compiled. If ``precision`` is None, it is that of the
+        draws.
         """
         precision = self.precision if precision is None else checked_precision(precision)
         if not len(x):
@@ -137,7 +142,7 @@ class Server:
         return scored_rows(self.program.make_target, dict(self.numbers), train, x.astype(train[0].dtype))
 
     def sites(self) -> dict[str, np.ndarray]:
-        """The model's named sites, chains (C P, S, ...); NaN where a draw is not good."""
+        """The named sites of the model, (C P, S, ...), by name; NaN if a draw is not good."""
         with settings(self.precision):
             predictor = Predictor(self.program, self.targets.task, self.shared, self.lane(), None, Clock())
             found = predictor.sites(self.theta)
@@ -154,6 +159,6 @@ class Server:
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:
-    """(n, ...) as (1, m, ...): the last row is repeated up to a power of two."""
+    """Pad rows (n, ...) to (1, m, ...), where m is a power of two, by repeating the last row."""
     size = min(MOST_ROWS, 1 << max(0, len(rows) - 1).bit_length())
     return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), 0)])[None]

@@ -1,4 +1,4 @@
-"""A fit that is kept in a store as a command's run is: its rows lie beside the store, and its record names them."""
+"""Keep a fit in a store, as a run of a command is kept. Its rows lie beside the store, and its record names them."""
 
 import contextlib
 import dataclasses
@@ -90,7 +90,7 @@ def fit_stored(
         raise
     if record["status"] == "failed":
         raise FloatingPointError(f"The fit failed: {record['reason']}.")
-    # What the run is made of was handed in by the caller, who trusts it.
+    # The caller gave the parts of the run, and so trusts them.
     found = load_run(Store(path), record["id"], trust=True)
     if DIAGNOSED not in record:
         _amend(Store(path), record["id"], _mixing(found, record), job.num_chains, price)
@@ -158,20 +158,20 @@ def _amend(
 
 
 def _leave_nothing(path: Path, run_id: str | None, before: Collection[Path], there: Collection[Path]) -> None:
-    """Remove what an interrupted fit has written: its run unless that is finished, its rows, and empty folders."""
+    """Remove what an interrupted fit has written: its run if that is not finished, its rows, and empty folders."""
     if run_id is not None and (path / run_id).is_dir():
         store = Store(path)
         if store.has(run_id):
             return
         store.delete(run_id)
-        with contextlib.suppress(OSError):  # what other commands have put there stays
+        with contextlib.suppress(OSError):  # the folder is kept if other commands have written there
             (path / ".deleted").rmdir()
     folder = path.with_name(f"{path.name}_rows")
     for file in set(folder.glob("*")) - set(before):
         file.unlink(missing_ok=True)
     for place in (path, folder):
         if place not in there and place.is_dir():
-            with contextlib.suppress(OSError):  # another fit has put something there
+            with contextlib.suppress(OSError):  # the folder is kept if another fit has written there
                 place.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""More rows: the posterior given all of them, begun where the last fit ended."""
+"""Update a posterior with more rows. The new fit uses all rows and begins where the last fit ended."""
 
 import dataclasses
 from typing import Any
@@ -37,10 +37,10 @@ def updated(old: "posterior.Posterior", x_more: Any, y_more: Any, seed: int) -> 
 def _begin(
     parts: Parts, theta: np.ndarray, good: np.ndarray, anchor: np.ndarray | None, start: str, thinning: int
 ) -> tuple[Parts, np.ndarray | None]:
-    """The stages to run, and where the first one begins (C, D); None for its own start.
+    """The stages to run, and the points (C, D) at which the first one begins; None if the method chooses its own start.
 
-    A method that is linearised at a mode optimises on from there, and one whose draws are independent of each other
-    from their mean, both through the stages that found it. A chain of steps goes on from its last draw.
+    A method that is linearised at a mode runs again the stages that found the mode, and begins at the old mode. A
+    method with independent draws does the same from the mean of its draws. A Markov chain continues from its last draw.
     """
     if start == "own" or theta.ndim == 4:
         return parts, None

@@ -58,7 +58,7 @@ def execute(argv: list[str] | None = None) -> int:
 
 
 def at_home(argument: str) -> str:
-    """An argument ``key=~/path`` with the user's home, which a shell puts in only at the beginning of a word."""
+    """Replace ``~`` by the user's home in an argument ``key=~/path``. A shell does this only at the start of a word."""
     found = re.fullmatch(r"(\+{0,2}[\w./@]+)=(~[\w.-]*(?:/.*)?)", argument)
     if found is None:
         return argument
@@ -68,10 +68,11 @@ def at_home(argument: str) -> str:
 
 
 def each_alone(arguments: list[str]) -> list[str]:
-    """The arguments of a sweep over options of a group, in which a value inside that group is one of the sweep.
+    """Return the arguments of a sweep over the options of a group, with values inside that group as one-value sweeps.
 
-    Hydra composes a sweep's configuration once without what is swept, with the default method, say, which may lack an
-    option that all methods of the sweep have. As ``choice()`` of one value it is given to each job with its method.
+    Hydra first composes the configuration without the swept options, for example with the default method. This method
+    may lack an option that all methods of the sweep have. As a ``choice()`` of one value, the option is set only in each
+    job, together with its method.
     """
     if not {"-m", "--multirun"} & {*arguments} or "hydra/sweeper=optuna" in arguments:
         return arguments
@@ -86,7 +87,7 @@ def each_alone(arguments: list[str]) -> list[str]:
 
 
 def _is_sweep(value: str) -> bool:
-    """Whether a value is, or may be, several: what Hydra says of it must stay as it is."""
+    """Whether a value is, or may be, a sweep over several values. It must then stay unchanged."""
     return bool(re.match(r"(choice|range|interval|glob|shuffle|sort|tag)\(", value)) or (
         "," in re.sub(r"\[.*\]|\{.*\}|'[^']*'|\"[^\"]*\"|\(.*\)", "", value)
     )

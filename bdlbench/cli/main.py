@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def without_signals(unraisable: Any) -> None:
-    """Say nothing of a stop that was raised where a library ignores it: the next check raises it again."""
+    """Print nothing about a Stopped exception in a place where Python ignores it. The next check raises it again."""
     if not isinstance(unraisable.exc_value, Stopped | KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
 

@@ -1,4 +1,4 @@
-"""``bdlbench-references``: reference posteriors made, listed, checked, and compared with draws of any library."""
+"""``bdlbench-references``: make, list and check reference posteriors, and compare them with draws of any library."""
 
 import argparse
 import json
@@ -18,7 +18,10 @@ DEFAULT_WORK = "results/references"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0, or after one sentence on stderr 2 for bad input and 1 for a reference that fails."""
+    """Run one command and return its exit code: 0; 2 for wrong input; 1 for a reference that fails.
+
+    For 1 and 2, one sentence is written to stderr.
+    """
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.command(arguments) or 0)

@@ -1,4 +1,4 @@
-"""Standard output and error of a command: one that cannot be written to must not change what the run came to."""
+"""Standard output and error of a command. If a stream cannot be written to, this must not change the result of a run."""
 
 import os
 import sys
@@ -6,16 +6,16 @@ from typing import Any
 
 
 class Lenient:
-    """A text stream that goes on without a word after a write has failed; anything else is the stream's own.
+    """A text stream that ignores all writes after one has failed. Everything else is passed to the original stream.
 
-    A reader such as ``head`` closes a pipe when it has seen enough, a disk may be full, and a terminal may know no more
-    than ASCII.
+    A write can fail because a reader such as ``head`` closes a pipe early, a disk is full, or a terminal accepts only
+    ASCII.
 
     Parameters
     ----------
     stream : text stream
     told : text stream or None
-        Where one line says that this one cannot be written to, unless its reader has closed it.
+        The stream to which one line is written that this stream has failed, unless its reader has closed it.
     """
 
     def __init__(self, stream: Any, told: Any = None) -> None:
@@ -27,7 +27,7 @@ class Lenient:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, or lose, the text."""
+        """Write the text. If that fails, discard it."""
         try:
             return self._stream.write(text)
         except (OSError, ValueError) as error:
@@ -35,7 +35,7 @@ class Lenient:
             return len(text)
 
     def flush(self) -> None:
-        """Write what waits, or lose it."""
+        """Write the buffered text. If that fails, discard it."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
@@ -58,9 +58,9 @@ class Lenient:
 
 
 def make_lenient() -> None:
-    """Make this process's standard streams lenient; those that are closed get the null device in their place.
+    """Make the standard streams of this process lenient, and replace closed ones by the null device.
 
-    A file that is opened later would otherwise get the number of a closed stream, and whatever a library prints.
+    Otherwise a file that is opened later would get the number of a closed stream, and the output of libraries with it.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)

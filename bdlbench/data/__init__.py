@@ -1,4 +1,4 @@
-"""Data sets are split by their published rules, scaled by their training rows, and carry units and a checksum.
+"""Data sets: split by their published rules, scaled by their training rows, and stored with units and a checksum.
 
 Each set has a factory in a module of this package and a yaml with the same keys in ``conf/data``. Importing this
 package reads no data and imports no library that contains data.

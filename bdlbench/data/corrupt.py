@@ -1,4 +1,4 @@
-"""Corruptions of images (n, h, w) with values in [0, 1], which make shifted test sets."""
+"""Corruptions of images (n, h, w) with values in [0, 1], which make shifted test sets. They keep the shape."""
 
 from collections.abc import Callable, Mapping
 
@@ -31,7 +31,7 @@ def contrast(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def translate(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Move the image by 4 pixels down and 4 to the right. Pixels from outside are zero."""
+    """Move each image by 4 pixels down and 4 to the right. Pixels from outside are zero."""
     out = np.zeros_like(images)
     out[:, 4:, 4:] = images[:, :-4, :-4]
     return out

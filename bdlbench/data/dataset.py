@@ -26,10 +26,11 @@ class Rows(NamedTuple):
     Attributes
     ----------
     x : array (n, ...)
-        Inputs, standardised or as the set says; int32 if the source holds integers alone and they are not scaled.
+        Inputs, standardised unless the set has another scaling; int32 if the source holds only integers and they are
+        not scaled.
     y : array (n,), or (n, K) for K targets of a regression
-        Floats, standardised or as the set says (regression), int32 labels 0..K-1 (classification), or log densities of
-        the points x (density).
+        For regression, floats, standardised unless the set has another scaling. For classification, int32 labels
+        0..K-1. For a density, the log densities of the points x.
     """
 
     x: np.ndarray
@@ -56,7 +57,7 @@ class Scaler(NamedTuple):
         return np.asarray(self.loc + self.scale * np.asarray(standardised, np.float64))
 
 
-@dataclass(frozen=True, eq=False)  # arrays cannot be compared by ==: compare checksums
+@dataclass(frozen=True, eq=False)  # arrays cannot be compared by ==, so checksums are compared instead
 class Dataset:
     """A data set that is split and scaled, as NumPy arrays in the memory of the host.
 

@@ -8,7 +8,7 @@ from bdlbench.data.splits import generator
 
 
 def means(spacing: float) -> np.ndarray:
-    """Centres (25, 2) of the mixture: a 5 x 5 grid about the origin."""
+    """Centres (25, 2) of the mixture: a 5 x 5 grid around the origin with distance ``spacing``."""
     side = spacing * np.arange(-2.0, 3.0)
     return np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(25, 2)
 

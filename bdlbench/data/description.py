@@ -1,4 +1,4 @@
-"""What a data set looks like without its rows: enough to bring new rows to a model's units and back."""
+"""A description of a data set without its rows, which is enough to scale new rows to a model's units and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,14 +26,14 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def without_rows(description: Mapping[str, Any], checksum: str) -> Dataset:
-    """A data set of training rows of the right shapes and types that hold zeros.
+    """Make a data set from a description. Its training rows have the right shapes and types and are all zeros.
 
     Parameters
     ----------
     description : mapping
-        What :func:`describe` gave.
+        The result of :func:`describe`.
     checksum : str
-        That of the rows which are not there.
+        The checksum of the original data set.
     """
     x, y = (np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in (description["x"], description["y"]))
     return Dataset(

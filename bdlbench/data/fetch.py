@@ -30,7 +30,7 @@ import numpy as np
 from bdlbench.errors import ConfigError
 
 BASE_URL = "https://raw.githubusercontent.com"
-TIMEOUT = 30.0  # seconds without a byte
+TIMEOUT = 30.0  # seconds after which a download that receives no byte is given up
 
 
 class NotFetchedError(ConfigError):
@@ -100,8 +100,8 @@ class Files(NamedTuple):
         Raises
         ------
         ConfigError
-            If the registry does not contain the file, the mirror is named as a folder and is none, the file of the
-            mirror or of the server has a wrong checksum, or the disk is full or not writable.
+            If the registry does not contain the file, the mirror is neither a URL nor a folder that exists, the file of
+            the mirror or of the server has a wrong checksum, or the disk is full or not writable.
         NotFetchedError
             If the file is neither in the cache nor in the mirror folder and the server cannot be reached or lacks it.
         """

@@ -219,13 +219,13 @@ def _check_task(task: str) -> None:
         raise ConfigError(f"data.task={task} is unknown: choose auto, regression or classification.")
 
 
-# ---- rows that were given to bdlbench.fit
+# ---- rows that bdlbench.fit received
 
 
 def save_rows(folder: Path, dataset: Dataset) -> Path:
     """Write the training rows as the model sees them, with their scalers, names and classes.
 
-    The file is named by the checksum of what it holds.
+    The name of the file is the checksum of its contents.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {"x": dataset.train.x, "y": dataset.train.y}

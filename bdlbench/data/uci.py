@@ -1,4 +1,4 @@
-"""UCI regression sets with their published splits, and the two sets of the bde protocol."""
+"""UCI regression sets with their published splits, and the two data sets that the bde package uses."""
 
 from functools import lru_cache
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""How near the draws of one stored run are to those of another, from their stored predictions, without JAX."""
+"""Distances between the draws of two stored runs, from their stored predictions, without JAX."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,16 +10,16 @@ from bdlbench.metrics.fidelity import Fidelity, Reference, fidelity
 from bdlbench.store import Store
 
 MOST_DRAWS = 4_000
-"""Draws of the run that stands for a reference that are compared, at most; of the other run 10,000."""
+"""Largest number of draws of the run that takes the place of a reference; for the other run it is 10,000."""
 MOST_QUANTITIES = 60
-"""Numbers of one draw that are compared, at most: means, or probabilities of classes, at evenly spaced test rows."""
+"""Largest number of values of a draw that are compared: means, or class probabilities, at evenly spaced test rows."""
 
 
 class Between(NamedTuple):
-    """What two runs have to do with each other.
+    """The comparison of two runs.
 
-    ``fidelity`` is that of the first against the second at ``num_points`` test rows; ``same_posterior`` is None where a
-    record does not say which posterior it has.
+    ``fidelity`` is that of the first run against the second at ``num_points`` test rows. ``same_posterior`` is None if
+    a record does not name its posterior.
     """
 
     fidelity: Fidelity
@@ -29,7 +29,7 @@ class Between(NamedTuple):
 
 
 def between(store: Store, run_id: str, against: str) -> Between:
-    """Compare a run with another, which stands for a reference and has no certificate.
+    """Compare a run with another run, which takes the place of a reference and has no certificate.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def between(store: Store, run_id: str, against: str) -> Between:
     Raises
     ------
     ConfigError
-        If they were scored at other rows, stored no predictions, or a chain is nowhere finite.
+        If the runs were scored at different rows, stored no predictions, or a chain has no finite value.
     """
     records = [store.record(one) for one in (run_id, against)]
     if records[0].get("test_checksum") is None or len({one.get("test_checksum") for one in records}) > 1:

@@ -1,9 +1,9 @@
 r"""The criteria of a certified reference posterior, as functions of draws.
 
 Two exact samplers of different kinds are compared in function space: Markov chains, and independent runs of a second
-sampler, such as tempered sequential Monte Carlo. What they share they cannot show: two local samplers that both miss a
-mode agree with each other, so the second has to come from the prior. Draws of samplers that are exact only as a step
-goes to zero certify nothing, however they score here.
+sampler, such as tempered sequential Monte Carlo. The comparison cannot find an error that both samplers share. Two
+local samplers that both miss a mode agree with each other, so the second sampler must start from the prior. A sampler
+that is exact only in the limit of small steps cannot certify a reference, even if its draws pass all criteria here.
 """
 
 import itertools
@@ -19,30 +19,31 @@ from bdlbench.metrics import diagnostics, energy
 from bdlbench.metrics.checks import Floats
 
 ENUMERATED = 50_000
-"""Up to so many arrangements are all looked at; of more, so many are drawn at random."""
-_SIMULATED = 4_000  # draws of the noise from which the bounds are read: the level of 5 % has an error of .34 %
-_MOST_SD = 100.0  # a bound above it is reported as this
-_RESOLUTION = 1e-14  # variances of standardised draws below it are rounding
+"""If there are at most this many arrangements, all are evaluated; otherwise this number is drawn at random."""
+_SIMULATED = 4_000  # number of simulated draws of the noise for the bounds; the level of 5 % then has an error of .34 %
+_MOST_SD = 100.0  # larger bounds are reported as this value
+_RESOLUTION = 1e-14  # smaller variances of standardised draws are rounding errors
 
 
 class Thresholds(NamedTuple):
-    """The thresholds of a certificate, written down before anything is sampled.
+    """The thresholds of a certificate, which are fixed before anything is sampled.
 
     Attributes
     ----------
     rhat : float
         Largest rank-normalised split R-hat at any point.
     ess : float
-        Smallest bulk and tail effective sample size at any point. At 2,000 one perfect point in 1,000 fails R-hat.
+        Smallest bulk and tail effective sample size at any point. With an ESS of 2,000, R-hat fails at one of 1,000
+        points even if the chains are perfect.
     e_bfmi : float
         Smallest energy fraction of missing information of a chain.
     level : float
         Probability with which the permutation test rejects equal samplers.
     tau : float
-        Resolution: largest upper 95 % bound of the root mean square over points of a shift and of a difference of log
-        sd. Nothing finer is claimed against the reference.
+        Resolution: largest upper 95 % bound of the root mean square over points of the shift, and of the difference of
+        log sd. A run cannot be distinguished from the reference by smaller differences.
     num_chains, num_runs, num_particles : int
-        Least number of chains, of runs of the second sampler, and of draws of these runs in all.
+        Smallest number of chains, of runs of the second sampler, and of draws of all these runs together.
     """
 
     rhat: float = 1.01
@@ -56,7 +57,7 @@ class Thresholds(NamedTuple):
 
 
 class Criterion(NamedTuple):
-    """One criterion: its name, the figure, the threshold, whether it passed, and where a chain is at fault which one."""
+    """One criterion: its name, its value, the threshold, whether it passed, and the chain at fault if there is one."""
 
     name: str
     figure: float
@@ -74,12 +75,13 @@ def certify(
     energies: ArrayLike,
     seed: int = 0,
 ) -> list[Criterion]:
-    """Every criterion of a certificate. The reference is certified where all have passed.
+    """Evaluate every criterion of a certificate. The reference is certified if all have passed.
 
     Parameters
     ----------
     chains : array (C, S, n)
-        Function draws of the Markov chains at n test and probe points; of classes all class probabilities.
+        Function draws of the Markov chains at n test and probe points. For classification, n counts all class
+        probabilities.
     runs : sequence of arrays (P, n)
         Function draws of each independent run of the second sampler.
     thresholds : Thresholds
@@ -88,14 +90,14 @@ def certify(
     energies : array (C, S)
         Hamiltonian at each draw of the chains, unthinned.
     seed : int
-        Of the random arrangements and of the simulated noise of the bounds.
+        Seed of the random arrangements and of the simulated noise of the bounds.
 
     Raises
     ------
     ValueError
-        Arrays of the wrong form.
+        If an array has the wrong shape.
     ConfigError
-        Too few chains and runs for the level of the permutation test.
+        If there are too few chains and runs for the level of the permutation test.
     """
     x, y = _checked(chains, runs)
     particles = sum(len(run) for run in y)
@@ -110,10 +112,10 @@ def certify(
 
 
 def mixing(chains: ArrayLike, thresholds: Thresholds, *, num_diverging: int, energies: ArrayLike) -> list[Criterion]:
-    """R-hat, bulk and tail ESS at the worst point, divergences, and E-BFMI of the worst chain.
+    """Criteria of mixing: R-hat, bulk and tail ESS at the worst point, divergences, and E-BFMI of the worst chain.
 
-    Source: Vehtari et al. (2021) and Betancourt (2016), by :mod:`bdlbench.metrics.diagnostics`. They look at chains
-    alone: chains that all have the same bias pass.
+    The values are computed by :mod:`bdlbench.metrics.diagnostics`. These criteria compare only the chains with each
+    other, so chains that all have the same bias pass. Source: Vehtari et al. (2021) and Betancourt (2016).
     """
     x = np.asarray(chains, np.float64)
     num_chains, num_draws, num_points = x.shape
@@ -124,7 +126,7 @@ def mixing(chains: ArrayLike, thresholds: Thresholds, *, num_diverging: int, ene
 
     def figure(name: str, worst: float) -> float:
         value = found[name]
-        # A point that never moved has neither R-hat nor ESS, and nothing has been seen of it.
+        # If the value at a point never changed, R-hat and ESS are not defined there, and the criterion fails.
         return worst if value is None or found["num_constant"] else float(value)
 
     rhat = figure("rhat_max", math.inf)
@@ -138,25 +140,25 @@ def mixing(chains: ArrayLike, thresholds: Thresholds, *, num_diverging: int, ene
 
 
 def difference(chains: ArrayLike, runs: Sequence[ArrayLike], *, level: float, seed: int = 0) -> Criterion:
-    """Permutation test of whole chains against whole runs on the joint energy distance; the figure is the p-value.
+    """Test by permutations whether chains and runs have the same joint law; the value of the criterion is p.
 
-    The statistic is 2 E|X - Y| - E|X - X'| - E|Y - Y'| with pairs of draws of different chains or runs alone, so that
-    autocorrelation within a chain does not enter, in units of the chains' sd at each point. Under equal laws all
-    arrangements of the C + K wholes into C and K are equally likely, and p is the share of them with a statistic at
-    least as large. Seven runs against eight chains have 6,435. Source: Szekely & Rizzo (2013); the unit of permutation is
-    the independent one.
+    The statistic is the energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|, in units of the chains' sd at each point.
+    It uses only pairs of draws from different chains or runs, so that autocorrelation within a chain has no effect.
+    Whole chains and runs are permuted, because they are independent. If their laws are equal, all divisions of the
+    C + K chains and runs into groups of C and K are equally likely. p is the share of divisions whose statistic is at
+    least as large as the observed one. With eight chains and seven runs there are 6,435. Source: Szekely & Rizzo (2013).
 
-    It finds differences of any kind in the joint law. It cannot say how large one is, and it finds none where the
-    chains differ from one another as much as from the runs.
+    The test finds differences of any kind in the joint law. It does not give their size, and it finds no difference if
+    the chains differ from one another as much as from the runs.
 
     Parameters
     ----------
     chains : array (C, S, n)
     runs : sequence of arrays (P, n)
     level : float
-        The test fails where p is at most this.
+        The test fails if p is at most this value.
     seed : int
-        Of the random arrangements where there are more than ``ENUMERATED``.
+        Seed of the random arrangements, if there are more than ``ENUMERATED``.
 
     Raises
     ------
@@ -193,23 +195,25 @@ def difference(chains: ArrayLike, runs: Sequence[ArrayLike], *, level: float, se
 def equivalence(chains: ArrayLike, runs: Sequence[ArrayLike], *, tau: float, seed: int = 0) -> list[Criterion]:
     r"""Upper 95 % bounds of the root mean square over points of a shift and of a difference of log sd.
 
-    Between the two samplers, and between each chain and the other chains, of which the largest bound is the figure.
-    "All chains" against "all but one" would share 7/8 of their draws and hide a chain that is off. Shifts are in units of
-    the chains' sd at each point.
+    There is a bound between the two samplers, and one between each chain and the other chains; the value of the latter
+    criterion is the largest of them. A chain is not compared with all chains, because these include its own draws, which
+    would hide an error of the chain. Shifts are in units of the chains' sd at each point.
 
-    With d = delta + e the differences at n points, e is taken for normal. Its covariance is that of independent wholes:
-    the spread of the jackknife's pseudo-values over chains and over runs, and for one chain that of the other chains, so
-    that a chain that is off does not hide in its own noise. The bound is the largest |delta| / sqrt(n) for which |d| as
-    small as observed has a probability of 5 % or more, in the direction in which e is largest, which is the worst case.
-    Noise has the tails of Student's t, as its covariance is estimated from few wholes.
+    The observed differences at n points are d = delta + e, where e is assumed to be normal. The covariance of e is
+    estimated from the jackknife's pseudo-values of independent chains and runs. For a single chain it is estimated from
+    the other chains, so that a wrong chain does not increase its own noise. The bound is the largest |delta| / sqrt(n)
+    for which |d| is as small as observed with a probability of 5 % or more. delta has the direction in which e is
+    largest, which is the worst case. The simulated noise has the tails of Student's t, because its covariance is
+    estimated from few chains and runs.
 
-    It cannot see a difference of shape, or of the dependence between points.
+    The bounds do not measure a difference of shape, or of the dependence between points.
 
     Parameters
     ----------
     chains : array (C, S, n)
-        C of 3 or more.
+        Function draws of C >= 3 chains.
     runs : sequence of 2 or more arrays (P, n)
+        Function draws of each run.
     tau : float
         Largest bound that passes.
     """
@@ -243,13 +247,14 @@ def upper_bound(gap: Floats, residuals: Floats, degrees: int, *, level: float = 
         A root of the covariance of e, estimated with ``degrees`` of freedom.
     degrees : int
     level : float
+        Confidence level of the bound.
     seed : int
-        Of the simulated noise.
+        Seed of the simulated noise.
 
     Returns
     -------
     float
-        0 where even delta = 0 would make a gap this small improbable, and at most 100.
+        The bound, at most 100. It is 0 if a gap as small as this one is improbable even for delta = 0.
     """
     n = gap.size
     scales = np.linalg.svd(residuals, compute_uv=False)  # those of e along its principal directions
@@ -278,7 +283,7 @@ def _at_least(name: str, figure: float, threshold: float) -> Criterion:
 
 
 def _arrangements(total: int, chosen: int, count: int, seed: int) -> Floats:
-    """Indicators (P, total) of which wholes are in the first group. The first row is the observed arrangement."""
+    """Indicators (P, total) of the chains and runs in the first group. The first row is the observed arrangement."""
     if count <= ENUMERATED:
         places = np.array(list(itertools.combinations(range(total), chosen)))
     else:
@@ -306,13 +311,13 @@ def _log_sd(sums: Floats) -> Floats:
 
 
 def _pseudo_values(wholes: Floats, of: Callable[[Floats], Floats]) -> Floats:
-    """The jackknife's pseudo-values (K, n) of a statistic of the pooled draws, one for each whole left out."""
+    """The jackknife's pseudo-values (K, n) of a statistic of the pooled draws. Each leaves out one chain or run."""
     size, total = len(wholes), wholes.sum(axis=0)
     return size * of(total) - (size - 1) * of(total - wholes)
 
 
 def _residuals(values: Floats) -> Floats:
-    """Residuals (K, n) of whole values whose product is the covariance of one whole."""
+    """Residuals (K, n) of the values of chains or runs, scaled so that residuals' residuals is their covariance."""
     return (values - values.mean(axis=0)) / math.sqrt(len(values) - 1)
 
 

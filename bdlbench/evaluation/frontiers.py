@@ -1,4 +1,4 @@
-r"""How quality grows with price: curves of several methods and seeds, fits of their limits, and where they cross.
+r"""Quality as a function of cost: curves of several methods and seeds, fits of their limits, and their crossings.
 
 Three numbers are read from the curve of a run, each better if it is smaller:
 
@@ -22,7 +22,7 @@ from bdlbench.metrics.checks import Floats
 METRICS = ("bias", "1/worth", "nll")
 PRICES = ("num_grads", "seconds")
 NUM_PRICES = 60
-"""Prices at which curves are compared, evenly spaced on a logarithmic scale."""
+"""Number of costs at which curves are compared, evenly spaced on a logarithmic scale."""
 NUM_BOOTSTRAPS = 2_000
 SHARE = 0.95
 """Share of bootstraps in which a method must be nearer at all later prices."""
@@ -56,7 +56,7 @@ class Limit(NamedTuple):
 
 
 class Crossing(NamedTuple):
-    """From which price on A is nearer than B.
+    """The cost from which method A is nearer to the reference than method B.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ def fit(curves: Sequence[Curve], *, least: float = -math.inf) -> Limit | None:
     Returns
     -------
     Limit or None
-        None where no run has three looks after warm-up.
+        None if no run has three looks after warm-up.
     """
     from scipy.optimize import lsq_linear
 
@@ -150,9 +150,9 @@ def crossing(
     ----------
     a, b : mapping of seed to Curve
     finest : float
-        What the reference resolves. Where both methods are below it neither is nearer.
+        The resolution of the reference. If the values of both methods are below it, neither is nearer.
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Raises
     ------

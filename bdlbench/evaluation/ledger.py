@@ -1,9 +1,9 @@
-r"""What the squared bias of a run is made of, by interventions one after another that share their random numbers.
+r"""The parts of the squared bias of a run, found by successive interventions that share their random numbers.
 
 Each intervention is added to those before it, so that the changes add up to the squared bias of the run: more draws, half
 the step, the full batch, a start at draws of the reference, and the rest. Two runs that differ by one of them use the same
-keys, so that most of the Monte Carlo error is in both and leaves the difference. Of a fitted distribution restarts take the
-place of all these.
+keys, so that most of the Monte Carlo error is the same in both and cancels in the difference. For a fitted distribution,
+restarts take the place of all these interventions.
 """
 
 from collections.abc import Callable
@@ -39,9 +39,9 @@ class Entry(NamedTuple):
     ----------
     name : str
     bias : Bias or None
-        At the test points with this intervention and all before it; None where it does not apply.
+        Bias at the test points with this intervention and all before it; None if the intervention does not apply.
     change : float or None
-        What it takes from the squared bias.
+        The amount by which the intervention reduces the squared bias.
     note : str
     """
 
@@ -73,7 +73,7 @@ def ledger(
     trust : bool
         See :func:`~bdlbench.runs.stored_draws.load_job`.
     say : callable
-        Is told of each entry when it is known.
+        Called with each entry when it is known.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def ledger(
 
 
 class _Setting(NamedTuple):
-    """How the last stage of a run is changed."""
+    """The changes of the last stage of a run."""
 
     num_samples: int
     keys: int
@@ -211,7 +211,7 @@ class _Measure:
         return self.samplers[setting](self.data, key, numbers=job.numbers, theta=theta)
 
     def bias(self, sample: Sample, num_draws: int | None = None) -> Bias:
-        """At the test points, of the first draws of each chain, or of all."""
+        """The bias at the test points of the first draws of each chain, or of all draws."""
         draws = sample.draws[:, :num_draws]
         if not sample.ok.all() or not np.isfinite(draws).all():
             raise ConfigError("ledger: a chain is not finite with one of the interventions: use a smaller step size.")

@@ -1,4 +1,4 @@
-"""Sampling a reference problem in float64: NUTS chains and independent SMC runs, kept part by part so that they resume."""
+"""Sample a reference problem in float64 by NUTS chains and independent SMC runs. Finished parts are kept in files."""
 
 import time
 from collections.abc import Mapping
@@ -19,22 +19,22 @@ from bdlbench.sampling.sample import Sampler
 from bdlbench.types import Array, Target
 
 TOGETHER = 2
-"""Chains or runs that are sampled together and kept as one part: one a core of a small machine."""
+"""Number of chains or runs that are sampled together and kept as one part; a small machine has two cores."""
 FAR = 3.0
 """Probe points far from the data are test rows whose standardised inputs are multiplied by this."""
 
 
 class Points(NamedTuple):
-    """Where a reference looks at the function.
+    """The points at which the draws of a reference evaluate the function.
 
     Attributes
     ----------
     inputs : array (P, ...)
-        As the model takes them.
+        Inputs in the units of the model.
     original : array (P, ...)
-        In the units of the data's source.
+        Inputs in the units of the data's source.
     kind : array (P,) of str
-        ``test`` where data are, ``probe`` in gaps and far away.
+        ``test`` for points near the data, ``probe`` for points in gaps and far from the data.
     """
 
     inputs: np.ndarray
@@ -43,20 +43,24 @@ class Points(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one call of a sampler leaves: chains or runs (C), draws (S), quantities (M).
+    """The results of one call of a sampler, with C chains or runs, S draws and M quantities.
 
     Attributes
     ----------
     values : array (C, S, M), float64
+        The quantities of each draw, in original units.
     energy : array (C, S), empty for SMC
+        The Hamiltonian at each draw.
     num_diverging : array (C,)
-        After warm-up for NUTS; of all stages for SMC.
+        Divergent transitions: after warm-up for NUTS, of all stages for SMC.
     num_capped : array (C,)
-        Draws whose tree reached the largest depth.
+        Number of draws whose tree reached the largest depth.
     num_grads : array (C,)
+        Gradient evaluations.
     theta : array (C, K, D)
         A few draws of the weights, evenly spaced.
     seconds : float
+        Duration of the call.
     """
 
     values: np.ndarray
@@ -69,7 +73,7 @@ class Part(NamedTuple):
 
 
 def job_of(problem: Problem, inference: str = "nuts", plan: Mapping[str, Any] | None = None) -> Job:
-    """The job of one sampler of a plan (the first where None), checked; it computes in 64 bits."""
+    """Make and check the job of one sampler of a plan (None: of the first plan). It computes in float64."""
     plan = problem.plans[0] if plan is None else plan
     job = make_job(*configuration.compose(list(sampler_options(problem, inference, plan))))
     check_job(job)
@@ -82,7 +86,7 @@ def points_of(problem: Problem, dataset: Dataset) -> Points:
     Raises
     ------
     ConfigError
-        For an entry that is unknown or that the data set cannot give.
+        If an entry is unknown, or the data set cannot provide its points.
     """
     wanted = dict(problem.points)
     scaler = dataset.x_scaler
@@ -118,7 +122,7 @@ def points_of(problem: Problem, dataset: Dataset) -> Points:
 
 
 class Quantities:
-    """Draws of theta become what the reference keeps of them, (S, M): a compiled function of theta."""
+    """A compiled function that computes the quantities (S, M) of a reference from draws of theta."""
 
     def __init__(self, problem: Problem, job: Job) -> None:
         self.problem, self.dataset = problem, job.dataset
@@ -171,9 +175,10 @@ class Quantities:
 def sample(
     problem: Problem, inference: str, attempt: int, work: Path, kept_weights: int = 8, say: Any = lambda text: None
 ) -> Part:
-    """All chains (``nuts``) or runs (``smc``) of a plan, two at a time; parts that are in ``work`` are read, not sampled.
+    """Sample all chains (``nuts``) or runs (``smc``) of a plan, two at a time. Parts in the folder ``work`` are read.
 
-    Call it under 64 bits. Each part has a key of its own, so that a part does not depend on which ones were there.
+    It must be called while JAX computes in float64. Each part has its own key, so that it does not depend on which
+    parts were in ``work``.
     """
     plan = problem.plans[attempt]
     job = job_of(problem, inference, plan)

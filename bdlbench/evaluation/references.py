@@ -12,26 +12,28 @@ from bdlbench.references import problems
 from bdlbench.references.artefacts import CERTIFICATE, DRAWS
 
 NUM_DRAWS = 4000
-"""Draws that an artefact keeps, thinned evenly and equally from all NUTS chains."""
+"""Number of draws that an artefact keeps, evenly spaced and equally many from each NUTS chain."""
 KEPT_WEIGHTS = 64
-"""Draws of the weights that an artefact keeps, as starts for other samplers."""
+"""Number of draws of the weights that an artefact keeps, from which other samplers can start."""
 
 
 def make(name: str, work: Path, output: Path | None = None, say: Callable[[str], object] = print) -> dict[str, Any]:
-    """Sample a problem by its plans until one passes, and write the artefact; returns the certificate.
+    """Sample a problem and write its artefact. Return the certificate.
 
-    Parts that ``work`` has are not sampled again, so a call that was stopped goes on where it was. All attempts are in
-    the certificate. Where none passes, the draws of the last one are kept and the certificate says what failed.
+    The plans of the problem are tried in order until one passes all criteria. The certificate has all attempts. If none
+    passes, the draws of the last attempt are kept, and the certificate names the failed criteria. Parts that are in
+    ``work`` already are not sampled again, so that a call that was interrupted can be repeated and continues.
 
     Parameters
     ----------
     name : str
+        Name of the problem.
     work : path
-        Folder of the parts.
+        Folder for the finished parts of the sampling.
     output : path, optional
-        Folder of the artefacts; that of the package where None.
-    say : callable
-        Is told of each part and of the price before it.
+        Folder for the artefacts; None is that of the package.
+    say : callable (message)
+        Called with a message about the cost before sampling, and about each part.
     """
     from bdlbench.evaluation import certificate, reference_sampling
     from bdlbench.runs.provenance import device, versions

@@ -23,23 +23,23 @@ from bdlbench.metrics import diagnostics, resampling
 from bdlbench.metrics.checks import Floats
 
 LEVEL = 0.95
-"""Probability from which a verdict is pronounced."""
+"""Smallest posterior probability at which a verdict is given."""
 NUM_CHAINS, NUM_WARMUP, NUM_SAMPLES = 4, 400, 500
 MOST_TOGETHER = 16
-"""So many questions are sampled as lanes of one program."""
+"""Number of questions that are sampled together as lanes of one program."""
 MAX_RHAT = 1.05
 ATTEMPTS = 3
-"""A question whose chains disagree is sampled again with other keys, so many times in all. Then it is not converged."""
-_FINEST = 1e-3  # standard errors below this share of delta decide nothing, and zero has no density
+"""Largest number of times that a question is sampled, with new keys, until its chains agree."""
+_FINEST = 1e-3  # smallest standard error in units of delta; at zero the density does not exist
 
 
 class Difference(NamedTuple):
-    """What the splits of one data set say of a difference: its posterior is mean + se t, t Student's with ``degrees``.
+    """A difference between two methods on one data set. Its posterior is mean + se t, t ~ Student's t(``degrees``).
 
     Attributes
     ----------
     mean, sd : float
-        Over splits, divisor n - 1.
+        Mean and standard deviation (divisor n - 1) over n splits.
     se : float
         Standard error with the correlation of splits.
     degrees : float
@@ -56,25 +56,26 @@ class Difference(NamedTuple):
 
     @property
     def num_splits(self) -> int:
-        """How many splits there were."""
+        """n, the number of splits."""
         return int(self.degrees) + 1
 
 
 class Verdict(NamedTuple):
-    """Whether a difference is above delta, within, or below minus delta.
+    """The posterior probabilities that a difference is above delta, between -delta and delta, or below -delta.
 
     Attributes
     ----------
     better, equivalent, worse : float
-        Posterior probabilities. They add up to 1.
+        The three probabilities, in this order. Their sum is 1.
     median, low, high : float
-        Of the difference, with the central 95 % interval.
+        Posterior median of the difference, and the ends of its central 95 % interval.
     delta : float
+        The smallest difference that matters.
     smallest_delta : float
-        The smallest delta that these data could decide: with it two methods that are seen to be equal would be called
-        equivalent.
+        The smallest delta for which these data could decide. With it, two methods with equal observed scores would be
+        called equivalent.
     rhat : float or None
-        Of the sampled difference; None where the posterior is in closed form.
+        R-hat of the sampled difference; None if the posterior has a closed form.
     """
 
     better: float
@@ -89,9 +90,9 @@ class Verdict(NamedTuple):
 
     @property
     def word(self) -> str:
-        """``better``, ``equivalent`` or ``worse`` from a probability of .95, else ``undecided``.
+        """``better``, ``equivalent`` or ``worse`` if its probability is at least .95, otherwise ``undecided``.
 
-        ``not converged`` where the chains disagree (R-hat above 1.05).
+        It is ``not converged`` if the chains disagree (R-hat above 1.05).
         """
         if self.rhat is not None and not self.rhat <= MAX_RHAT:
             return "not converged"
@@ -109,7 +110,7 @@ class Hierarchy(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What would decide: so many splits of the same data sets, or so many data sets. None where no number does."""
+    """The number of splits of the same data sets, or of data sets, that would decide. None if no number would."""
 
     num_splits: int | None
     num_data_sets: int | None
@@ -128,14 +129,14 @@ def difference(differences: ArrayLike, *, rho: float) -> Difference:
     Parameters
     ----------
     differences : array (n,)
-        One for each split, n of 2 or more.
+        The difference on each of n >= 2 splits.
     rho : float
         Correlation of two splits: the share of test rows for random splits, 0 for disjoint data.
 
     Raises
     ------
     ConfigError
-        Fewer than two splits, a difference that is not finite, or rho outside [0, 1).
+        If there are fewer than two splits, a difference is not finite, or rho is outside [0, 1).
     """
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or values.size < 2:
@@ -157,7 +158,7 @@ def verdict(one: Difference, delta: float) -> Verdict:
     ----------
     one : Difference
     delta : float
-        The difference that matters, 0 or more. With 0 nothing is equivalent.
+        The smallest difference that matters, 0 or more. With 0, ``equivalent`` has probability 0.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -181,22 +182,23 @@ def hierarchical(
         \bar d_i &\sim t_{n_i - 1}(\mu_i, se_i), \qquad \mu_i \sim N(\mu_0, \tau^2) \\
         \tau &\sim N^+(0, (b u)^2), \qquad \mu_0 \sim N(\bar d, (10 u)^2)
 
-    The first line is what normal differences with correlated splits leave when the standard deviation of each set is
-    integrated out under the prior 1/sigma. u is the root of the mean of se_i^2 plus the variance of the sets' means, so
-    nothing depends on the metric's unit, and the prior of mu_0, centred on the mean of all sets, is flat where the data
-    are. The prior of tau, the sd between sets, is what few sets leave open: b is ``between``, and
+    The first line is the model of normal differences with correlated splits, in which the standard deviation of each
+    set is integrated out under the prior 1/sigma. u^2 is the mean of se_i^2 plus the variance of the sets' means, so
+    that the result does not depend on the metric's unit. The prior of mu_0 is nearly constant over the range of the
+    data. With few sets, the result depends on the prior of tau, the sd between sets. b is ``between``, and
     ``bdlbench-results compare`` says which verdicts change at b / 2 and at 2 b.
 
-    ``overall`` is the verdict on mu_0, the mean over data sets like these. ``by_data`` are those on each mu_i, which
-    borrow strength from one another. A single data set has the closed form of :func:`verdict` for both.
+    ``overall`` is the verdict on mu_0, the mean over data sets like these. ``by_data`` are the verdicts on each mu_i;
+    the estimate of each uses the data of all sets. For a single data set, both have the closed form of :func:`verdict`.
 
     Parameters
     ----------
     questions : sequence of sequences of Difference
-        For each pair of methods one difference a data set.
+        For each pair of methods, one difference for each data set.
     delta : float
-        The difference that matters, above 0.
+        The smallest difference that matters, above 0.
     between : float
+        b, the scale of the prior of tau in units of u.
     seed : int
 
     Returns
@@ -250,7 +252,7 @@ def draws(
 
 
 def plan(question: Sequence[Difference], found: Verdict) -> Plan:
-    """How many splits, or else how many data sets, would decide, if means and spreads stay as they are.
+    """The number of splits, or else of data sets, that would decide, if means and standard deviations do not change.
 
     ``found`` is the verdict on the question, which is undecided. A verdict needs a posterior sd of at most the distance
     of the median from delta over 1.645, or over 1.96 where it would be equivalence. That sd is the present one times
@@ -278,7 +280,7 @@ def plan(question: Sequence[Difference], found: Verdict) -> Plan:
 
 
 def expected_false(verdicts: Sequence[Verdict]) -> float:
-    """Expected number of false verdicts among those pronounced, the sum of 1 - P. It stands under a table of all pairs."""
+    """Expected number of false verdicts among those given, the sum of 1 - P. A table of all pairs shows it."""
     return sum(1 - getattr(one, one.word) for one in verdicts if one.word in ("better", "equivalent", "worse"))
 
 
@@ -289,7 +291,7 @@ def _delta(delta: float, *, least: float) -> float:
 
 
 def _of_draws(draws: Floats, delta: float) -> Verdict:
-    """A verdict from draws (C, S)."""
+    """Compute a verdict from draws (C, S) of the difference."""
     flat = draws.reshape(-1)
     low, median, high = np.quantile(flat, [0.5 - LEVEL / 2, 0.5, 0.5 + LEVEL / 2])
     better, worse = float(np.mean(flat > delta)), float(np.mean(flat < -delta))

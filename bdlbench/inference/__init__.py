@@ -1,1 +1,1 @@
-"""Inference methods, one family a file: a factory, its state and its pure functions."""
+"""Inference methods, one family in each file, with the factory of the method, its state and its pure functions."""

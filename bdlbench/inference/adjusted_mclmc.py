@@ -12,7 +12,7 @@ from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
 class State(NamedTuple):
-    """theta (D,), its log density and gradient, and the kernel: step size, trajectory length, inverse mass (D,)."""
+    """theta (D,), its log density and gradient; the kernel's step size, trajectory length and inverse mass (D,)."""
 
     theta: Array
     log_density: Array
@@ -23,7 +23,7 @@ class State(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """Warm-up's state: dual averaging, and theta's moments so far."""
+    """The state of the warm-up: the chain, dual averaging, and the moments of theta so far."""
 
     state: State
     averaging: Any
@@ -47,28 +47,30 @@ def adjusted_mclmc(
 ) -> Method:
     r"""Metropolis-adjusted microcanonical sampling, MAMS (Robnik, Cohn-Gordon & Seljak 2025).
 
-    A random unit velocity, about L / eps steps of isokinetic dynamics (their number uniform), and acceptance with
-    probability min(1, exp(-Delta)), Delta the change of log density and kinetic energy together. The posterior is left
-    invariant exactly. Two gradients an integration step are charged.
+    A transition draws a random unit velocity and integrates isokinetic dynamics for a random number of steps, uniform
+    with mean about L / eps. The end is accepted with probability min(1, exp(-Delta)), where Delta is the change of the
+    kinetic energy minus that of the log density. The posterior is left invariant exactly. Each integration step counts
+    as two gradients.
 
-    Warm-up finds the step size by dual averaging; its second phase also measures the posterior's variances, from which
-    come the preconditioner and L.
+    The warm-up finds the step size eps by dual averaging. Its second phase also estimates the posterior variances,
+    which determine the preconditioner and L.
 
     Parameters
     ----------
     initial_step_size : float
-        eps at the start, in units of a whole trajectory of length sqrt(D).
+        eps at the start, in the same units as L. L is sqrt(D) at the start.
     target_accept_prob : float
-        0.65 for the random number of steps used here.
+        Acceptance probability that dual averaging aims at: 0.65 for the random number of steps used here.
     frac_tune1, frac_tune2 : float
-        Shares of ``num_warmup`` for the first two phases; in the rest the step size is found again. Of a warm-up so
-        short that the rest has no step, the last step size stays; a second phase of one step measures nothing.
+        Shares of ``num_warmup`` for the first two phases. In the third phase the step size is found again. If the third
+        phase has no step, the last step size of the second phase is used. If the second phase has only one step, no
+        variances are estimated.
     l_factor : float
-        L in units of sqrt(sum of variances), about 1.3: a quarter of the circle on an isotropic Gaussian is pi / 2.
+        L in units of sqrt(sum of variances), about 1.3. On an isotropic Gaussian, pi / 2 is a quarter of the circle.
     diagonal_preconditioning : bool
         Scale theta by the standard deviations found in the second phase.
     max_num_steps : int
-        At most so many integration steps a transition.
+        Largest number of integration steps in a transition.
     """
     positive("inference", initial_step_size=initial_step_size, l_factor=l_factor)
     fraction("inference", target_accept_prob=target_accept_prob, frac_tune1=frac_tune1, frac_tune2=frac_tune2)
@@ -151,14 +153,14 @@ def adjusted_mclmc(
                 fresh = state._replace(trajectory_length=l_factor * jnp.sqrt(variance.sum()))
             return fresh, averaging_init(fresh.step_size)
 
-        if end - begin > 1:  # one position has no variance
+        if end - begin > 1:  # the variance of one position is not defined
             state, averaging = jax.lax.cond(t == end - 1, measured, lambda: (state, averaging))
         return Tuning(state, averaging, count, mean, square), info
 
     def finalize(key: Array, tuning: Tuning, data: Data) -> tuple[State, Info]:
         state = tuning.state
         measured_last = end == schedule.num_warmup and end - begin > 1
-        # Averaging that has just begun again has averaged nothing: its final value would be exp(0).
+        # If averaging has just begun again, it has no values yet and its final value would be exp(0).
         if schedule.num_warmup > 0 and not measured_last:
             found = jnp.minimum(averaging_final(tuning.averaging), state.trajectory_length)
             state = state._replace(step_size=found)

@@ -1,4 +1,4 @@
-"""ChEES-HMC: a population of chains that tune one trajectory length together, with BlackJAX's adaptation."""
+"""ChEES-HMC: several chains share one trajectory length, which BlackJAX's adaptation tunes from all of them."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
 class State(NamedTuple):
-    """P chains side by side, theta (P, D), and what they have learned together: step size and trajectory length."""
+    """P chains, theta (P, D), and the step size and trajectory length that they share."""
 
     chains: Any
     step_size: Array
@@ -20,7 +20,7 @@ class State(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """Warm-up's state: the chains and BlackJAX's adaptation state."""
+    """The state of the warm-up: the chains and BlackJAX's adaptation state."""
 
     chains: Any
     adaptation: Any
@@ -40,28 +40,29 @@ def chees(
 ) -> Method:
     r"""HMC whose trajectory length maximises the change in the estimator of the expected square (Hoffman et al. 2021).
 
-    P chains in one lane take the same number of leapfrog steps, ceil(u_t tau / eps) with u_t a Halton sequence in
-    (0, 1). In warm-up Adam moves log tau along the gradient of
+    P chains in one lane take the same number of leapfrog steps, ceil(u_t tau / eps), where u_t is a Halton sequence in
+    (0, 1). In the warm-up, Adam moves log tau along the gradient of
 
     .. math:: \tfrac14 E\left[\left(\|\theta' - E\theta'\|^2 - \|\theta - E\theta\|^2\right)^2\right]
 
-    estimated over the population, and dual averaging finds eps for the acceptance rates' harmonic mean. Afterwards both
-    are frozen, and each of the P chains is a Markov chain of its own. P gradients a leapfrog step are charged.
+    which is estimated over the P chains. Dual averaging finds eps from the harmonic mean of their acceptance rates.
+    After the warm-up tau and eps are constant, and each of the P chains is a separate Markov chain. Each leapfrog step
+    counts as P gradients.
 
     Parameters
     ----------
     num_particles : int
-        P, at least 2 and better 16 and more.
+        P, at least 2; 16 or more are recommended.
     init_scale : float
         The chains begin at theta + init_scale N(0, I).
     initial_step_size, learning_rate : float
-        eps at the start; Adam's rate for log tau, 0.05 as a rule.
+        eps at the start, and Adam's learning rate for log tau, usually 0.05.
     target_accept_prob : float
-        0.651.
+        Acceptance probability that dual averaging aims at, usually 0.651.
     decay_rate : float
-        Iterate averaging of eps and tau weighs step t by t^(-decay_rate), 0.5.
+        The averages of log eps and log tau give step t the weight t^(-decay_rate), usually 0.5.
     max_leapfrog_steps : int
-        Bound on tau / eps.
+        Upper bound on tau / eps.
     """
     positive("inference", initial_step_size=initial_step_size, learning_rate=learning_rate, decay_rate=decay_rate)
     non_negative("inference", init_scale=init_scale)
@@ -69,12 +70,12 @@ def chees(
     at_least("inference", 2, num_particles=num_particles)
     at_least("inference", 1, max_leapfrog_steps=max_leapfrog_steps, schedule__num_warmup=schedule.num_warmup)
     full_data("inference", "chees", schedule.batch_size)
-    # Positions, momenta and gradients, before and after a move.
+    # The memory holds positions, momenta and gradients, before and after a move.
     state = f"{num_particles} particles of {target.dim} weights with momenta and gradients"
     fits("inference", 24 * num_particles * target.dim, state, "use fewer", num_particles=num_particles)
 
     num_bits = (schedule.num_warmup + schedule.num_samples * schedule.thinning + 1).bit_length() + 1
-    num_bits = min(num_bits, 31)  # a 32-bit integer has no more, and no stage more steps
+    num_bits = min(num_bits, 31)  # a 32-bit integer has no more bits, and no stage has more steps
     hmc, halton = blackjax("mcmc.hmc"), blackjax("mcmc.dynamic_hmc").halton_sequence
     jitter = lambda t: halton(t, num_bits)  # noqa: E731
     adaptation_init, adaptation_update = blackjax("adaptation.chees_adaptation").base(
@@ -88,14 +89,14 @@ def chees(
         particles = jax.lax.optimization_barrier(theta + init_scale * spread)
         chains = hmc.HMCState(particles, *jax.vmap(lambda theta: target.value_and_grad(theta, data))(particles))
         fresh = adaptation_init(0, jnp.asarray(initial_step_size, theta.dtype))
-        # Python's numbers among its leaves are arrays after the first update.
+        # Some leaves are Python numbers, which become arrays at the first update.
         real = lambda leaf: jnp.asarray(leaf, jnp.int32 if isinstance(leaf, int) else None)  # noqa: E731
         updated = jax.eval_shape(lambda state: advance(key, jnp.int32(0), Tuning(chains, state), data)[0], fresh)
         adaptation = jax.tree.map(lambda leaf, like: real(leaf).astype(like.dtype), fresh, updated.adaptation)
         return Tuning(chains, adaptation)
 
     def go(key: Array, t: Array, chains: Any, step_size: Array, length: Array, data: Data) -> tuple[Any, Any, Info]:
-        # One number for all chains, so that no chain waits for another.
+        # All chains take the same number of steps. Under vmap, a chain with fewer steps would save no time.
         num_steps = jnp.maximum(1, jnp.ceil(jitter(t) * length / step_size)).astype(jnp.int32)
         log_density = lambda theta: target.log_density(theta, data)  # noqa: E731
         one = lambda key, chain: transition(key, chain, log_density, step_size, identity, num_steps)  # noqa: E731

@@ -1,6 +1,6 @@
-"""Curvature of a log density at a point, split as Laplace needs it: the likelihood's Fisher information and the prior.
+"""The curvature of a log density at a point, in two parts: the likelihood's Fisher information and the prior's Hessian.
 
-No method: shared pieces of :mod:`bdlbench.inference.laplace`.
+These functions belong to :mod:`bdlbench.inference.laplace`. The module has no method of its own.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from bdlbench.errors import ConfigError
 from bdlbench.types import Array, Data
 
 BLOCK_BYTES = 2**24
-"""Bytes of Jacobian rows that are held at a time."""
+"""Bytes of Jacobian rows that are in memory at one time."""
 Predictive = Callable[[Array, Any], dist.Distribution]
 
 
 def parameters(p: dist.Distribution) -> Array:
-    """Parameters (B, K) in which the Fisher information is known: mean and scale of a normal, logits of classes."""
+    """The parameters (B, K) for which the Fisher information is known: mean and scale of a normal, or class logits."""
     base = p.base_dist if isinstance(p, dist.ExpandedDistribution) else p
     if isinstance(base, dist.Normal) and len(p.batch_shape) == 1:
         return jnp.stack([jnp.broadcast_to(base.loc, p.batch_shape), jnp.broadcast_to(base.scale, p.batch_shape)], -1)
@@ -34,11 +34,12 @@ def parameters(p: dist.Distribution) -> Array:
 
 
 def fisher_root(p: dist.Distribution, eta: Array) -> Array:
-    """A (K, K) with A A' the Fisher information of one row in the parameters ``eta`` (K,) of :func:`parameters`.
+    """A (K, K) such that A A' is the Fisher information of one row in its parameters ``eta`` (K,).
 
-    Normal: diag(1 / s^2, 2 / s^2). Categorical: diag(p) - p p', whose root is (diag(sqrt p) - p sqrt(p)').
-    For these, up to the normal's scale, it is the Hessian of -log p(y | eta) whatever y is, so that the generalised
-    Gauss-Newton matrix is the Fisher information (Martens 2020).
+    The parameters are those of :func:`parameters`. For a normal the information is diag(1 / s^2, 2 / s^2). For a
+    categorical it is diag(p) - p p', whose root is
+    diag(sqrt p) - p sqrt(p)'. In these parameters, except the normal's scale, the Fisher information is the Hessian of
+    -log p(y | eta) for every y, so that the generalised Gauss-Newton matrix is the Fisher information (Martens 2020).
     """
     base = p.base_dist if isinstance(p, dist.ExpandedDistribution) else p
     if isinstance(base, dist.Normal):
@@ -51,7 +52,7 @@ def fisher_root(p: dist.Distribution, eta: Array) -> Array:
 
 
 def row_factor(predictive: Predictive, theta: Array, x: Any) -> Array:
-    """A' J (K, d) of one row: J the Jacobian of its parameters; the row's information is its Gram matrix."""
+    """A' J (K, d) of one row, where J is the Jacobian of its parameters. The row's information is J' A A' J."""
 
     def eta(theta: Array) -> Array:
         return parameters(predictive(theta, x[None]))[0]
@@ -62,9 +63,9 @@ def row_factor(predictive: Predictive, theta: Array, x: Any) -> Array:
 
 
 def fisher_information(predictive: Predictive, theta: Array, data: Data, diagonal: bool) -> Array:
-    """Sum over the rows of J' F J at ``theta`` (d,): (d, d), or its diagonal (d,). K passes backward over the rows.
+    """The sum over the rows of J' F J at ``theta`` (d,): (d, d), or its diagonal (d,).
 
-    Each row counts by its weight where ``data`` has weights.
+    It takes K backward passes over the rows. If ``data`` has weights, each row is multiplied by its weight.
     """
     factor = lambda x: row_factor(predictive, theta, x)  # noqa: E731
     num_params, dim = jax.eval_shape(factor, data.x[0]).shape
@@ -85,7 +86,7 @@ def fisher_information(predictive: Predictive, theta: Array, data: Data, diagona
 
 
 def hessian(function: Callable[[Array], Array], theta: Array, diagonal: bool) -> Array:
-    """Hessian (d, d) of a cheap scalar function, or its diagonal (d,), by d Hessian-vector products."""
+    """The Hessian (d, d) of a cheap scalar function, or its diagonal (d,), from d Hessian-vector products."""
     dim = theta.shape[0]
     grad = jax.grad(function)
 

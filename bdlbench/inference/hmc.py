@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo with NumPyro's kernels, driven one transition a step."""
+"""Hamiltonian Monte Carlo with NumPyro's kernels. One step of the loop is one transition."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from bdlbench.options import at_least, at_most, fits, fraction, full_data, posit
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 DEEPEST = 30
-"""Depth of a tree whose leapfrog steps a 32-bit number still counts."""
+"""Largest depth of a tree whose number of leapfrog steps fits in a 32-bit integer."""
 
 
 def nuts(
@@ -25,23 +25,23 @@ def nuts(
     """The No-U-Turn sampler (Hoffman & Gelman 2014) with multinomial sampling of the trajectory (Betancourt 2017).
 
     Dual averaging of the step size and windowed adaptation of the inverse mass matrix run inside the first
-    ``num_warmup`` steps, as in Stan. One gradient a leapfrog step is charged, those of the rejected half tree included.
+    ``num_warmup`` steps, as in Stan. Each leapfrog step counts as one gradient, including those of a rejected half tree.
 
     Parameters
     ----------
     target_accept_prob : float
         Acceptance probability that dual averaging aims at; 0.9 for networks.
     max_tree_depth : int
-        At most 2^max_tree_depth - 1 leapfrog steps a transition; the share of draws that reach it is reported.
+        A transition has at most 2^max_tree_depth - 1 leapfrog steps. The share of draws that reach it is reported.
     dense_mass : bool
-        Adapt a full mass matrix (D x D) instead of a diagonal one.
+        Adapt a full mass matrix (D, D) instead of a diagonal one.
     """
     fraction("inference", target_accept_prob=target_accept_prob)
     at_least("inference", 1, max_tree_depth=max_tree_depth)
     at_most("inference", DEEPEST, max_tree_depth=max_tree_depth)
     full_data("inference", "nuts", schedule.batch_size)
     if dense_mass:
-        # The matrix, its square root, their like in the adaptation, and the sums that the next one comes from.
+        # These are the matrix and its square root, the same two in the adaptation, and the sums for the next matrix.
         matrices = f"five {target.dim} x {target.dim} matrices"
         fits("inference", 20 * target.dim**2, matrices, "use dense_mass=false", dense_mass="true")
     options = {"max_tree_depth": max_tree_depth, "dense_mass": dense_mass}
@@ -66,25 +66,26 @@ def hmc(
     trajectory_length: float,
     max_leapfrog_steps: int,
 ) -> Method:
-    r"""Hamiltonian Monte Carlo of a fixed trajectory length (Duane et al. 1987; Neal 2011), identity mass matrix.
+    r"""Hamiltonian Monte Carlo with fixed trajectory length and identity mass matrix (Duane et al. 1987; Neal 2011).
 
-    ceil(tau / eps) leapfrog steps a transition, the step size eps found by dual averaging inside the first
-    ``num_warmup`` steps. One gradient a leapfrog step is charged.
+    A transition has ceil(tau / eps) leapfrog steps. Dual averaging finds the step size eps inside the first
+    ``num_warmup`` steps. Each leapfrog step counts as one gradient.
 
-    Where ceil(tau / eps) is more than ``max_leapfrog_steps`` the trajectory is so many steps long and no more. With eps
-    frozen that is HMC of a shorter trajectory, as exact as before; the draws it happened at are reported.
+    If ceil(tau / eps) is more than ``max_leapfrog_steps``, the trajectory has only ``max_leapfrog_steps`` steps. Since
+    eps is then constant, this is HMC with a shorter trajectory, and equally exact. The draws at which it happens are
+    reported.
 
     Parameters
     ----------
     target_accept_prob : float
         Acceptance probability that dual averaging aims at; 0.9 for networks.
     trajectory_length : float
-        tau. For networks (pi / 2) sigma sqrt(T), with sigma the prior's standard deviation, of several the largest, and
-        T the temperature: a quarter of the prior's period (Izmailov, Vikram, Hoffman & Wilson 2021). The number does
-        not follow the prior or T by itself: pi / 2 is for sigma = T = 1. On a Gaussian, half a period in one direction
-        (tau = pi sigma_i) never mixes it.
+        tau. For networks (pi / 2) sigma sqrt(T) is recommended, a quarter of the prior's period (Izmailov, Vikram,
+        Hoffman & Wilson 2021). Here sigma is the largest standard deviation of the prior, and T the temperature. The
+        value is not adjusted to the prior or T: pi / 2 is the value for sigma = T = 1. On a Gaussian, a direction with
+        tau = pi sigma_i (half a period) never mixes.
     max_leapfrog_steps : int
-        At most so many leapfrog steps a transition: a step size that has collapsed must not cost a million gradients.
+        Largest number of leapfrog steps in a transition. It limits the cost if the step size becomes very small.
     """
     fraction("inference", target_accept_prob=target_accept_prob)
     positive("inference", trajectory_length=trajectory_length)
@@ -95,7 +96,8 @@ def hmc(
     init, step = _kernel(target, schedule, "HMC", target_accept_prob=target_accept_prob, **options)
 
     def capped(key: Array, t: Array, state: Any, data: Data) -> tuple[Any, Info]:
-        # A millionth less, so that rounding up gives n steps and not n + 1; NumPyro shortens them to fit the length.
+        # One millionth is subtracted, so that rounding up gives n steps and not n + 1. NumPyro shortens the steps so
+        # that they fit the trajectory length.
         longest = max_leapfrog_steps * (1 - 1e-6) * state.adapt_state.step_size
         reached = trajectory_length > longest
         length = jnp.where(reached, longest, trajectory_length)
@@ -106,15 +108,15 @@ def hmc(
 
 
 def _kernel(target: Target, schedule: Schedule, algorithm: str, **options: Any) -> tuple[Any, Any]:
-    """``init`` and ``step`` of a NumPyro kernel whose potential takes its data as an argument."""
+    """Make ``init`` and ``step`` of a NumPyro kernel whose potential takes its data as an argument."""
 
-    def potential(data: Any) -> Any:  # None where only shapes are bound
+    def potential(data: Any) -> Any:  # data is None when only the shapes matter
         return lambda theta: -target.log_density(theta, data)
 
     def start(init: Any, theta: Any, data: Data | None, key: Array) -> Any:
         return init(theta, num_warmup=schedule.num_warmup, model_args=(data,), rng_key=key, **options)
 
-    # NumPyro's sample kernel reads closures that init fills, so init runs once here, on a state nobody looks at.
+    # NumPyro's sample kernel reads closures that init fills. So init runs once here, and its state is not used.
     bind, sample = numpyro_hmc(potential_fn_gen=potential, algo=algorithm)
     zeros = jnp.zeros(target.dim)
     start(bind, ParamInfo(zeros, jnp.zeros(()), zeros), None, jax.random.key(0))

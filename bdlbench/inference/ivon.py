@@ -13,7 +13,7 @@ from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
 class State(NamedTuple):
-    """Mean m (D,), curvature h (D,) of the mean loss, momentum (D,), and N."""
+    """The mean m (D,), the curvature h (D,) of the mean loss, the momentum u (D,), and the number of rows N."""
 
     mean: Array
     hessian: Array
@@ -38,24 +38,25 @@ def ivon(
         h' = \beta_2 h + (1 - \beta_2) f + \tfrac12 (1 - \beta_2)^2 (h - f)^2 / h, \quad
         m' = m - \alpha\, u / ((1 - \beta_1^{t + 1})\, h')
 
-    The loss is the whole log density, where the paper has the likelihood and a weight decay d beside h. Its d stands
-    for an isotropic normal prior of precision N d; here the prior is the model's own (a scale a layer, one on the
-    noise), so d = 0 and h is the curvature of likelihood and prior together. h stays positive: h' >= h / 2
-    whatever f is.
+    The loss here is the whole log density. In the paper it is the likelihood, with a weight decay d beside h that
+    stands for an isotropic normal prior of precision N d. Here the model has its own prior, which may have another
+    scale in each layer and a prior of the noise. So d = 0, and h is the curvature of likelihood and prior together. h
+    stays positive, because h' >= h / 2 for every f.
 
-    At the fixed point N h is E_q of the Hessian's diagonal, mean-field's own. A constant beta2 inflates h by about
-    (1 - beta2)(2 + N/B)/2: 0.4 % at 0.9995 and N/B = 14.
+    At the fixed point N h is the mean under q of the Hessian's diagonal, as for the best mean-field normal. A constant
+    beta2 increases h by the relative amount (1 - beta2)(2 + N/B)/2, which is 0.4 % at beta2 = 0.9995 and N/B = 14.
 
     Parameters
     ----------
     learning_rate : float or schedule
         alpha, a number of the order of 0.1, or an optax schedule of the stage's step.
     hessian_init : float
-        h before the first step; 1 is an initial standard deviation of 1 / sqrt(N).
+        h before the first step. The value 1 gives an initial standard deviation of 1 / sqrt(N).
     beta1 : float
-        Memory of the gradient, 0.9.
+        Decay rate of the average gradient, usually 0.9.
     beta2 : float
-        Memory of the curvature; 1 / (1 - beta2) steps must be few beside ``num_warmup``.
+        Decay rate of the average curvature. The averaging time of 1 / (1 - beta2) steps must be much shorter than
+        ``num_warmup``.
     """
     fraction("inference", beta1=beta1, beta2=beta2)
     positive("inference", hessian_init=hessian_init)
@@ -74,7 +75,7 @@ def ivon(
 
     def step(key: Array, t: Array, state: State, data: Data) -> tuple[State, Info]:
         mean, h, momentum, size = state
-        # Keeps XLA's CPU backend from drawing the noise again in every consumer.
+        # Without the barrier, XLA's CPU backend would draw the noise again at each place that uses it.
         away = jax.lax.optimization_barrier(jax.random.normal(key, mean.shape, mean.dtype) * scale(state))
         log_density, grad = target.value_and_grad(mean + away, data)
         g = jax.lax.optimization_barrier(-grad / size)

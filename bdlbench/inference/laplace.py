@@ -1,4 +1,4 @@
-"""The Laplace approximation with the generalised Gauss-Newton matrix, and the linearised network as its predictive."""
+"""The Laplace approximation with the generalised Gauss-Newton matrix, and predictions with the linearised network."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -15,20 +15,20 @@ from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 Structure = Literal["full", "diagonal", "last_layer"]
 SIZE_LIMIT = 2**28
-"""Bytes of a lane's precision matrix above which it is refused: some 8,000 weights."""
+"""Largest precision matrix of a lane in bytes, which is enough for about 8,000 weights."""
 EVIDENCE_STEPS = 200
 
 
 class Start(NamedTuple):
-    """Where the stage before ended, theta (D,)."""
+    """The point theta (D,) at which the stage before ended."""
 
     theta: Array
 
 
 class State(NamedTuple):
-    """The mode theta (D,) and N(0, Sigma) over d of its coordinates: s (d,) and C, lower (d, d) or None.
+    """The mode theta (D,), and s (d,) and C of the normal N(0, Sigma) over d of its coordinates.
 
-    Sigma^-1 = diag(1/s) C C' diag(1/s), with C the identity where None.
+    Sigma^-1 = diag(1/s) C C' diag(1/s). C is lower triangular (d, d), or None for the identity.
     """
 
     theta: Array
@@ -42,27 +42,27 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
     .. math:: \Sigma^{-1} = \sum_n J_n^T F_n J_n + \nabla^2 (-\log p(\theta))
 
     J_n is the Jacobian of the parameters of p(y_n | x_n, theta) (mean and scale of a normal, logits of classes) and F_n
-    their Fisher information, so a learned noise and a heteroscedastic one are covered; for fixed noise and for classes
-    this is the generalised Gauss-Newton matrix. Predictions are those of the network linearised at theta_0 (Immer,
-    Korzepa & Bauer 2021): where Gauss-Newton drops the network's curvature, the predictive must drop it too. Exact
-    where the network is linear and the noise known. NumPyro's ``AutoLaplaceApproximation`` takes the Hessian, which is
-    seldom positive definite at a network's mode, and falls back to no covariance.
+    is their Fisher information. So the noise may be learned or heteroscedastic. For fixed noise and for classes the sum
+    is the generalised Gauss-Newton matrix. Predictions use the network linearised at theta_0 (Immer, Korzepa & Bauer
+    2021), because the Gauss-Newton matrix is the curvature of the linearised network. The result is exact if the
+    network is linear and the noise is known. NumPyro's ``AutoLaplaceApproximation`` is not used: it takes the Hessian,
+    which is seldom positive definite at the mode of a network, and then has no covariance.
 
     Parameters
     ----------
     structure : str
-        ``full``; ``diagonal`` of the precision; ``last_layer``: the weights after the last hidden layer and the
-        likelihood's own parameters, the other weights known.
+        ``full``: the whole precision matrix. ``diagonal``: its diagonal. ``last_layer``: only the weights after the
+        last hidden layer and the likelihood's own parameters vary; the other weights stay at the mode.
     evidence : bool
-        Choose a factor on the prior's precision, and the scale of a learned homoscedastic noise, by MacKay's fixed
-        point for the evidence at theta_0, which stays. An empirical Bayes posterior, no longer that of the model as
-        given.
+        Whether to choose a factor on the prior's precision, and the scale of a learned homoscedastic noise, by MacKay's
+        fixed point for the evidence. theta_0 does not change. The result is an empirical Bayes posterior and not the
+        posterior of the model as given.
 
     Raises
     ------
     ConfigError
-        Steps or batches, for which there is no use; a matrix too large for memory, named with its size; a likelihood
-        whose curvature is not known; a model that cannot be evaluated on one row; a network without a last dense layer.
+        If the schedule has steps or batches, which are not used; the matrix is too large for memory; the curvature of
+        the likelihood is not known; the model cannot be evaluated on one row; or the network has no last dense layer.
     """
     if structure not in ("full", "diagonal", "last_layer"):
         raise ConfigError(f"inference.structure={structure!r} is unknown: use full, diagonal or last_layer.")
@@ -141,7 +141,7 @@ def laplace(target: Target, schedule: Schedule, *, structure: Structure, evidenc
 
 
 def _shown(target: Target, data: Data) -> Data:
-    """The rows with weight 0 where the model hides them by a mask: they have no information."""
+    """The data, with weight 0 for the rows that a mask of the model hides, since they have no information."""
     if target.scored is None:
         return data
     weights = target.scored(data.x) * (1.0 if data.weights is None else data.weights)
@@ -151,18 +151,19 @@ def _shown(target: Target, data: Data) -> Data:
 def _by_evidence(
     target: Target, theta: Array, index: np.ndarray, data: Data, likelihood: Array, prior: Array, slope: Array
 ) -> tuple[Array, Array]:
-    r"""Precision tau G + delta H of the weights at the fixed point of MacKay (1992), and theta with the new noise.
+    r"""The precision tau G + delta H of the weights at the fixed point of MacKay (1992), and theta with the new noise.
 
     .. math:: \gamma = \sum_i \frac{\tau \lambda_i}{\tau \lambda_i + \delta}, \quad \delta = \gamma / (w^T H w), \quad
               \sigma^2 = \sum_n r_n^2 / (N - \gamma)
 
-    lambda are the eigenvalues of the likelihood's G relative to the prior's H, w the distance from the prior's mode,
-    for which a normal prior's slope is H w. The likelihood's own parameters (its noise) keep their curvature.
+    The lambda_i are the eigenvalues of the likelihood's G relative to the prior's H. w is theta minus the prior's mode;
+    the gradient of minus the log of a normal prior is H w. The likelihood's own parameters (its noise) keep their
+    curvature.
     """
     diagonal = prior.ndim == 1
 
     def log_scale(theta: Array) -> Array:
-        """Log scale of the first row as the likelihood's own parameters move it: 0 derivative where there are none."""
+        """Log scale of the first row as a function of the likelihood's own parameters; constant if there are none."""
         eta = parameters(target.likelihood(theta, data.x, jax.lax.stop_gradient(outputs)))
         return jnp.log(eta[0, 1])
 
@@ -185,7 +186,7 @@ def _by_evidence(
         distance = (solve_triangular(root, slope, lower=True) ** 2).sum()
     learns_noise = (pull != 0).any()
     rows = data.y.shape[0] if data.weights is None else data.size
-    # Mean square of the standardised residuals: sigma^2 / sigma_0^2 before gamma enters.
+    # The mean square of the standardised residuals is sigma^2 / sigma_0^2 without the correction by gamma.
     squares = ((data.y - base.loc) / base.scale) ** 2 if gaussian else jnp.ones(data.y.shape[0])
     squares = squares if data.weights is None else data.weights * squares
 

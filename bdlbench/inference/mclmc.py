@@ -1,4 +1,4 @@
-"""Microcanonical Langevin Monte Carlo, unadjusted, with BlackJAX's integrator and a tuner made of plain steps."""
+"""Unadjusted microcanonical Langevin Monte Carlo, with BlackJAX's integrator and a tuner that runs step by step."""
 
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ KEPT_BYTES = 2**24
 
 
 class State(NamedTuple):
-    """A chain and its kernel.
+    """The state of a chain, and the parameters of its kernel.
 
-    ``chain`` is BlackJAX's ``IntegratorState``, position and unit momentum u (D,); then step size, decoherence length L
-    and inverse mass (D,).
+    ``chain`` is BlackJAX's ``IntegratorState`` with position and unit momentum u (D,). The parameters are the step
+    size, the decoherence length L and the inverse mass (D,).
     """
 
     chain: Any
@@ -29,7 +29,7 @@ class State(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """Warm-up's state: sums that the step size is solved from, running moments of theta, and kept positions (n, D)."""
+    """The state of the warm-up: sums for the step size, running moments of theta, and the kept positions (n, D)."""
 
     state: State
     error: Array
@@ -56,35 +56,37 @@ def mclmc(
     num_effective_samples: float,
     diagonal_preconditioning: bool,
 ) -> Method:
-    r"""MCLMC (Robnik, De Luca, Silverstein & Seljak 2023): constant speed, energy kept by the integrator alone.
+    r"""MCLMC (Robnik, De Luca, Silverstein & Seljak 2023): dynamics of constant speed without a Metropolis test.
 
     .. math:: u' \propto e (1 - z)(1 + z + (e \cdot u)(1 - z)) + 2 z u, \quad \theta' = \theta + \epsilon u', \quad
               u'' \propto u' + \nu \xi
 
-    with e = g / \|g\|, z = exp(-eps \|g\| / (D - 1)), nu = sqrt((exp(2 eps / L) - 1) / D), in McLachlan's splitting:
-    two gradients a step. The discretisation's bias grows with the energy variance, which the tuner holds: an unadjusted
-    sampler certifies nothing.
+    with e = g / \|g\|, z = exp(-eps \|g\| / (D - 1)), nu = sqrt((exp(2 eps / L) - 1) / D). McLachlan's splitting takes
+    two gradients in each step. The discretisation makes the draws biased. The bias grows with the variance of the
+    energy error, which the tuner keeps at the wanted value; without a Metropolis test, no bound on it is guaranteed.
 
-    Warm-up is Robnik et al.'s tuner. The step size follows from the energy error, whose variance goes as eps^6; then
-    also the posterior's variances, for preconditioning or L = sqrt(sum of variances); last, L from the
-    autocorrelation time of the kept positions. After a non-finite step the chain goes back, turns into a random
-    direction and takes at most 0.8 of the step.
+    The warm-up is the tuner of Robnik et al. In the first phase the step size is found from the energy error, whose
+    variance is proportional to eps^6. The second phase also estimates the posterior variances, for the preconditioner
+    or for L = sqrt(sum of variances). The third phase finds L from the autocorrelation time of the kept positions.
+    After a step that is not finite, the chain returns to the position before it, takes a random direction, and its step
+    size becomes at most 0.8 of the last one.
 
     Parameters
     ----------
     initial_step_size : float
         eps at the start.
     energy_variance_start, energy_variance_end : float
-        Wanted variance of the energy error per dimension, interpolated linearly up to the end of the second phase:
-        5e-4 throughout in BlackJAX; 0.5 to 0.1 in MILE, which is fast and biased.
+        Wanted variance of the energy error per dimension, interpolated linearly up to the end of the second phase.
+        BlackJAX uses 5e-4 for both. MILE uses 0.5 and 0.1, which is faster and has more bias.
     frac_tune1, frac_tune2 : float
         Shares of ``num_warmup`` for the first two phases; the rest is the third.
     l_factor : float
-        L in units of eps times the autocorrelation time in steps, 0.4.
+        L in units of eps times the autocorrelation time in steps; usually 0.4.
     trust_in_estimate : float
-        Width in log energy error, 1.5, beyond which a step counts little for the step size.
+        sigma in the weight exp(-(log(r) / (6 sigma))^2 / 2) of a step in the average that gives the step size, where r
+        is the squared energy error of the step divided by the wanted variance; usually 1.5.
     num_effective_samples : float
-        Memory of the step size's average, in steps, 150.
+        Averaging time of the step size in steps; usually 150.
     diagonal_preconditioning : bool
         Scale theta by the standard deviations found in the second phase.
     """
@@ -125,7 +127,7 @@ def mclmc(
         state, info = step(key, t, tuning.state, data)
         finite, theta = ~info["diverging"], state.chain.position
         wanted = energy_variance_start + (energy_variance_end - energy_variance_start) * phases.progress(t)
-        # The error's variance goes as eps^6, so each step's error says which eps would have been right.
+        # The error's variance is proportional to eps^6, so each error gives an estimate of the right eps.
         error = info["energy_change"] ** 2 / (dim * wanted) + 1e-8
         trust = jnp.exp(-0.5 * (jnp.log(error) / (6 * trust_in_estimate)) ** 2)
         scale = initial_step_size
@@ -133,7 +135,7 @@ def mclmc(
         largest = jnp.where(finite, tuning.largest, 0.8 * used)
         solved = jnp.minimum(scale * (sums[0] / sums[1]) ** (-1 / 6), largest)
         step_size = jnp.where(phases.adapts(t), solved, used)
-        # Moments are over the path's length, so that large steps count more.
+        # Moments are averages over the length of the path, so that the weight of a step is its length.
         length = jnp.where(phases.measures(t) & finite, used, 0.0)
         time = tuning.time + length
         share = length / jnp.maximum(time, jnp.finfo(time.dtype).tiny)
@@ -164,7 +166,7 @@ def mclmc(
         if phases.num_kept >= 10:
             ess = diagnostics.effective_sample_size(tuning.kept[None, : phases.num_kept])
             steps = phases.num_kept * phases.stride / ess
-            # A direction that never moved has no autocorrelation time.
+            # For a coordinate that never changed, the autocorrelation time is not defined.
             usable = jnp.isfinite(steps)
             L = l_factor * state.step_size * jnp.where(usable, steps, 0.0).sum() / jnp.maximum(usable.sum(), 1)
             state = state._replace(decoherence=jnp.where(usable.any(), L, state.decoherence))
@@ -174,7 +176,7 @@ def mclmc(
 
 
 class _Phases:
-    """Where warm-up's phases end, and which steps of the last one are kept."""
+    """The ends of the phases of the warm-up, and the steps of the last phase whose positions are kept."""
 
     def __init__(self, num_warmup: int, first: float, second: float, preconditions: bool, dim: int) -> None:
         if dim < 2:
@@ -200,7 +202,7 @@ class _Phases:
         return (t >= self.begin) & (t < self.measured)
 
     def slot(self, t: Array) -> Array:
-        """The row that step t's position is written to; the last row is nobody's."""
+        """The row to which the position of step t is written. The last row is for positions that are not kept."""
         behind = t - self.adapted
         return jnp.where(
             (behind >= 0) & (behind % self.stride == 0),
@@ -210,7 +212,10 @@ class _Phases:
 
 
 def move(target: Target, key: Array, state: State, data: Data) -> tuple[Any, Array, Array]:
-    """One step: the chain, its energy error and whether it is finite; where it is not, the chain stays and turns."""
+    """Take one step. Return the chain, its energy error, and whether the step was finite.
+
+    If it was not finite, the chain keeps its position and takes a random direction.
+    """
     chain = state.chain
     mclachlan = blackjax("mcmc.integrators").isokinetic_mclachlan
     integrate = mclachlan(lambda theta: target.log_density(theta, data), state.inverse_mass)
@@ -221,7 +226,7 @@ def move(target: Target, key: Array, state: State, data: Data) -> tuple[Any, Arr
     finite = (
         jnp.isfinite(energy_change) & jnp.isfinite(moved.position).all() & jnp.isfinite(moved.logdensity_grad).all()
     )
-    # Chosen before it is normalised, and once: each norm is a pass of its own.
+    # The direction is chosen before it is normalised, so that only one norm is computed.
     turned = jax.lax.optimization_barrier(jnp.where(finite, moved.momentum + nu * noise, noise))
     direction = turned / jnp.linalg.norm(turned)
     chain = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, chain)._replace(momentum=direction)

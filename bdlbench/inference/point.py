@@ -1,4 +1,4 @@
-"""Point estimates: the maximum a posteriori, ensembles of them, and dropout around one."""
+"""Point estimates: the maximum a posteriori, deep ensembles, and Monte Carlo dropout."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -16,14 +16,14 @@ Objective = Literal["posterior", "likelihood"]
 
 
 class State(NamedTuple):
-    """theta (D,) and the optimiser's state."""
+    """theta (D,), and the state of the optimiser."""
 
     theta: Array
     optimizer: Any
 
 
 class Best(NamedTuple):
-    """The theta (D,) with the highest score on the validation rows, and how many looks have found nothing better."""
+    """The theta (D,) with the highest score on the validation rows, and the number of evaluations since then."""
 
     theta: Array
     score: Array
@@ -31,7 +31,7 @@ class Best(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A network in training: where it is, the log density last seen there, and what is kept."""
+    """A network in training: its weights, the optimiser, the last value of the log density, and the best weights."""
 
     theta: Array
     optimizer: Any
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
     @property
     def kept(self) -> Array:
-        """The theta (D,) to read."""
+        """The theta (D,) that is the result."""
         return self.theta if self.best is None else self.best.theta
 
 
@@ -53,19 +53,20 @@ def _one_draw(method: str, schedule: Schedule) -> None:
 
 
 def maximum_a_posteriori(target: Target, schedule: Schedule, *, optimizer: optax.GradientTransformation) -> Method:
-    """Maximise the log density over unconstrained theta; each chain is one estimate, ``num_samples`` is 1.
+    """Maximise the log density over unconstrained theta. Each chain is one estimate, so ``num_samples`` is 1.
 
     The optimiser minimises -log_density / N, so that a learning rate means the same for every size of data. The mode
-    is that of the density over *unconstrained* theta, Jacobian included, as Stan's Laplace approximation takes it.
+    is that of the density over *unconstrained* theta, which includes the Jacobian, as in Stan's Laplace approximation.
 
     Parameters
     ----------
     optimizer : optax.GradientTransformation
+        Minimises -log_density / N.
 
     Raises
     ------
     ConfigError
-        For more draws than one, which would all be the same.
+        If more than one draw is asked for. All draws would be the same.
     """
     _one_draw("map", schedule)
 
@@ -93,32 +94,33 @@ def deep_ensemble(
     patience: int | None,
     validation_fraction: float | None,
 ) -> Method:
-    r"""One trained network a chain; the chains together are the ensemble (Lakshminarayanan, Pritzel & Blundell 2017).
+    r"""A deep ensemble: each chain is one trained network (Lakshminarayanan, Pritzel & Blundell 2017).
 
-    Every chain starts from its own initialisation and sees its own batches. Without adversarial training, which that
-    paper's authors found to help little. A chain has one draw: ``num_samples`` is 1.
+    Every chain starts from its own initialisation and has its own batches. The adversarial training of the paper is
+    left out; its authors found that it helps little. A chain has one draw, so ``num_samples`` is 1.
 
     Parameters
     ----------
     optimizer : optax.GradientTransformation
         Minimises -objective / N; ``optax.adamw`` decays weights on top of it.
     objective : str
-        ``posterior``: the log density, so that a member is a maximum a posteriori. ``likelihood``: without the prior,
-        as ensembles are usually trained; the temperature has no say in it.
+        ``posterior``: the log density, so that a member is a maximum a posteriori. ``likelihood``: the log likelihood
+        without the prior, as ensembles are usually trained; the temperature has then no effect.
     validate_every : int or None
-        Look at the mean log likelihood of the validation rows every so many steps and keep the best theta seen. None
-        keeps the last theta.
+        Number of steps between two evaluations of the mean log likelihood of the validation rows. The result is the
+        theta with the highest value. None does not evaluate it; the result is the last theta.
     patience : int or None
-        Stand still after so many looks without a better one, at no further gradients; None goes on to the end.
+        Training stops after this number of evaluations without a higher value, and computes no more gradients. None
+        does not stop.
     validation_fraction : float or None
-        Share of the training rows that each member chooses for itself, does not train on and looks at. Later stages
-        see all rows again. None looks at the data set's own validation rows, which no stage trains on
-        (``data.validation_fraction``).
+        Share of the training rows that each member chooses at random as validation rows and does not train on. Later
+        stages use all rows again. None uses the validation rows of the data set (``data.validation_fraction``), on
+        which no stage trains.
 
     Raises
     ------
     ConfigError
-        Early stopping is asked for and there are no validation rows; more draws than one.
+        If early stopping is asked for without validation rows, or more than one draw is asked for.
     """
     _one_draw("deep_ensemble", schedule)
     value = _objective(target, objective)
@@ -142,30 +144,30 @@ def mc_dropout(
 
     .. math:: \theta = M \circ z_{u(\cdot)} / (1 - p), \quad z_u \sim \mathrm{Bernoulli}(1 - p)
 
-    ``u`` is the hidden unit that a weight reads from. One step takes the gradient of the log density at one theta
-    of that law.
-    With a prior N(0, s^2) its mean over z is Gal & Ghahramani's bound: the expected log likelihood less
-    |M|^2 / (2 s^2 (1 - p)) for weights that read from units. A draw is one mask, kept for all inputs, so a draw is a
-    function; in training, too, a mask is shared by the rows of a batch, where usual code draws one a row: the same
-    expectation with more variance.
+    ``u`` is the hidden unit that a weight reads from. Each step draws one theta from this distribution and takes the
+    gradient of the log density there. With a prior N(0, s^2) the mean of this log density over z is the bound of Gal &
+    Ghahramani: the expected log likelihood minus |M|^2 / (2 s^2 (1 - p)) for weights that read from hidden units. A
+    draw is one mask for all inputs, so that a draw is a function. In training too, all rows of a batch share one mask.
+    Other code usually draws one mask for each row, which has the same expectation and less variance.
 
     Parameters
     ----------
     optimizer : optax.GradientTransformation
         Minimises -objective / N; ``optax.adamw`` decays weights on top of it.
     objective : str
-        ``posterior``: the log density, as in the bound. ``likelihood``: without the prior, so that the weight decay of
-        ``optimizer`` takes its place, as dropout networks are usually trained; the temperature has no effect then.
+        ``posterior``: the log density, as in the bound. ``likelihood``: the log likelihood without the prior, as
+        dropout networks are usually trained, with the weight decay of ``optimizer`` in place of the prior. The
+        temperature has then no effect.
     rate : float
-        p, the probability that a hidden unit is left out: 0.005 to 0.1.
+        p, the probability that a hidden unit is left out, usually 0.005 to 0.1.
     validate_every, patience : int or None
     validation_fraction : float or None
-        As for :func:`deep_ensemble`; validation rows are judged at M, the mean network.
+        As for :func:`deep_ensemble`. Validation rows are evaluated at M, the mean network.
 
     Raises
     ------
     ConfigError
-        The network has no hidden unit, or which unit a weight reads from cannot be derived.
+        If the network has no hidden unit, or it cannot be derived which unit a weight reads from.
     """
     fraction("inference", rate=rate)
     if target.units is None:
@@ -183,7 +185,7 @@ def mc_dropout(
         return objective_of(masked(key, theta), data)
 
     method = _trained(target, optimizer, value, _Stopping(schedule, validate_every, patience, validation_fraction))
-    # Its bound takes the expectation over masks of one fixed log likelihood.
+    # The bound is the expectation over masks of a fixed log likelihood, so the target must be fixed.
     return method._replace(draw=lambda key, state: masked(key, state.kept), fixed_target=True)
 
 
@@ -202,7 +204,7 @@ def _objective(target: Target, objective: Objective) -> Callable[[Array, Data], 
 
 
 class _Stopping:
-    """When training looks at validation rows and when it ends, checked."""
+    """The checked options for when training evaluates validation rows and when it ends."""
 
     def __init__(
         self, schedule: Schedule, validate_every: int | None, patience: int | None, validation_fraction: float | None
@@ -227,7 +229,7 @@ class _Stopping:
 
 
 def _trained(target: Target, optimizer: optax.GradientTransformation, value: Any, stopping: _Stopping) -> Method:
-    """Maximise ``value(key, theta, data)``, keeping the theta that is best on the validation rows, if asked to."""
+    """Maximise ``value(key, theta, data)``. With ``stopping``, keep the theta that is best on the validation rows."""
     every, patience = stopping.every, stopping.patience
 
     def init(key: Array, theta: Array, data: Data) -> Member:

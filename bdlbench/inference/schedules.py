@@ -1,6 +1,6 @@
 """Step sizes and learning rates: numbers, optax schedules of the stage's step, and the cosine of cyclical methods.
 
-Cyclical step sizes follow a cosine that starts again (Zhang et al. 2020; Loshchilov & Hutter 2017).
+A cyclical step size follows a cosine in each cycle (Zhang et al. 2020; Loshchilov & Hutter 2017).
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from bdlbench.options import at_least, positive
 from bdlbench.types import Array, Schedule
 
 LOOKS = 1000
-"""Steps, evenly spaced over a stage, at which a schedule is checked."""
+"""Number of steps, evenly spaced over a stage, at which a schedule is checked."""
 
 
 def at(step_size: float | optax.Schedule, t: Any) -> Any:
@@ -25,19 +25,21 @@ def at(step_size: float | optax.Schedule, t: Any) -> Any:
 
 
 def check_step_size(schedule: Schedule, step_size: Any, path: str = "inference.step_size") -> float | None:
-    """The largest step size of the stage, checked; None while a program is traced, which has been checked before.
+    """Check a step size and return its largest value in the stage.
+
+    While a program is traced it returns None and checks nothing, since the check was done before.
 
     Parameters
     ----------
     step_size : float or optax schedule
-        Anything else is refused, as a mapping that lacks ``_target_`` or an optimiser.
+        Anything else is refused, such as an optimiser or a mapping without ``_target_``.
     path : str
-        What the step size is called in the configuration.
+        The name of the step size in the configuration.
 
     Raises
     ------
     ConfigError
-        Unless a number is positive and finite, and a schedule finite, never negative and somewhere positive.
+        If a number is not positive and finite, or a schedule is not finite, is negative, or is 0 everywhere.
     """
     if not callable(step_size):
         if isinstance(step_size, Mapping | tuple):
@@ -63,16 +65,18 @@ def check_step_size(schedule: Schedule, step_size: Any, path: str = "inference.s
 
 
 def check_learning_rates(node: Any, path: str, schedule: Schedule, build: Callable[..., Any]) -> None:
-    """Check the schedules of a stage's optimisers, which their factory gets built and cannot look into.
+    """Check the learning-rate schedules in the configuration of a stage.
+
+    The factory of the method gets a finished optimiser, whose schedule it cannot check.
 
     Parameters
     ----------
     node : dict, list or leaf
-        The stage's configuration, or a part of it; the stages before it are theirs to check.
+        The stage's configuration, or a part of it. The configurations of earlier stages in it are skipped.
     path : str
-        Where it stands.
+        The path of ``node`` in the configuration.
     build : (node, path) -> object
-        Makes what a node with ``_target_`` describes.
+        Makes the object that a node with ``_target_`` describes.
 
     Raises
     ------
@@ -93,12 +97,12 @@ def cosine(schedule: Schedule, num_cycles: int) -> Callable[[Array], Array]:
 
     .. math:: c_t = \tfrac12 \left(\cos \frac{\pi (t \bmod C)}{C} + 1\right), \quad C = (W + S k) / M
 
-    for W warm-up steps and S draws after k steps each, shared out over M cycles.
+    for W warm-up steps and S draws, with k steps for each draw, which are divided equally between M cycles.
 
     Raises
     ------
     ConfigError
-        Where W or S is not a multiple of M, or k is 0.
+        If W or S is not a multiple of M, or k is 0.
     """
     at_least("inference", 1, num_cycles=num_cycles)
     at_least("inference", 1, schedule__thinning=schedule.thinning)

@@ -1,4 +1,4 @@
-"""Stochastic-gradient Hamiltonian dynamics with friction: momentum, noise and, in one, a thermostat."""
+"""Stochastic-gradient Hamiltonian dynamics with friction and noise; one of the methods has a thermostat."""
 
 from typing import Any, NamedTuple
 
@@ -26,16 +26,16 @@ def _start(key: Array, theta: Array, data: Data) -> State:
 
 
 def _drift(state: Any, step_size: Any, kept: Any) -> tuple[Array, Array]:
-    """Theta moved by the momentum, and what friction keeps of the momentum.
+    """Return theta moved by the momentum, and the momentum after friction.
 
-    Both before the gradient, as the barrier holds: XLA's CPU backend would keep the old momentum alive beyond it and
-    copy what it then writes, a third of a step on a batch.
+    The barrier makes XLA compute both before the gradient. Otherwise its CPU backend would keep the old momentum in
+    memory until after the gradient and then copy it, which takes a third of the time of a minibatch step.
     """
     return jax.lax.optimization_barrier((state.theta + step_size * state.momentum, kept * state.momentum))
 
 
 def _gradient_and_noise(target: Target, key: Array, theta: Array, data: Data) -> tuple[Array, Array, Array]:
-    """Log density, gradient and noise: XLA's CPU backend would compute either again in every consumer."""
+    """Log density, gradient and noise. Without the barriers, XLA's CPU backend would compute them several times."""
     log_density, grad = target.value_and_grad(theta, data)
     grad, noise = jax.lax.optimization_barrier((grad, standard_normal(key, theta)))
     return log_density, grad, noise
@@ -52,21 +52,23 @@ def _check(schedule: Schedule, step_size: float | optax.Schedule, friction: floa
 
 
 def sghmc(target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, friction: float) -> Method:
-    r"""Stochastic-gradient HMC (Chen, Fox & Guestrin 2014), semi-implicit as they write it.
+    r"""Stochastic-gradient HMC (Chen, Fox & Guestrin 2014), with the semi-implicit scheme of the paper.
 
     .. math:: \theta' = \theta + h m, \quad m' = (1 - h \alpha) m + h g(\theta') + \sqrt{2 \alpha h}\, \xi
 
-    The gradient is taken at the *new* theta: at the old one the scheme is explicit Euler's, whose stationary variance
-    is far off at the same cost. On a Gaussian of precision A the variance is (1/A) / (1 - h^2 A / (2 (1 + mu))),
-    mu = 1 - h alpha, plus what the gradient's noise adds, for which no term is subtracted.
+    g is the gradient of the whole log density, estimated on the batch. It is taken at the *new* theta. At the old theta
+    the scheme would be explicit Euler, which has the same cost and a much larger error of the stationary variance. On a
+    Gaussian of precision A the variance is (1/A) / (1 - h^2 A / (2 (1 + mu))), mu = 1 - h alpha. The gradient's noise
+    increases it further; no correction for this noise is made.
 
     Parameters
     ----------
     step_size : float or schedule
-        h; the learning rate of the same dynamics as an optimiser is h^2, on the whole log density. Or an optax schedule
-        of the stage's step, which the damping h alpha follows, so that momentum is standard normal at every h.
+        h, or an optax schedule of the stage's step. As an optimiser of the whole log density, the same dynamics have
+        the learning rate h^2. With a schedule the damping h alpha changes with h, so that the momentum is standard
+        normal at every h.
     friction : float
-        alpha; mu = 1 - h alpha is the optimiser's momentum, 0.9 as a rule.
+        alpha. As an optimiser, the dynamics have the momentum mu = 1 - h alpha, usually 0.9.
     """
     _check(schedule, step_size, friction)
 
@@ -89,15 +91,15 @@ def baoa(target: Target, schedule: Schedule, *, step_size: float | optax.Schedul
               m \leftarrow e^{-h \gamma} m + \sqrt{1 - e^{-2 \gamma h}}\, \xi, \quad
               \theta \leftarrow \theta + \tfrac h2 m
 
-    One gradient a step, as SGHMC. Theta's law is exact on Gaussians for every stable h (h^2 A < 4) where the gradient
-    is the full one, and of second order elsewhere.
+    A step takes one gradient, as SGHMC does. With full-data gradients the law of theta is exact on Gaussians for every
+    stable h (h^2 A < 4, A the precision); on other densities its error is of second order in h.
 
     Parameters
     ----------
     step_size : float or schedule
         h, or an optax schedule of the stage's step.
     friction : float
-        gamma; exp(-h gamma) is what is kept of the momentum.
+        gamma. A step multiplies the momentum by exp(-h gamma) before it adds noise.
     """
     schedules.check_step_size(schedule, step_size)
     positive("inference", friction=friction)
@@ -126,13 +128,14 @@ class ThermostatState(NamedTuple):
 
 
 def sgnht(target: Target, schedule: Schedule, *, step_size: float | optax.Schedule, friction: float) -> Method:
-    r"""The stochastic-gradient Nose-Hoover thermostat (Ding et al. 2014): SGHMC whose friction finds itself.
+    r"""The stochastic-gradient Nose-Hoover thermostat (Ding et al. 2014): SGHMC with a friction chi that adapts.
 
     .. math:: \theta' = \theta + h m, \quad m' = (1 - h \chi) m + h g(\theta') + \sqrt{2 \alpha h}\, \xi, \quad
               \chi' = \chi + h (m'^\top m' / D - 1)
 
-    The noise keeps the fixed alpha; chi grows until it also takes out the heat that the gradient's noise brings in, so
-    that m'm / D averages 1 whatever the batch. One number cures noise that is alike in all directions and no other.
+    The added noise has the fixed alpha. chi grows until it also balances the noise of the gradient, so that the mean of
+    m'm / D is 1 for every batch size. Because chi is one number, this corrects only gradient noise that has the same
+    variance in all directions.
 
     Parameters
     ----------
@@ -161,20 +164,21 @@ def sgnht(target: Target, schedule: Schedule, *, step_size: float | optax.Schedu
 
 
 def cyclical_sghmc(target: Target, schedule: Schedule, *, step_size: float, friction: float, num_cycles: int) -> Method:
-    r"""SGHMC with warm restarts of its learning rate h^2 (Zhang, Li, Zhang, Chen & Wilson 2020).
+    r"""SGHMC with a cyclical learning rate h^2 (Zhang, Li, Zhang, Chen & Wilson 2020).
 
     .. math:: h_t^2 = \tfrac{h_0^2}{2} \left(\cos \frac{\pi (t \bmod C)}{C} + 1\right), \quad
               h_t \alpha_t = h_0 \alpha_0
 
-    The momentum decay 1 - h alpha stays. Each cycle explores without noise (its share of the warm-up: stochastic
-    gradient ascent with momentum), then samples; the draws of all cycles count alike. No exact law.
+    C is the number of steps of a cycle. The momentum decay 1 - h alpha is constant. Each of M cycles first explores
+    without noise for its share of the warm-up, which is stochastic gradient ascent with momentum, and then samples with
+    noise. The draws of all cycles have equal weight. The stationary law of the method is not known exactly.
 
     Parameters
     ----------
     step_size, friction : float
         h_0 and alpha_0.
     num_cycles : int
-        M. ``num_warmup / (num_warmup + num_samples thinning)`` is the explored share, 0.8 in the paper.
+        M. The share of exploration is ``num_warmup / (num_warmup + num_samples thinning)``; it is 0.8 in the paper.
     """
     _check(schedule, step_size, friction)
     factor = schedules.cosine(schedule, num_cycles)

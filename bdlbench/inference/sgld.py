@@ -1,4 +1,4 @@
-"""Stochastic-gradient Langevin dynamics: plain, preconditioned, cyclical and with control variates."""
+"""Stochastic-gradient Langevin dynamics in four forms: plain, preconditioned, cyclical, and with control variates."""
 
 from typing import NamedTuple
 
@@ -27,18 +27,18 @@ def sgld(
     .. math:: \theta' = \theta + \epsilon_t g(\theta) + \sqrt{2 \epsilon_t}\, \xi, \quad \xi \sim N(0, I), \quad
               \epsilon_t = \epsilon_0 (1 + t / b)^{-\gamma}
 
-    g is the gradient of the whole log density, estimated on the batch. Welling & Teh write eps/2 before g: their eps is
-    twice this one. On a Gaussian of precision A with full-data gradients the stationary variance is
-    1 / (A (1 - eps A / 2)): the step size is a bias, which only a decay removes.
+    g is the gradient of the whole log density, estimated on the batch. Welling & Teh write eps/2 before g, so their eps
+    is twice this one. On a Gaussian of precision A with full-data gradients the stationary variance is
+    1 / (A (1 - eps A / 2)). So a constant step size gives a bias, and only a decay of the step size removes it.
 
     Parameters
     ----------
     step_size : float or schedule
         eps_0, of the order of 0.04 / N for networks, or an optax schedule of the stage's step t in its place.
     decay : float
-        gamma in (0.5, 1], or 0 for a constant step or one that a schedule alone gives.
+        gamma in (0.5, 1]; or 0 if the step size is constant or is given by a schedule.
     decay_steps : float
-        b, steps until the decay is felt.
+        b, the number of steps after which eps_0 is multiplied by 2^(-gamma).
     """
     schedules.check_step_size(schedule, step_size)
     positive("inference", decay_steps=decay_steps)
@@ -63,13 +63,13 @@ def sgld(
 
 
 def _apart(grad: Array, key: Array) -> tuple[Array, Array]:
-    """The gradient and standard normal noise, which XLA's CPU backend would compute again in every consumer."""
+    """The gradient, and standard normal noise. The barrier keeps XLA's CPU backend from computing them several times."""
     grad, noise = jax.lax.optimization_barrier((grad, standard_normal(key, grad)))
     return grad, noise
 
 
 class PreconditionedState(NamedTuple):
-    """theta (D,) and V (D,), the averaged square of the mean gradient."""
+    """theta (D,), and V (D,), the average over steps of (g / N)^2."""
 
     theta: Array
     second_moment: Array
@@ -83,19 +83,19 @@ def psgld(
     .. math:: V' = a V + (1 - a) (g / N)^2, \quad G = (\lambda + \sqrt V)^{-1}, \quad
               \theta' = \theta + \epsilon G g + \sqrt{2 \epsilon G}\, \xi
 
-    V adapts in warm-up alone: while it moves, the chain would need the term Gamma = div G, which nobody computes, to
-    leave the posterior invariant. Frozen, it has SGLD's law in the coordinates G^(-1/2) theta. V's first averages weigh
-    all gradients alike, 1 / (t + 1), so that it starts without a bias towards 0.
+    V adapts in the warm-up alone. While V changes, the drift would need the additional term Gamma = div G to leave the
+    posterior invariant, and this term is not computed. With constant V the chain has the law of SGLD in the coordinates
+    G^(-1/2) theta. The first averages give all gradients the same weight 1 / (t + 1), so that V has no bias towards 0.
 
     Parameters
     ----------
     step_size : float or schedule
-        eps; a step is about eps N in every direction where gradients are mostly noise. Or an optax schedule of the
-        stage's step.
+        eps, or an optax schedule of the stage's step. If the gradients are mostly noise, a step has length about eps N
+        in every direction.
     averaging : float
-        a, 0.99: V remembers 1 / (1 - a) steps.
+        a, usually 0.99. V is an average over about 1 / (1 - a) steps.
     damping : float
-        lambda, in units of the mean gradient; bounds G.
+        lambda, in units of the mean gradient g / N. It bounds G by 1 / lambda.
     """
     schedules.check_step_size(schedule, step_size)
     positive("inference", damping=damping)
@@ -131,20 +131,20 @@ def psgld(
 
 
 def cyclical_sgld(target: Target, schedule: Schedule, *, step_size: float, num_cycles: int) -> Method:
-    r"""SGLD with warm restarts of its step size (Zhang, Li, Zhang, Chen & Wilson 2020).
+    r"""SGLD with a cyclical step size (Zhang, Li, Zhang, Chen & Wilson 2020).
 
     .. math:: \epsilon_t = \tfrac{\epsilon_0}{2} \left(\cos \frac{\pi (t \bmod C)}{C} + 1\right)
 
-    Each of M cycles explores without noise (its share of the warm-up: gradient ascent with a large step), then samples
-    with the noise of SGLD; the draws of all cycles count alike. No exact law: where a cycle ends is where its large
-    steps led, so it is judged by its predictions.
+    C is the number of steps of a cycle. Each of M cycles first explores without noise for its share of the warm-up,
+    which is gradient ascent with a large step, and then samples with the noise of SGLD. The draws of all cycles have
+    equal weight. The stationary law of the method is not known exactly, so the method is tested by its predictions.
 
     Parameters
     ----------
     step_size : float
         eps_0 at a cycle's start.
     num_cycles : int
-        M. ``num_warmup / (num_warmup + num_samples thinning)`` is the explored share, 0.8 in the paper.
+        M. The share of exploration is ``num_warmup / (num_warmup + num_samples thinning)``; it is 0.8 in the paper.
     """
     positive("inference", step_size=step_size)
     factor = schedules.cosine(schedule, num_cycles)
@@ -174,7 +174,7 @@ def cyclical_sgld(target: Target, schedule: Schedule, *, step_size: float, num_c
 
 
 class AnchoredState(NamedTuple):
-    """theta (D,), the anchor (D,) and the full gradient there (D,)."""
+    """theta (D,), the anchor (D,), and the gradient on all rows at the anchor (D,)."""
 
     theta: Array
     anchor: Array
@@ -187,9 +187,11 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Sche
     .. math:: \theta' = \theta + \epsilon \left[g_N(\theta_0) + g_B(\theta) - g_B(\theta_0)\right]
               + \sqrt{2 \epsilon}\, \xi
 
-    The anchor theta_0 is where the stage starts, so a short MAP belongs before it; the same stage given again in
-    ``before`` anchors anew. The gradient's noise vanishes at the anchor and grows with the distance from it: far away
-    it is worse than without. A step costs two gradients on the batch, the anchor one on all rows.
+    g_N is the gradient of the log density on all rows, and g_B its estimate on the batch. The anchor theta_0 is the
+    point at which the stage starts, so a short MAP stage should come before it. To choose a new anchor, give the same
+    stage again in ``before``. The noise of the gradient is 0 at the anchor and grows with the distance from it; far
+    from the anchor it is larger than without control variates. A step takes two gradients on the batch, and the anchor
+    takes one on all rows.
 
     Parameters
     ----------
@@ -207,10 +209,10 @@ def sgld_cv(target: Target, schedule: Schedule, *, step_size: float | optax.Sche
         grad, noise = _apart(grad, key)
         eps = schedules.at(step_size, t)
         theta = state.theta + eps * grad + jnp.sqrt(2 * eps) * noise
-        # The anchor's gradient, in units of this batch, is charged to the stage's first step.
+        # The gradient at the anchor, in units of this batch, is counted at the first step of the stage.
         info = {"num_grads": 2 + jnp.where(t == 0, data.size / data.y.shape[0], 0), "log_density": log_density}
         info["configurational_temperature"] = configurational_temperature(state.theta, grad)
         return state._replace(theta=theta), info
 
-    # The anchor's gradient is computed once: the noise of an estimate would stay in it as a bias of every step.
+    # The gradient at the anchor is computed only once, so a random error in it would be a bias of every step.
     return Method(init=init, step=step, draw=lambda key, state: state.theta, fixed_target=True, halves=True)

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo from prior to posterior: particles, adaptive tempering and BlackJAX's HMC moves."""
+"""Sequential Monte Carlo from prior to posterior, with particles, adaptive tempering and BlackJAX's HMC moves."""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,17 +13,17 @@ from bdlbench.options import at_least, fits, fraction, full_data, positive
 from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 MOST_STAGES = 10_000
-"""Stages that are made up for after warm-up, at most."""
+"""Largest number of stages that are added after the warm-up."""
 SOLVED = 1e-4
-"""The next lambda is found when the logarithm of the ESS is known to so much."""
+"""Tolerance of the logarithm of the ESS in the search for the next lambda."""
 MOST_ESS = 1 - 10 * SOLVED
-"""Largest share of P asked for. An increment of 0 has the share 1, whose logarithm lies -log(target_ess) from what is
-asked for: where that is no more than ``SOLVED`` and rounding, some 4 eps log P = 5e-6 in single precision at a million
-particles, 0 may be taken for the answer, and lambda stands still."""
+"""Largest ``target_ess``. An increment of 0 has the share 1, so its log ESS differs from the wanted one by
+-log(target_ess). If this is less than ``SOLVED`` plus rounding (4 eps log P, about 5e-6 in single precision at a million
+particles), the search may return 0, and lambda does not increase."""
 
 
 class State(NamedTuple):
-    """Equally weighted particles (P, D) of the bridge at lambda, the log evidence so far, and the moves' settings."""
+    """Equally weighted particles (P, D) of pi_lambda, lambda, the log evidence so far, and the settings of the moves."""
 
     particles: Any
     inverse_temperature: Array
@@ -49,31 +49,32 @@ def smc(
               \log \hat Z = \sum_k \log \frac1P \sum_i w_k^{(i)}, \quad
               w_k^{(i)} = \left[p(\theta_i) / p_0(\theta_i)\right]^{\lambda_{k+1} - \lambda_k}
 
-    p_0 is the prior of the latent sites, from which the particles are drawn whatever the stage before left, and p the
-    target: the likelihood, the temperature and ``numpyro.factor`` terms enter by degrees. A step of
-    warm-up is one stage: the next lambda such that the weights' ESS is ``target_ess`` P, systematic resampling,
-    ``num_moves`` HMC transitions. Stages that the warm-up did not reach are made up for before sampling, so that every
-    draw is of the posterior, and a lane that needs more than ``MOST_STAGES`` of them has diverged; steps after lambda = 1
-    are moves alone. Moves adapt to the particles (their variances are the inverse mass, the step size follows the
-    acceptance rate) in warm-up, and are frozen in sampling.
+    p_0 is the prior of the latent sites. The particles are drawn from it, whatever stage came before. p is the target;
+    the likelihood, the temperature and ``numpyro.factor`` terms enter gradually as lambda grows from 0 to 1. A step of
+    the warm-up is one stage: it finds the next lambda, at which the ESS of the weights is ``target_ess`` P, resamples
+    systematically, and makes ``num_moves`` HMC transitions. If lambda is less than 1 at the end of the warm-up, more
+    stages follow before sampling, so that every draw is from the posterior. A lane that needs more than ``MOST_STAGES``
+    of them has diverged. Steps after lambda = 1 are moves alone. In the warm-up the moves adapt to the particles: the
+    variances of the particles are the inverse mass, and the step size follows the acceptance rate. In sampling both are
+    constant.
 
-    ``log_evidence`` is log p(y | x) where the model has no factor and the temperature is 1; its error falls as
-    P^(-1/2). P (num_moves n + 2) gradients a stage are charged.
+    ``log_evidence`` is log p(y | x) if the model has no factor and the temperature is 1. Its error is proportional to
+    P^(-1/2). A stage with n leapfrog steps in each transition counts as P (num_moves n + 2) gradients.
 
     Parameters
     ----------
     num_particles : int
         P.
     target_ess : float
-        Share of P in (0, ``MOST_ESS``], 0.5 to 0.9.
+        ESS of the weights as a share of P, in (0, ``MOST_ESS``], usually 0.5 to 0.9.
     num_moves : int
-        HMC transitions of each particle a stage.
+        Number of HMC transitions of each particle in a stage.
     num_leapfrog_steps : int
-        A transition has 1 to so many leapfrog steps, the same for all particles, drawn anew each time.
+        Largest number of leapfrog steps. Each transition draws a number from 1 to this one, the same for all particles.
     initial_step_size : float
-        In units of the particles' standard deviations.
+        Step size at the start, in units of the particles' standard deviations.
     target_accept_prob : float
-        0.8 as a rule.
+        Acceptance probability at which the step size is aimed, usually 0.8.
     """
     positive("inference", initial_step_size=initial_step_size)
     fraction("inference", target_ess=target_ess, target_accept_prob=target_accept_prob)
@@ -85,7 +86,7 @@ def smc(
     at_least("inference", 2, num_particles=num_particles)
     at_least("inference", 1, num_moves=num_moves, num_leapfrog_steps=num_leapfrog_steps)
     full_data("inference", "smc", schedule.batch_size)
-    # Positions, momenta and gradients, before and after a move.
+    # The memory holds positions, momenta and gradients, before and after a move.
     state = f"{num_particles} particles of {target.dim} weights with momenta and gradients"
     fits("inference", 24 * num_particles * target.dim, state, "use fewer", num_particles=num_particles)
     hmc, ess, resampling = blackjax("mcmc.hmc"), blackjax("smc.ess"), blackjax("smc.resampling")
@@ -114,7 +115,10 @@ def smc(
         return State(evaluated(draws, zero, data), zero, zero, log_step_size, variance)
 
     def moves(key: Array, state: State, data: Data) -> tuple[Any, Array, Array, Array]:
-        """``num_moves`` transitions of all particles: they, mean acceptance, leapfrog steps, who diverged in any (P,)."""
+        """Make ``num_moves`` transitions of all particles.
+
+        Return the particles, the mean acceptance, the leapfrog steps, and which particles diverged in any of them (P,).
+        """
         log_density = lambda theta: bridge(theta, state.inverse_temperature, data)  # noqa: E731
         step_size = jnp.exp(state.log_step_size)
 
@@ -144,12 +148,12 @@ def smc(
         }
 
     def tempered(key: Array, state: State, data: Data) -> tuple[State, Info]:
-        """One stage; at lambda = 1 its weights are equal and the moves remain."""
+        """Make one stage. At lambda = 1 all weights are equal, so that only the moves have an effect."""
         resample_key, move_key = jax.random.split(key)
         ratios = jax.vmap(lambda theta: log_ratio(theta, data))(state.particles.position)
         at = state.inverse_temperature
         increment = ess.ess_solver(lambda _: ratios, None, target_ess, 1 - at, dichotomy)
-        # Rounding must not leave a stage for the last part in a million.
+        # Rounding must not make one more stage for a remaining increment of less than 1e-6.
         after = jnp.where(at + increment > 1 - 1e-6, 1.0, at + increment).astype(at.dtype)
         log_weights = (after - at) * ratios
         total = logsumexp(log_weights)
@@ -195,5 +199,5 @@ def smc(
 
 
 def draw(key: Array, state: Any) -> Array:
-    """All particles (P, D)."""
+    """Return all particles (P, D), which are one draw."""
     return state.particles.position

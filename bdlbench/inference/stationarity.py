@@ -1,4 +1,4 @@
-"""What a step of a sampler without a Metropolis test says of its own bias, from the gradient that it takes anyway."""
+"""A statistic that shows the bias of a sampler without a Metropolis test. It needs no additional gradient."""
 
 import jax.numpy as jnp
 
@@ -6,7 +6,7 @@ from bdlbench.types import Array
 
 
 def configurational_temperature(theta: Array, grad: Array) -> Array:
-    r"""One term of the virial identity, :math:`-\theta^\top \nabla \log p(\theta) / D`.
+    r"""One term of the virial average, :math:`-\theta^\top \nabla \log p(\theta) / D`.
 
     Integration by parts gives :math:`E[-\theta^\top \nabla \log p(\theta)] = D` for every density that falls fast enough
     in all directions, so the average over a chain is 1 where the chain has the law p (Wenzel et al. 2020, appendix I).
@@ -16,9 +16,9 @@ def configurational_temperature(theta: Array, grad: Array) -> Array:
     Parameters
     ----------
     theta : array (D,)
-        Where the gradient was taken.
+        The point at which the gradient was taken.
     grad : array (D,)
-        Of the tempered log density, on all rows or scaled up from a batch.
+        Gradient of the tempered log density, on all rows or scaled up from a batch.
 
     Returns
     -------

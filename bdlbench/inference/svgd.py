@@ -26,30 +26,31 @@ def svgd(
     num_particles: int,
     init_scale: float,
 ) -> Method:
-    r"""Move P particles along the steepest descent of KL in a reproducing kernel space (Liu & Wang 2016).
+    r"""Move P particles in the direction phi of steepest descent of KL in a kernel Hilbert space (Liu & Wang 2016).
 
     .. math::
         \phi(\theta_i) = \frac1P \sum_j
         [k(\theta_j, \theta_i) \nabla \log p(\theta_j) + \nabla_{\theta_j} k(\theta_j, \theta_i)], \\
         k(a, b) = \exp(-|a - b|^2 / h)
 
-    h = median_{i<j} |theta_i - theta_j|^2 / log(P + 1) in every step. The particles are one population in one lane, and
-    one draw is all of them. A baseline: with P small beside D the particles *collapse*, their variance far below the
-    posterior's (Ba et al. 2022), because in high dimensions the kernel's repulsion is too weak.
+    Every step uses h = median_{i<j} |theta_i - theta_j|^2 / log(P + 1). The particles are one population in one lane,
+    and one draw is all of them. The method is included as a baseline. If P is much smaller than D, the variance of the
+    particles is far below that of the posterior (Ba et al. 2022), because the kernel's repulsion is too weak in high
+    dimensions.
 
     Parameters
     ----------
     optimizer : optax.GradientTransformation
-        Minimises along -phi / N.
+        Gets -phi / N in place of a gradient.
     num_particles : int
-        P, 10 to 50; each costs a gradient a step.
+        P, usually 10 to 50. A step takes one gradient for each particle.
     init_scale : float
         Standard deviation of the particles around the start point.
     """
     at_least("inference", 2, num_particles=num_particles)
     positive("inference", init_scale=init_scale)
     at_least("inference", 1, schedule__num_warmup=schedule.num_warmup)
-    # Particles, gradients, phi and the optimiser's two moments; distances and kernel.
+    # The memory holds particles, gradients, phi and the optimiser's two moments, and the distances and the kernel.
     count = num_particles
     state = f"{count} particles of {target.dim} weights with their {count} x {count} kernel"
     fits("inference", 20 * count * target.dim + 12 * count**2, state, "use fewer", num_particles=count)

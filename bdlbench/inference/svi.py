@@ -18,9 +18,10 @@ Guide = Literal["mean_field", "low_rank", "full_rank", "iaf"]
 
 
 class AutoScaledIAF(autoguide.AutoIAFNormal):
-    """One inverse autoregressive flow (Kingma et al. 2016), then a learned shift and scale.
+    """One inverse autoregressive flow (Kingma et al. 2016), followed by a learned shift and scale.
 
-    NumPyro's own starts as wide as its standard normal base and away from the start point, which ruins a network.
+    NumPyro's flow starts with the width of its standard normal base and not at the start point. From there a network
+    does not train well.
     """
 
     def __init__(self, model: Any, *, init_loc_fn: Any, init_scale: Any, hidden_dims: tuple[int, ...]) -> None:
@@ -55,8 +56,9 @@ def svi(
     .. math:: \mathcal L(\phi) = E_{q_\phi}[\log p(y, \theta) - \log q_\phi(\theta)], \quad
               \theta = g_\phi(\epsilon)\ \text{(reparameterised)}
 
-    The warm-up optimises; ``thinning`` is 0, so sampling reads the guide. The record has the Pareto k-hat of the ratios
-    p(theta) / q(theta) of the draws: from 0.7 on, q is not to be taken for the posterior (Yao et al. 2018).
+    The warm-up optimises the guide q. ``thinning`` is 0, so that the draws are independent draws from q. The record has
+    the Pareto k-hat of the ratios p(theta) / q(theta) of the draws. If it is 0.7 or more, q is not a good approximation
+    of the posterior (Yao et al. 2018).
 
     Parameters
     ----------
@@ -68,14 +70,15 @@ def svi(
     init_scale : float
         Initial standard deviation of q; 1e-2 or less for networks.
     num_particles : int
-        Draws of theta a step; each costs a gradient.
+        Number of draws of theta in each step. A step takes one gradient for each.
     rank : int or None
-        Factors of ``low_rank``; null for the other guides.
+        Number of factors of ``low_rank``; None for the other guides.
 
     Raises
     ------
     ConfigError
-        For a full-rank matrix too large for memory, named with its size, or a flow of more than 1,000 dimensions.
+        If a full-rank matrix is too large for memory (the message says its size), or a flow has more than 1,000
+        dimensions.
     """
     positive("inference", init_scale=init_scale)
     at_least("inference", 1, num_particles=num_particles)
@@ -83,12 +86,12 @@ def svi(
     if schedule.thinning:
         raise ConfigError("inference.schedule.thinning must be 0 for svi: its draws are read from the fitted guide.")
     _check_guide(guide, rank, target.dim)
-    # Each draw of a step and its gradient.
+    # The memory holds each draw of a step and its gradient.
     draws = f"{num_particles} draws of {target.dim} weights with their gradients"
     fits("inference", 8 * num_particles * target.dim, draws, "use fewer", num_particles=num_particles)
 
     def model(data: Data | None) -> None:
-        # Masked, since its log density would look for infinities in theta, to add 0.
+        # The mask saves the computation of its log density, which is 0.
         flat = dist.ImproperUniform(dist.constraints.real_vector, (), (target.dim,)).mask(False)
         theta = numpyro.sample("theta", flat)
         if data is not None:
@@ -110,16 +113,17 @@ def svi(
         engine = SVI(model, q, optax.chain(_computed_once(), optimizer), Trace_ELBO(num_particles=num_particles))
         return engine, q, engine.init(key, None)
 
-    # The engine's closures are filled by its init; the state made here is never looked at.
+    # The engine's closures are filled by its init. The state that is made here is not used.
     engine, family, _ = bind(jnp.zeros(target.dim), jax.random.key(0))
 
     def init(key: Array, theta: Array, data: Data) -> Any:
         return bind(theta, key)[2]
 
     def loss(free: Any, key: Array, data: Data) -> Array:
-        """-(log p(y, theta) - log q(theta)) at one theta ~ q, as ``Trace_ELBO`` has it.
+        """-(log p(y, theta) - log q(theta)) at one theta ~ q, the loss of ``Trace_ELBO``.
 
-        Without its handlers, which split keys five times a step, and with them the work over threads.
+        The handlers of ``Trace_ELBO`` are not used. They split keys five times in each step, which makes XLA divide the
+        work of a step between threads.
         """
         q = family.get_posterior(engine.constrain_fn(free))
         theta, noise = q.sample_with_intermediates(key)
@@ -137,7 +141,8 @@ def svi(
         return state._replace(optim_state=optim_state), {"num_grads": jnp.float32(num_particles), "loss": value}
 
     def draw_with_log_q(key: Array, state: Any) -> tuple[Array, Array]:
-        # With the intermediates: the inverse of a flow would cost D passes, that of a Cholesky factor precision.
+        # The density uses the noise of the draw. To invert the draw would take D passes for a flow, and would lose
+        # precision for a Cholesky factor.
         q = family.get_posterior(engine.get_params(state))
         theta, noise = q.sample_with_intermediates(key)
         return theta, (q.log_prob(theta, noise) if noise else q.log_prob(theta)).sum()
@@ -153,10 +158,10 @@ def svi(
 
 
 class _Normal(dist.Normal):
-    """A normal that remembers its noise, for XLA's CPU backend.
+    """A normal distribution that keeps the noise of its draws, which is faster with XLA's CPU backend.
 
-    The backend would draw the noise again in theta and in each moment of the optimiser. And with the noise at hand
-    log q(theta) = -|noise|^2 / 2 - sum log(scale) + const needs no theta, whose gradient through it is 0.
+    Otherwise the backend would draw the noise again for theta and for each moment of the optimiser. With the noise,
+    log q(theta) = -|noise|^2 / 2 - sum log(scale) + const is computed without theta, and no gradient passes through it.
     """
 
     def sample_with_intermediates(self, key: Any, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Array]]:
@@ -171,7 +176,7 @@ class _Normal(dist.Normal):
 
 
 class _MeanField(autoguide.AutoDiagonalNormal):
-    """NumPyro's mean-field guide over :class:`_Normal`, its scale computed once and not again in each use."""
+    """NumPyro's mean-field guide with :class:`_Normal`. The barrier makes XLA compute the scale only once."""
 
     def get_posterior(self, params: Any) -> dist.Distribution:
         q = super().get_posterior(params)
@@ -179,10 +184,10 @@ class _MeanField(autoguide.AutoDiagonalNormal):
 
 
 class _Cholesky(dist.MultivariateNormal):
-    """A multivariate normal that remembers its noise.
+    """A multivariate normal that keeps the noise of its draws.
 
-    log q(theta) = -|noise|^2 / 2 - sum log(diag L) + const. Solving L noise = theta - loc for it instead loses all
-    digits where L is ill-conditioned, and an optimiser finds the L whose rounding errors pass for a large ELBO.
+    log q(theta) = -|noise|^2 / 2 - sum log(diag L) + const. To solve L noise = theta - loc for the noise would lose all
+    digits if L is ill-conditioned. The optimiser would then find an L whose rounding errors give a large false ELBO.
     """
 
     def sample_with_intermediates(self, key: Any, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Array]]:
@@ -199,7 +204,7 @@ class _Cholesky(dist.MultivariateNormal):
 
 
 class _FullRank(autoguide.AutoMultivariateNormal):
-    """NumPyro's full-rank guide over :class:`_Cholesky`."""
+    """NumPyro's full-rank guide with :class:`_Cholesky`."""
 
     def get_posterior(self, params: Any) -> dist.Distribution:
         q = super().get_posterior(params)
@@ -207,7 +212,7 @@ class _FullRank(autoguide.AutoMultivariateNormal):
 
 
 def _computed_once() -> optax.GradientTransformation:
-    """The identity, behind a barrier: a gradient is computed once, not again in each moment of the optimiser."""
+    """The identity with a barrier: XLA computes a gradient once, and not again for each moment of the optimiser."""
     return optax.stateless(lambda grads, params: jax.lax.optimization_barrier(grads))
 
 
@@ -222,7 +227,8 @@ def _check_guide(guide: str, rank: int | None, dim: int) -> None:
             "use a lower rank", rank=rank,
         )  # fmt: skip
     if guide == "full_rank":
-        # D (D + 1) / 2 numbers, their gradient and Adam's two moments, and the matrix they fill with its gradient.
+        # There are D (D + 1) / 2 numbers with their gradient and Adam's two moments, and the full matrix with its
+        # gradient.
         fits(
             "inference", 16 * dim**2, f"a {dim} x {dim} matrix with its parameters' gradient and moments",
             "use guide=low_rank or a smaller network", guide=guide,

@@ -1,4 +1,4 @@
-"""SWAG: a normal fitted to the path of stochastic gradient descent."""
+"""SWAG: a normal distribution fitted to the path of stochastic gradient descent."""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +12,10 @@ from bdlbench.types import Array, Data, Info, Method, Schedule, Target
 
 
 class State(NamedTuple):
-    """Where the optimiser is, and of the collected points the mean (D,), sum of squared deviations (D,) and the last
-    deviations from the running mean (K, D).
+    """The optimiser with its theta (D,), and the sums over the collected points.
+
+    The sums are the mean (D,), the sum of squared deviations from it (D,), and the last K deviations from the running
+    mean (K, D).
     """
 
     theta: Array
@@ -32,27 +34,28 @@ def swag(
     collect_after: int,
     collect_every: int,
 ) -> Method:
-    r"""Stochastic weight averaging, Gaussian (Maddox et al. 2019); in several chains MultiSWAG (Wilson & Izmailov).
+    r"""SWA-Gaussian (Maddox et al. 2019). With several chains it is MultiSWAG (Wilson & Izmailov 2020).
 
     .. math:: \theta = \bar\theta + \mathrm{diag}(s^2)^{1/2} z_1 / \sqrt 2 + \hat D z_2 / \sqrt{2 (K - 1)}
 
-    Over n collected points of the path, s^2 is their variance and the K columns of D are the last deviations from the
-    running mean. The path is that of the minibatch optimiser at a constant rate; the stage before it trains. What it
-    covers is set by rate and batch size, not by the posterior: on a Gaussian it is the optimiser's stationary law.
+    theta-bar and s^2 are the mean and the variance of the n collected points of the path, the K columns of D-hat are
+    the last deviations from the running mean, and z_1, z_2 are standard normal. The path is that of the minibatch
+    optimiser at a constant rate; the stage before it trains the network. The width of the result depends on the rate
+    and the batch size, not on the posterior. On a Gaussian it is the stationary law of the optimiser.
 
     Parameters
     ----------
     optimizer : optax.GradientTransformation
-        Minimises -log_density / N; plain SGD at a constant rate with momentum.
+        Minimises -log_density / N; usually SGD at a constant rate with momentum.
     rank : int
-        K, deviations kept; 20.
+        K, the number of deviations that are kept, usually 20.
     collect_after, collect_every : int
-        Points are collected every so many steps, after so many steps of ``num_warmup``.
+        After the first ``collect_after`` steps of the warm-up, one point is collected every ``collect_every`` steps.
 
     Raises
     ------
     ConfigError
-        The rows come all at once, so that there is no noise; or fewer points than ``rank`` are collected.
+        If there is no batch size, so that the gradients have no noise, or fewer points than ``rank`` are collected.
     """
     at_least("inference", 2, rank=rank)
     at_least("inference", 1, collect_every=collect_every)
@@ -87,7 +90,7 @@ def swag(
             n = since // collect_every
             before = theta - state.mean
             mean = state.mean + before / n
-            # Welford's sum: mean of squares less squared mean would cancel to nothing in single precision.
+            # This is Welford's sum. The mean square minus the squared mean would lose all digits in single precision.
             squares = state.squares + before * (theta - mean)
             deviations = jax.lax.dynamic_update_index_in_dim(state.deviations, theta - mean, (n - 1) % rank, 0)
             return state._replace(mean=mean, squares=squares, deviations=deviations)

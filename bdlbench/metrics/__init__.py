@@ -1,5 +1,6 @@
-"""Arrays to numbers. Nothing here knows of methods, configs or stores.
+"""Metrics, which compute numbers from arrays. They do not depend on methods, configurations or stores.
 
-``mixture`` turns a stream of draws into the ingredients of the posterior predictive; the other modules are plain
-functions whose positional parameters are the names of those ingredients, and ``evaluate`` matches the two.
+``mixture`` computes the ingredients of the posterior predictive from a stream of draws. The other modules have plain
+functions, whose positional parameters are the names of ingredients. ``evaluate`` calls the functions whose ingredients
+exist.
 """

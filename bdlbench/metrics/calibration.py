@@ -1,4 +1,7 @@
-"""Does what is said to happen with probability p happen that often? Positional parameters are names of ingredients."""
+"""Metrics of calibration: whether events with predicted probability p happen with frequency p.
+
+Positional parameters are names of ingredients.
+"""
 
 from typing import NamedTuple
 
@@ -14,7 +17,7 @@ _CHUNK = 2**20  # float64 entries of one temporary, 8 MiB
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: one entry a non-empty bin, in order of confidence.
+    """A reliability diagram with one entry for each bin that is not empty, in order of confidence.
 
     Attributes
     ----------
@@ -23,7 +26,7 @@ class Reliability(NamedTuple):
     accuracy : array (b,)
         Share of right predictions.
     num_points : integer array (b,)
-        Points in the bin.
+        Number of points in the bin.
     """
 
     confidence: Floats
@@ -34,12 +37,13 @@ class Reliability(NamedTuple):
 def coverage(pit: ArrayLike, *, level: float) -> float:
     """Prediction interval coverage probability (PICP) of the central interval, ends included.
 
-    (1/n) sum_i [(1 - level)/2 <= u_i <= (1 + level)/2], u_i the probability integral transform: y_i lies between two
-    quantiles of the mixture exactly when u_i lies between their levels, so no quantile has to be found.
+    (1/n) sum_i [(1 - level)/2 <= u_i <= (1 + level)/2], where u_i is the probability integral transform of y_i. y_i is
+    between two quantiles of the mixture exactly if u_i is between their levels, so that no quantile is computed.
 
     Parameters
     ----------
     pit : array (n,)
+        The u_i.
     level : float
         Nominal coverage, 0.9 for 90 %.
     """
@@ -72,15 +76,17 @@ def coverage_interval(pit: ArrayLike, *, level: float, confidence: float = 0.95)
 def mixture_quantile(loc: ArrayLike, scale: ArrayLike, prob: float) -> Floats:
     """Quantile q of an equally weighted Gaussian mixture at each point: (1/S) sum_s Phi((q - mu_s) / sd_s) = prob.
 
-    Newton's steps within the bracket that the smallest and the largest of the components' own quantiles give, which is
-    halved where a step leaves it or is no shorter than half the one before (Press et al. 2007, section 9.4), until a
-    step is below 1e-10 times the smallest component's sd or nothing in float64.
+    q is found by Newton's method inside a bracket, whose first ends are the smallest and the largest quantile of the
+    components. If a step leaves the bracket or is longer than half the step before, the bracket is halved instead
+    (Press et al. 2007, section 9.4). The search ends when a step is below 1e-10 times the smallest component's sd, or
+    does not change q in float64.
 
     Parameters
     ----------
     loc, scale : array (S, n)
+        Means and standard deviations of the components.
     prob : float
-        Between 0 and 1.
+        The level of the quantile, between 0 and 1.
 
     Returns
     -------
@@ -102,7 +108,7 @@ def mixture_quantile(loc: ArrayLike, scale: ArrayLike, prob: float) -> Floats:
             excess = ndtr(z).mean(axis=0) - prob
             density = (np.exp(-0.5 * z**2) / sd).mean(axis=0) / _SQRT_TWO_PI
             lower, upper = np.where(excess < 0, at, lower), np.where(excess < 0, upper, at)
-            # Where the density is 0 the step is none, and the bracket is halved.
+            # If the density is 0 there is no Newton step, and the bracket is halved.
             step = -excess / np.where(density > 0, density, np.inf)
             good = (density > 0) & (lower <= at + step) & (at + step <= upper) & (2 * np.abs(step) <= np.abs(last))
             step = np.where(good, step, 0.5 * (lower + upper) - at)
@@ -126,10 +132,10 @@ def interval_width(loc: ArrayLike, scale: ArrayLike, *, level: float) -> float:
 
 
 def interval_width_mcse(loc: ArrayLike, scale: ArrayLike, *, level: float) -> float:
-    """Monte Carlo standard error of :func:`interval_width`, of S dependent draws in the order in which they were made.
+    """Monte Carlo standard error of :func:`interval_width` from S dependent draws in their original order.
 
-    Draw s moves a quantile q of level p by (p - Phi((q - mu_s) / sd_s)) / f(q), f the mixture's density (the influence
-    function). The means of this over batches of consecutive draws are taken for independent, as in
+    The influence of draw s on the quantile q of level p is (p - Phi((q - mu_s) / sd_s)) / f(q), where f is the density
+    of the mixture. The means of this influence over batches of consecutive draws are assumed to be independent, as in
     :func:`~bdlbench.metrics.predictive.crps_mcse`.
 
     Parameters
@@ -173,7 +179,7 @@ def interval_score(y: ArrayLike, loc: ArrayLike, scale: ArrayLike, *, level: flo
 
 
 def pit_histogram(pit: ArrayLike, *, num_bins: int) -> tuple[Floats, Floats]:
-    """Histogram of the probability integral transform: flat at 1 where calibrated, U-shaped where overconfident.
+    """Histogram of the probability integral transform. It is 1 if calibrated, and U-shaped if overconfident.
 
     Parameters
     ----------
@@ -192,16 +198,17 @@ def pit_histogram(pit: ArrayLike, *, num_bins: int) -> tuple[Floats, Floats]:
 def reliability(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> Reliability:
     """Accuracy against confidence of the predicted class, in bins of equal mass.
 
-    The inner edges are the largest confidences of ``num_bins`` equal parts of the sorted points, and every bin contains
-    its upper edge, so each point falls in exactly one bin, points of equal confidence share one, and the order of the
-    rows does not matter. Where ties leave a bin empty it is left out. Source: Nguyen & O'Connor (2015).
+    The points are sorted by confidence and divided into ``num_bins`` equal parts. The inner edges of the bins are the
+    largest confidences of these parts, and every bin contains its upper edge. So each point is in exactly one bin,
+    points of equal confidence are in the same bin, and the order of the rows does not matter. Bins that are empty
+    because of ties are left out. Source: Nguyen & O'Connor (2015).
 
     Parameters
     ----------
     y : integer array (n,)
     probs : array (n, K)
     num_bins : int
-        At most as many bins; n where there are fewer points.
+        Largest number of bins. If n is smaller, there are at most n.
     """
     probs = probabilities(probs)
     correct = (probs.argmax(axis=1) == labels(y, probs.shape[1], len(probs))).astype(np.float64)
@@ -219,9 +226,9 @@ def reliability(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> Reliability
 def ece(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> float:
     """ECE, the expected calibration error sum_b (n_b/n) |acc_b - conf_b| over the bins of :func:`reliability`.
 
-    Biased upwards, by an amount that depends on how confidences are spread: at 15 bins a perfectly calibrated
-    classifier that is always .9615 sure scores .066 on 57 points and .019 on 1,000 in expectation. Below 1,000 points
-    pool splits or leave it out. Source: Naeini, Cooper & Hauskrecht (2015).
+    It is biased upwards, by an amount that depends on the distribution of the confidences. With 15 bins, a perfectly
+    calibrated classifier whose confidence is always .9615 has an expected ECE of .066 on 57 points and .019 on 1,000
+    points. With fewer than 1,000 points, pool the splits or do not use it. Source: Naeini, Cooper & Hauskrecht (2015).
 
     Parameters
     ----------
@@ -236,7 +243,7 @@ def ece(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> float:
 def ece_debiased_squared(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> float:
     """Debiased squared calibration error sum_b (n_b/n) [(acc_b - conf_b)^2 - acc_b (1 - acc_b) / (n_b - 1)].
 
-    Zero in expectation for a perfectly calibrated classifier given its bins, hence sometimes negative. Source: Kumar,
+    For a perfectly calibrated classifier its expectation given the bins is zero, so it can be negative. Source: Kumar,
     Liang & Ma (2019).
 
     Parameters
@@ -248,7 +255,7 @@ def ece_debiased_squared(y: ArrayLike, probs: ArrayLike, *, num_bins: int) -> fl
     Raises
     ------
     ValueError
-        Where a bin holds a single point, whose variance has no estimate.
+        If a bin has only one point, so that its variance cannot be estimated.
     """
     confidence, accuracy, num_points = reliability(y, probs, num_bins=num_bins)
     if (num_points < 2).any():

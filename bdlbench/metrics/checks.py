@@ -1,4 +1,4 @@
-"""What every metric asks of its inputs, so that no broadcast or bad label turns into a wrong number."""
+"""Checks of the inputs of metrics, so that broadcasting or a wrong label does not give a wrong number."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ def per_point(**arrays: Any) -> tuple[Floats, ...]:
     Parameters
     ----------
     **arrays : array (n,)
-        By name, which an error repeats.
+        The vectors. Error messages use their names.
 
     Raises
     ------
     ValueError
-        Where an array is not a non-empty vector or lengths differ: (n,) against (n, 1) would broadcast to (n, n).
+        If an array is not a non-empty vector, or lengths differ. (n,) and (n, 1) would be broadcast to (n, n).
     FloatingPointError
-        Where a value is not finite.
+        If a value is not finite.
     """
     out = tuple(np.asarray(value, np.float64) for value in arrays.values())
     shapes = {name: value.shape for name, value in zip(arrays, out, strict=True)}

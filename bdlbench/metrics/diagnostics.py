@@ -1,4 +1,4 @@
-"""Are the draws of a Markov chain good for anything? ArviZ's diagnostics, in bounded memory."""
+"""Diagnostics of the draws of Markov chains, as ArviZ computes them, in bounded memory."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,9 @@ from bdlbench.metrics import mixing
 from bdlbench.metrics.checks import Floats
 
 CHAIN_DIAGNOSTICS = ("ess_bulk_min", "ess_bulk_median", "ess_tail_min", "rhat_max")
-"""What a record says of the mixing of a Markov chain, by name."""
+"""Names of the values in a record that describe the mixing of Markov chains."""
 TEMPERATURE = ("configurational_temperature", "configurational_temperature_mcse")
-"""What a record says of the bias of a sampler without a Metropolis test, by name."""
+"""Names of the values in a record that describe the bias of a sampler without a Metropolis test."""
 MIN_DRAWS = 4  # fewer draws in a chain cannot be split and give no variance
 _TAIL = (0.05, 0.95)
 _CHUNK = 2**19  # values of one chunk of columns, 4 MiB; some ten arrays of that size are made
@@ -20,19 +20,20 @@ _CHUNK = 2**19  # values of one chunk of columns, 4 MiB; some ten arrays of that
 def function_diagnostics(
     read_columns: Callable[[int, int], ArrayLike], num_columns: int, *, num_chains: int, num_draws: int
 ) -> dict[str, float | int | None]:
-    """Worst and typical mixing over columns: function values and log likelihoods at test points, say.
+    """Worst and typical mixing over columns, for example function values and log likelihoods at test points.
 
-    Bulk ESS, tail ESS (the smaller of those of the 5 % and 95 % quantiles) and rank-normalised split R-hat (the larger
-    of bulk and folded) of Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), as ArviZ computes them.
+    The diagnostics are bulk ESS, tail ESS (the smaller one of the 5 % and 95 % quantiles) and rank-normalised split
+    R-hat (the larger one of bulk and folded), as ArviZ computes them. Source: Vehtari, Gelman, Simpson, Carpenter &
+    Buerkner (2021).
 
-    A column that never changes has no ESS and no R-hat: it enters none of them and is counted in ``num_constant``. A
-    column in which each half of each chain stands still, not all at one value, has R-hat infinity; where chains stand
-    apart its ESS is about their number.
+    A column that never changes has no ESS and no R-hat. It is left out and counted in ``num_constant``. If each half of
+    each chain is constant, but not all have the same value, R-hat is infinite; if the chains do not overlap, the ESS is
+    about the number of chains.
 
     Parameters
     ----------
     read_columns : callable (start, stop) -> array (C, S, stop - start)
-        Chains, draws, columns. Called for consecutive ranges, so that only these columns need be in memory.
+        Returns some columns. It is called for consecutive ranges, so that only these columns need to be in memory.
     num_columns : int
     num_chains, num_draws : int
         C and S.
@@ -40,14 +41,14 @@ def function_diagnostics(
     Returns
     -------
     dict
-        ``ess_bulk_min``, ``ess_bulk_median``, ``ess_tail_min``, ``rhat_max``: None where chains have fewer than 4 draws
-        or all columns are constant; ``rhat_max`` also where there is a single chain, which cannot show another mode.
-        ``num_constant``: the number of constant columns, None where nothing was read.
+        ``ess_bulk_min``, ``ess_bulk_median``, ``ess_tail_min``, ``rhat_max``: None if chains have fewer than 4 draws or
+        all columns are constant. ``rhat_max`` is also None for a single chain, which cannot show a second mode.
+        ``num_constant``: the number of constant columns, None if nothing was read.
 
     Raises
     ------
     FloatingPointError
-        Where a value is not finite. Names chain, draw and column.
+        If a value is not finite. The message names chain, draw and column.
     """
     out: dict[str, float | int | None] = dict.fromkeys((*CHAIN_DIAGNOSTICS, "num_constant"))
     if num_draws < MIN_DRAWS or num_columns == 0:
@@ -83,7 +84,8 @@ def function_diagnostics(
 def e_bfmi(energy: ArrayLike) -> Floats:
     """Energy Bayesian fraction of missing information of each chain, sum_t (E_t - E_{t-1})^2 / sum_t (E_t - mean E)^2.
 
-    Below about 0.2 to 0.3 momentum resampling cannot cross the energy levels. Source: Betancourt (2016).
+    If it is below about 0.2 to 0.3, the resampled momentum changes the energy too little, and the chain explores the
+    energies slowly. Source: Betancourt (2016).
 
     Parameters
     ----------
@@ -108,8 +110,8 @@ def e_bfmi(energy: ArrayLike) -> Floats:
 def mean_and_error(series: ArrayLike) -> tuple[float, float]:
     """The mean of Markov chains and its Monte Carlo standard error, sd / sqrt(ESS) (Vehtari et al. 2021, section 4).
 
-    ESS is that of the mean: of the values themselves, over the halves of all chains. What chains that disagree add to the
-    error is in it.
+    The ESS is that of the mean, computed from the values themselves over the halves of all chains. If chains disagree,
+    this increases the error.
 
     Parameters
     ----------
@@ -127,8 +129,8 @@ def mean_and_error(series: ArrayLike) -> tuple[float, float]:
 def psis_khat(log_ratios: ArrayLike) -> float:
     """Pareto shape k of the largest importance ratios r_s = p(theta_s) / q(theta_s), theta_s independent draws of q.
 
-    Below min(1 - 1/log10 S, 0.7) the approximation q is close enough for importance sampling to mend it. Source:
-    Vehtari, Simpson, Gelman, Yao & Gabry (2024); Yao et al. (2018) for variational posteriors; ArviZ.
+    If k is below min(1 - 1/log10 S, 0.7), q is close enough to p for reliable importance sampling. Source: Vehtari,
+    Simpson, Gelman, Yao & Gabry (2024); Yao et al. (2018) for variational posteriors; ArviZ.
 
     Parameters
     ----------
@@ -138,7 +140,7 @@ def psis_khat(log_ratios: ArrayLike) -> float:
     Returns
     -------
     float
-        Minus infinity where all ratios of the tail are equal.
+        k; minus infinity if all ratios of the tail are equal.
     """
     from arviz_stats.base import array_stats
 

@@ -17,10 +17,10 @@ from threadpoolctl import threadpool_limits
 
 from bdlbench.metrics.checks import Floats
 
-_CHUNK = 2**18  # float32 distances of one temporary: 1 MiB stays in the cache between product, root and sum
+_CHUNK = 2**18  # float32 numbers of a temporary array; its 1 MiB stays in the cache between product, root and sum
 
 
-# The products are small: on busy cores the threads of BLAS would wait for one another longer than they compute.
+# The products are small. On busy cores the threads of BLAS would spend more time waiting than computing.
 _ONE_THREAD = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
@@ -47,14 +47,14 @@ class Pairs(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number with its standard error and the degrees of freedom of Student's t, each of one shape."""
+    """Numbers with their standard errors and degrees of freedom of Student's t; the three have the same shape."""
 
     value: Floats
     se: Floats
     degrees: Floats
 
     def bounds(self, level: float = 0.95) -> tuple[Floats, Floats]:
-        """The ends of the central interval. They are infinite where there is no standard error."""
+        """The lower and upper end of the central interval. They are infinite if there is no standard error."""
         from scipy.special import stdtrit
 
         known = np.isfinite(self.se)
@@ -63,7 +63,7 @@ class Estimate(NamedTuple):
 
 
 class Marginal(NamedTuple):
-    """What one pass over the sorted draws of one point gives.
+    """The results of one pass over the sorted draws at one point.
 
     ``sums`` (A, A) are the sums of distances between units. ``w1`` is W_1 = int |F - G| between run and reference.
     ``spread`` is int sqrt(G (1 - G)) of the reference, which sets the floor of W_1.
@@ -158,7 +158,7 @@ def joint_sums(a: Floats, sizes_a: np.ndarray, b: Floats, sizes_b: np.ndarray) -
 
 
 def assembled(run: Floats, between: Floats, reference: Floats) -> Floats:
-    """Sums (A, A) over all units from those within the run, between run and reference, and within the reference."""
+    """Join the sums within the run, between run and reference, and within the reference to one array (A, A)."""
     return np.block([[run, between], [between.T, reference]])
 
 

@@ -1,4 +1,4 @@
-"""Match metrics with the ingredients they name."""
+"""Call metrics with the ingredients that their parameters name."""
 
 import functools
 import inspect
@@ -11,16 +11,16 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def evaluate(metrics: Mapping[str, Callable[..., Any]], y: Any, ingredients: Mapping[str, Any]) -> dict[str, float]:
-    """Call every metric whose ingredients are all there.
+    """Call every metric whose ingredients all exist.
 
-    A metric's positional parameters are names of ingredients, or ``y``; its keyword-only parameters are options, bound
-    beforehand by ``functools.partial``. A metric that names an ingredient which is not there is left out of the result:
-    accuracy of a regression, CRPS of a classification.
+    The positional parameters of a metric are names of ingredients, or ``y``. Its keyword-only parameters are options,
+    which ``functools.partial`` has bound before. A metric with an ingredient that does not exist is left out of the
+    result, for example accuracy in a regression or CRPS in a classification.
 
     Parameters
     ----------
     metrics : mapping
-        Functions, or partials of functions, by the name that the result has.
+        Functions, or partials of functions, by the name in the result.
     y : array (n,)
         Observed targets, in the units of the ingredients.
     ingredients : mapping
@@ -34,7 +34,7 @@ def evaluate(metrics: Mapping[str, Callable[..., Any]], y: Any, ingredients: Map
     Raises
     ------
     TypeError
-        Where an option is unbound, a metric takes ``*args`` or ``**kwargs``, or its value is not one number.
+        If an option is not bound, a metric takes ``*args`` or ``**kwargs``, or its value is not one number.
     """
     available = {**ingredients, "y": y}
     out: dict[str, float] = {}
@@ -58,25 +58,25 @@ _LACKING = {
     "scale": "its closed form is that of a normal y given theta",
     "pit": "y given theta is discrete, or its distribution function is not known",
 }
-"""Why a regression lacks an ingredient, the more telling ones first."""
+"""The reasons why a regression lacks an ingredient, the more informative ones first."""
 _ALWAYS = ("y", "num_draws", "lpd")
 
 
 def not_existing(
     metrics: Mapping[str, Callable[..., Any]], ingredients: Mapping[str, Any], task: str
 ) -> dict[str, str]:
-    """The metrics of a regression that its likelihood does not have, each with the reason.
+    """The metrics of a regression that do not exist for its likelihood, each with the reason.
 
-    Metrics of the other task are not named: nobody asks for the accuracy of amounts.
+    Metrics of classification are not named.
 
     Parameters
     ----------
     metrics : mapping
         As :func:`evaluate` takes them.
     ingredients : mapping
-        Those that there are.
+        The ingredients that exist.
     task : str
-        Nothing is lacking but in a "regression".
+        If it is not "regression", the result is empty.
     """
     if task != "regression":
         return {}

@@ -1,8 +1,8 @@
-r"""How near a run's draws are to those of a reference posterior, in function space.
+r"""Distances between the draws of a run and those of a reference posterior, in function space.
 
-Draws are function values (of classes: class probabilities) at n points, as arrays (chains, draws, n). Everything is in
-units of the reference's standard deviation at each point, and over points it is a ratio of means, never a mean of
-ratios. ``docs/evaluation.md`` says which number answers which question.
+Draws are function values (for classification, class probabilities) at n points, as arrays (chains, draws, n). All
+distances are in units of the reference's standard deviation at each point. Averages over points are ratios of means,
+not means of ratios. ``docs/evaluation.md`` says which number answers which question.
 """
 
 import functools
@@ -17,7 +17,7 @@ from bdlbench.metrics.diagnostics import MIN_DRAWS
 from bdlbench.metrics.energy import Estimate, Pairs
 
 MAX_BLOCKS = 20
-"""Into so many blocks at most the draws are cut that are not held in three or more chains."""
+"""Largest number of blocks into which draws are cut if there are fewer than three chains."""
 _MIN_BLOCKS = 4  # of a single chain: without one of them two are still left that are not neighbours
 _BLOCK_TIMES = 5  # length of a block in autocorrelation times, so that blocks which are not neighbours are independent
 
@@ -25,7 +25,8 @@ _BLOCK_TIMES = 5  # length of a block in autocorrelation times, so that blocks w
 def agreement(probs: ArrayLike, reference_probs: ArrayLike) -> float:
     """Share of points with the same most probable class, (1/n) sum_i [argmax p_i = argmax q_i].
 
-    It cannot see how sure the two are. Source: Izmailov et al. (2021); Wilson et al. (2022), the NeurIPS competition.
+    Here p_i are the run's probabilities at point i and q_i those of the reference. The score does not depend on how
+    confident the two predictions are. Source: Izmailov et al. (2021); Wilson et al. (2022), the NeurIPS competition.
 
     Parameters
     ----------
@@ -37,23 +38,25 @@ def agreement(probs: ArrayLike, reference_probs: ArrayLike) -> float:
 
 
 def total_variation(probs: ArrayLike, reference_probs: ArrayLike) -> float:
-    """Mean total variation distance, (1/n) sum_i (1/2) sum_k |p_ik - q_ik|. Source: as :func:`agreement`.
+    """Mean total variation distance, (1/n) sum_i (1/2) sum_k |p_ik - q_ik|, between run p and reference q.
 
-    It compares averages over draws. So it cannot see how far the draws differ among themselves.
+    It compares averages over draws, so it does not depend on how much the draws differ from each other. The sources are
+    those of :func:`agreement`.
 
     Parameters
     ----------
     probs, reference_probs : array (n, K)
+        Class probabilities averaged over draws.
     """
     p, q = _same_points(probs, reference_probs)
     return float(0.5 * np.abs(p - q).sum(axis=1).mean())
 
 
 class Worth(NamedTuple):
-    """How many exact draws the draws of a run are worth, with a 95 % interval.
+    """The number of exact draws with the same accuracy as the draws of a run, with a 95 % interval.
 
-    No number exceeds ``ceiling``, the number of draws of the reference, which resolves nothing finer. One that reaches
-    it means "at least so many", and is printed with the sign of that.
+    No number is larger than ``ceiling``, the number of draws of the reference, because the reference cannot measure a
+    higher accuracy. A number that is equal to ``ceiling`` means "at least this many", and is printed with "≥".
     """
 
     value: float
@@ -87,29 +90,30 @@ class Bias(NamedTuple):
 
 
 class Fidelity(NamedTuple):
-    """Every distance between a run and a reference at one group of points. NaN stands where a number has no meaning.
+    """Every distance between a run and a reference at one group of points. A number that is not defined is NaN.
 
     Attributes
     ----------
     worth : Worth
-        Over points, sum_i G_i / sum_i D_i^2 (see :func:`fidelity`). It cannot see the dependence between points.
+        sum_i G_i / sum_i D_i^2 over points i (see :func:`fidelity`). It does not measure dependence between points.
     worth_joint : Worth
-        Of the joint law of all points. It sees dependence, and is little moved by a fault at a single point.
+        The same for the joint law of all points. It measures dependence between points. An error at a single point
+        changes it little.
     bias, bias_joint : Bias
-        Over points the root mean square, and of the joint law. They cannot see how many draws there are.
+        Root mean square over points, and the bias of the joint law. They do not depend on the number of draws.
     w1, w1_floor : float
-        Mean over points of W_1 in sd, and what exact draws of this number would score on average.
+        Mean over points of W_1 in sd, and the expected value of this mean for the same number of exact draws.
     shift : float
-        Root mean square over points of the difference of means in sd. It cannot see the spread.
+        Root mean square over points of the difference of means, in sd. It does not measure the spread.
     log_sd : float
-        Root mean square over points of log(sd / sd of the reference). It cannot see the place.
+        Root mean square over points of log(sd / sd of the reference). It does not measure the location.
     worth_at, squared_bias_at, shift_at, log_sd_at : array (n,)
-        The same at each point, signed where that has a meaning.
+        The same quantities at each point. The last three have a sign.
     num_draws, num_reference : int
-        S and R.
+        S, the number of draws of the run, and R, that of the reference.
     weak : bool
-        Whether the bias comes from one or two chains. Their blocks stand in for chains, so a mode that no chain left is
-        not seen in the interval.
+        Whether the bias comes from only one or two chains. Blocks of draws then take the place of chains, and the
+        interval does not include the error of a mode that no chain visited.
     """
 
     worth: Worth
@@ -129,7 +133,7 @@ class Fidelity(NamedTuple):
     weak: bool
 
     def scalars(self) -> dict[str, float | bool]:
-        """The numbers of a record, by name: all that are not arrays, worth and bias with the ends of their intervals."""
+        """The numbers for a record, by name: all attributes that are not arrays, with the ends of the intervals."""
         out: dict[str, float | bool] = {}
         for name in ("worth", "worth_joint", "bias", "bias_joint"):
             one = getattr(self, name)
@@ -140,24 +144,25 @@ class Fidelity(NamedTuple):
         return out
 
     def gradients_per_exact_draw(self, num_grads: float) -> float:
-        """The price of one exact draw: all gradients of the run (full-data equivalents) divided by ``worth``."""
+        """The cost of one exact draw: all gradients of the run, in full-data evaluations, divided by ``worth``."""
         return num_grads / self.worth.value
 
 
 class Reference:
-    """Draws of a reference posterior, prepared once for many runs and for all looks of one run.
+    """The draws of a reference posterior, prepared once for comparisons with many runs.
 
     Parameters
     ----------
     draws : array (K, R, n)
-        Chains, draws of each, points. One chain of independent draws is (1, R, n) with ``independent``.
+        K chains of R draws of the function at n points. Independent draws are one chain, (1, R, n).
     independent : bool
         Whether all draws are independent of one another.
 
     Raises
     ------
     ValueError
-        If the array has another form, fewer than two draws, or does not vary at a point, which then has no unit.
+        If the array has another number of axes or fewer than two draws, or if the draws do not vary at a point, where
+        their standard deviation then cannot be the unit.
     FloatingPointError
         If a value is not finite.
     """
@@ -210,14 +215,14 @@ def fidelity(
 
     X from the run and Y from the reference (Szekely & Rizzo 2013). Two estimators of D^2 answer two questions.
 
-    - ``worth`` = sum G / sum D^2 with all pairs of the run, a draw and itself too, and pairs of two draws of the
-      reference. For S exact independent draws the mean of D^2 is G / S, so exact draws are worth S of themselves. It
-      holds Monte Carlo error, bias and lost modes in one number, and cannot tell them apart. Its interval is for the
+    - ``worth`` = sum G / sum D^2, where the run's pairs include each draw with itself, and the reference's pairs are of
+      two different draws. For S exact independent draws the mean of D^2 is G / S, so that their worth is S. This number
+      contains Monte Carlo error, bias and missed modes together, and does not separate them. Its interval is for the
       same number of chains and draws.
-    - ``bias`` = sqrt(max(0, s)) with s = sqrt(pi) mean D^2 from pairs between chains alone, which has no Monte Carlo
-      error in the mean. A Gaussian shifted by a small part b of its sd has the bias b. Jointly s = 2 D^2 / G, which is
-      the same number for a Gaussian on the line, and b^2 again where independent points are all shifted by b. It cannot tell a
-      shift from a wrong spread: sd 10 % too large is a bias of .069.
+    - ``bias`` = sqrt(max(0, s)) with s = sqrt(pi) mean D^2, where only pairs of different chains are used. Then Monte
+      Carlo error does not change the mean. A Gaussian shifted by a small part b of its sd has the bias b. For the joint
+      law s = 2 D^2 / G. This is the same number for a one-dimensional Gaussian, and it is b^2 if independent points are
+      all shifted by b. The bias does not separate a shift from a wrong spread: an sd that is 10 % too large gives .069.
 
     W_1 is exact for empirical laws. Its floor is sqrt(2/pi) sqrt(1/S + 1/R) mean of int sqrt(G (1 - G)) over sd, with G
     the reference's distribution function, as if the S draws were independent (del Barrio, Gine & Matran 1999). A
@@ -226,7 +231,8 @@ def fidelity(
     Parameters
     ----------
     draws : array (C, S, n)
-        Chains, draws of each, points. An ensemble is (members, 1, n). For test and probe points apart call this twice.
+        C chains of S draws of the function at n points. An ensemble is (members, 1, n). To treat test and probe points
+        separately, call this function twice.
     reference : Reference, or array (K, R, n)
     independent : bool
         Whether all draws of the run are independent, as those of a guide are. They need no chains then.
@@ -330,7 +336,7 @@ def worth_and_bias(draws: ArrayLike, reference: Reference, *, independent: bool 
 
 
 def units(chains: Floats, *, independent: bool) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Cut draws (C, S, n) into the units between which pairs are independent: three chains or more are units themselves.
+    """Cut draws (C, S, n) into units that are independent of each other. Three or more chains are units themselves.
 
     One or two chains are cut into blocks of at least five autocorrelation times (of the slowest point, by bulk ESS).
     Blocks of one chain that are not neighbours count as independent. Independent draws are cut into equal groups.
@@ -341,7 +347,7 @@ def units(chains: Floats, *, independent: bool) -> tuple[np.ndarray, np.ndarray,
     apart : bool array (A, A)
         Which pairs of units are independent.
     weak : bool
-        Whether blocks stand in for chains.
+        Whether blocks take the place of chains.
     """
     num_chains, num_draws, _ = chains.shape
     if independent:
@@ -352,7 +358,7 @@ def units(chains: Floats, *, independent: bool) -> tuple[np.ndarray, np.ndarray,
         return np.full(num_chains, num_draws), ~np.eye(num_chains, dtype=bool), False
     blocks = 1
     if num_draws >= MIN_DRAWS:
-        # A chain that stands apart from the other lowers the joint ESS: autocorrelation is a matter of each alone.
+        # The ESS of each chain is computed alone, because a difference between the chains would lower their joint ESS.
         slowest = min(float(mixing.ess_bulk(chain[None]).min()) for chain in chains)
         blocks = int(min(MAX_BLOCKS // num_chains, slowest // _BLOCK_TIMES))
         if blocks < _MIN_BLOCKS // num_chains:

@@ -38,19 +38,19 @@ def joint_log_loss(log_lik: ArrayLike, *, tau: int, num_pairs: int, seed: int) -
         Pairs of distinct rows, drawn without replacement, or all n (n - 1) / 2 if they are fewer. A single row is
         paired with itself.
     seed : int
-        Of the pairs, which depend on nothing else but n, so that methods are scored on the same ones.
+        Seed of the pairs. They depend on it and on n alone, so that methods are scored on the same pairs.
 
     Returns
     -------
     float
-        Infinite where no draw gives a batch a density above 0.
+        The loss. It is infinite if no draw gives a batch a density above 0.
 
     Raises
     ------
     ValueError
-        Where the shape is not (S, n).
+        If the shape is not (S, n).
     FloatingPointError
-        Where a value is nan or plus infinity.
+        If a value is nan or plus infinity.
     """
     log_lik = np.asarray(log_lik, np.float64)
     if log_lik.ndim != 2 or log_lik.size == 0:

@@ -1,8 +1,8 @@
-"""ESS and R-hat of many columns at a time, as ArviZ computes them of one.
+"""ESS and R-hat of many columns together. ArviZ computes them for one column at a time.
 
-A run is diagnosed at every test row. ArviZ takes two milliseconds a column and two seconds to import, which in a sweep of
-small networks is as much as the sampling; the same arithmetic over all columns at once takes a twentieth. The tests
-hold it to ArviZ's numbers.
+A run is diagnosed at every test row. ArviZ takes two milliseconds for each column and two seconds to import. In a sweep
+of small networks this is as long as the sampling. The same arithmetic for all columns together takes a twentieth of the
+time. The tests compare the results with those of ArviZ.
 """
 
 import numpy as np

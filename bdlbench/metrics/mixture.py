@@ -1,4 +1,4 @@
-"""The posterior predictive as a mixture over draws, gathered in a stream so that memory never grows with the draws."""
+"""The posterior predictive as a mixture over draws, computed from a stream of draws in constant memory."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,31 +9,31 @@ from scipy.special import entr
 from bdlbench.metrics.checks import Floats
 
 FEWEST_KEPT = 128
-"""Draws whose components are kept however many points there are."""
+"""Smallest limit of the number of draws whose components are kept, for any number of points."""
 MOST_VALUES = 2**24
-"""Draws times points of the components that are kept beyond that."""
+"""Largest number of draws times points of components, if more draws than these are kept."""
 _FIELDS = ("log_lik", "mean", "variance", "cdf", "probs")
 # 2^64 divided by the golden ratio: multiples of it, modulo 2^64, are the most evenly spread of all rotations.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class PredictiveMixture:
-    """Streaming ingredients of p(y | x, data) = (1/S) sum_s p(y | x, theta_s), chains and draws pooled.
+    """Streaming ingredients of p(y | x, data) = (1/S) sum_s p(y | x, theta_s), where s counts draws of all chains.
 
     Everything is accumulated in float64: the likelihood by a running log-sum-exp, the mean and the variance between
-    draws by Chan's update (Chan, Golub & LeVeque, 1983), all else by running means. No result depends on how the
-    draws were cut into blocks, beyond rounding.
+    draws by Chan's update (Chan, Golub & LeVeque, 1983), and all other values by running means. Except for rounding,
+    the results do not depend on the division of the draws into blocks.
 
-    CRPS and intervals need components, not moments. Of the draws seen so far, the ``max_components`` whose indices i
-    have the smallest i / golden ratio modulo 1 are kept: all draws while they are few, and later a subset whose gaps
-    take at most three lengths (the three-gap theorem; Slater, 1967), at any length of the stream. A stride would fall
-    into step with the number of chains where they are interleaved, and keep one chain of eight; this does not.
+    CRPS and intervals need the components of the mixture, not only its moments. Of the draws so far, those
+    ``max_components`` are kept whose indices i have the smallest i / golden ratio modulo 1. These are all draws if there
+    are few. Later they are a subset whose gaps have at most three lengths (the three-gap theorem; Slater, 1967). A
+    constant stride is not used: with draws of eight chains in turn, it could keep the draws of one chain only.
 
     Parameters
     ----------
     max_components : int
-        The largest number of draws of which (mean, variance) are kept. Of more than 16,777 points fewer are, so that
-        they take at most 256 MiB, but 128 at least.
+        The largest number of draws of which (mean, variance) are kept. With more than 16,777 points the number is
+        smaller, so that they take at most 256 MiB, but it is at least 128.
     gaussian : bool
         Whether p(y | x, theta) is Gaussian. Where it is not, ``loc`` and ``scale`` are not offered, since CRPS and
         intervals would take them for Gaussian components.
@@ -65,17 +65,17 @@ class PredictiveMixture:
         ----------
         block : mapping
             ``log_lik`` (S, n): log p(y | x, theta_s) at the observed y. For regression ``mean`` (S, n) and
-            ``variance`` (S, n) of p(y | x, theta_s), where it has them, and ``cdf`` (S, n), p(Y <= y | x, theta_s) at
+            ``variance`` (S, n) of p(y | x, theta_s), if they exist, and ``cdf`` (S, n), p(Y <= y | x, theta_s) at
             the observed y. For classification ``probs`` (S, n, K). The fields and n must be the same in all blocks; S
             may be zero.
 
         Raises
         ------
         FloatingPointError
-            Where a value is not finite or a variance not positive. Names the field and the draw, counted from 0 over
-            all blocks. Nothing of the block is added.
+            If a value is not finite or a variance is not positive. The message names the field and the draw, counted
+            from 0 over all blocks. The block is then not added.
         ValueError
-            Where shapes or fields do not fit, or probabilities are none.
+            If shapes or fields do not fit, or ``probs`` are not probabilities.
         """
         arrays = self._checked(block)
         log_lik = arrays["log_lik"]
@@ -104,28 +104,29 @@ class PredictiveMixture:
         self.num_draws = total
 
     def ingredients(self) -> dict[str, np.ndarray]:
-        """Return what metrics are computed from, by name.
+        """Return the arrays from which metrics are computed, by name.
 
         Returns
         -------
         dict
             ``num_draws`` () and ``lpd`` (n,) = log (1/S) sum_s p(y | x, theta_s).
 
-            With mean and, where there is one, variance: ``mean`` (n,), ``noise_variance`` (n,) = mean of the draws' variances,
-            ``model_variance`` (n,) = variance of the draws' means (divisor S: the draws are the mixture, not a sample
-            of it), ``variance`` (n,) their sum, by the law of total variance; where Gaussian also ``loc`` and
-            ``scale`` (S', n), S' <= ``max_components``, in the order of the draws.
+            If the draws have means and variances: ``mean`` (n,); ``noise_variance`` (n,), the mean of the draws'
+            variances; ``model_variance`` (n,), the variance of the draws' means with divisor S, because the draws are
+            the mixture and not a sample of it; ``variance`` (n,), their sum (law of total variance). If y given theta
+            is Gaussian, also ``loc`` and ``scale`` (S', n), S' <= ``max_components``, in the order of the draws.
 
             Where ``each`` was asked for: ``log_lik`` (S', n), log p(y | x, theta_s) of the same draws.
 
             With cdf: ``pit`` (n,) = (1/S) sum_s p(Y <= y | x, theta_s), the probability integral transform.
 
-            With probs: ``probs`` (n, K), their mean; ``entropy_of_mean`` (n,) and ``mean_entropy`` (n,) in nats.
+            If the draws have ``probs``: ``probs`` (n, K), their mean; ``entropy_of_mean`` (n,) and ``mean_entropy``
+            (n,) in nats.
 
         Raises
         ------
         ValueError
-            Where no draw has been added.
+            If no draw has been added.
         """
         if self.num_draws == 0:
             raise ValueError("the predictive mixture holds no draws")
@@ -183,9 +184,9 @@ class PredictiveMixture:
         return out
 
     def forget(self, names: Collection[str]) -> None:
-        """Drop fields, as the mean and the variance where a draw has shown that they do not exist.
+        """Remove fields, for example the mean and the variance if a draw has shown that they do not exist.
 
-        Without its mean a mixture has no variance either.
+        Without the mean, the variance is removed too.
         """
         names = {*names, *(["variance"] if "mean" in names else [])}
         self._fields -= names
@@ -197,7 +198,7 @@ class PredictiveMixture:
                 self._kept_index = np.empty(0, np.int64)
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that has been gathered, as arrays by name, for :meth:`restore`."""
+        """Everything accumulated so far, as arrays by name, for :meth:`restore`."""
         named = {f"means/{name}": value for name, value in self._means.items()}
         named |= {f"kept/{name}": value for name, value in self._kept.items()}
         own = {"peak": self._peak, "sum": self._sum, "squares": self._squares, "kept_index": self._kept_index}

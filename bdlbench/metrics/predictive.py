@@ -16,10 +16,10 @@ _LOG_TWO_PI = float(np.log(2 * np.pi))
 
 
 def lppd(lpd: ArrayLike) -> float:
-    """Log pointwise predictive density, (1/n) sum_i log (1/S) sum_s p(y_i | x_i, theta_s), in nats a point.
+    """Log pointwise predictive density, (1/n) sum_i log (1/S) sum_s p(y_i | x_i, theta_s), in nats per point.
 
-    Grows with the number of draws S (Jensen), so methods are compared at equal S. In the units of ``lpd``:
-    original = standardised - log(sd of y). Source: Gelman, Hwang & Vehtari (2014), eq. 5, divided by n.
+    Its expectation grows with the number of draws S (Jensen), so methods must be compared at equal S. It depends on the
+    units of y: original = standardised - log(sd of y). Source: Gelman, Hwang & Vehtari (2014), eq. 5, divided by n.
 
     Parameters
     ----------
@@ -35,10 +35,11 @@ def nll(lpd: ArrayLike) -> float:
 
 
 def lppd_gaussian(y: ArrayLike, mean: ArrayLike, variance: ArrayLike) -> float:
-    """Mean log density of the moment-matched Gaussian, (1/n) sum_i log N(y_i; m_i, v_i), the constant included.
+    """Mean log density of a Gaussian with the mixture's moments, (1/n) sum_i log N(y_i; m_i, v_i), in nats per point.
 
-    m and v are the mixture's mean and total variance. Published tables that collapse the mixture before scoring use
-    this one (Hernandez-Lobato & Adams, 2015; Lakshminarayanan et al., 2017); it is not :func:`lppd`.
+    m and v are the mixture's mean and total variance. The constant of the density is included. Some published tables
+    replace the mixture by one Gaussian and use this score (Hernandez-Lobato & Adams, 2015; Lakshminarayanan et al.,
+    2017). It differs from :func:`lppd`.
 
     Parameters
     ----------
@@ -65,10 +66,12 @@ def crps(y: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
     """Continuous ranked probability score of an equally weighted Gaussian mixture, closed form, averaged over points.
 
     CRPS = (1/S) sum_i A(y - mu_i, s_i^2) - 1/(2 S^2) sum_ij A(mu_i - mu_j, s_i^2 + s_j^2),
-    A(m, s^2) = 2 s phi(m/s) + m (2 Phi(m/s) - 1). This scores the mixture itself, pairs i = j included, and is not the
-    "fair" form that corrects a finite sample. Source: Grimit, Gneiting, Berrocal & Johnson (2006).
+    A(m, s^2) = 2 s phi(m/s) + m (2 Phi(m/s) - 1). It is in the units of y. It scores the mixture itself, with the pairs
+    i = j, and is not the "fair" form that corrects for a finite sample. Source: Grimit, Gneiting, Berrocal & Johnson
+    (2006).
 
-    Where the components overlap, the double sum is computed as an integral over a grid, O(S), to 1e-6 of it.
+    If the components overlap, the double sum is computed in O(S) as an integral over a grid, with a relative error of
+    1e-6.
 
     Parameters
     ----------
@@ -81,11 +84,11 @@ def crps(y: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
 
 
 def crps_mcse(y: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
-    """Monte Carlo standard error of :func:`crps`, of S dependent draws in the order in which they were made.
+    """Monte Carlo standard error of :func:`crps` from S dependent draws in their original order.
 
-    The score is a smooth function of the mixture, which draw s moves by A(y - mu_s, s_s^2) minus its mean distance to
-    all draws (the influence function). The means of this over batches of consecutive draws are taken for independent.
-    Source: Geyer (1992), section 3.2, for batch means.
+    The influence of draw s on the score is A(y - mu_s, s_s^2) minus its mean distance to all draws. The means of this
+    influence over batches of consecutive draws are assumed to be independent. Source: Geyer (1992), section 3.2, for
+    batch means.
 
     Parameters
     ----------
@@ -111,9 +114,9 @@ def accuracy(y: ArrayLike, probs: ArrayLike) -> float:
 
 
 def brier(y: ArrayLike, probs: ArrayLike) -> float:
-    """Brier score (1/n) sum_i sum_k (p_ik - [y_i = k])^2: summed over all K classes, from 0 to 2.
+    """Brier score (1/n) sum_i sum_k (p_ik - [y_i = k])^2, summed over all K classes. It is between 0 and 2.
 
-    With two classes it is twice the form that looks at one class alone. Source: Brier (1950), eq. 2.
+    With two classes it is twice the score of one class alone. Source: Brier (1950), eq. 2.
 
     Parameters
     ----------
@@ -127,12 +130,12 @@ def brier(y: ArrayLike, probs: ArrayLike) -> float:
 
 
 def num_batches(num_draws: int) -> int:
-    """Batches of consecutive draws whose spread is a Monte Carlo error: 20, and of fewer than 20 draws each is one.
+    """Number of batches of consecutive draws from which a Monte Carlo error is estimated: 20, or S if S is smaller.
 
     Raises
     ------
     ValueError
-        Where there are fewer than 4 draws, of which the error has no estimate to speak of.
+        If there are fewer than 4 draws, from which the error cannot be estimated well.
     """
     if num_draws < MIN_DRAWS:
         raise ValueError(f"a Monte Carlo error needs at least {MIN_DRAWS} draws, got {num_draws}")
@@ -145,14 +148,14 @@ def standard_error(batches: Floats) -> float:
 
 
 def _crps_parts(y: ArrayLike, loc: ArrayLike, scale: ArrayLike, num_groups: int) -> tuple[Floats, Floats]:
-    """Means over groups of consecutive draws s, (K, n): E|X_s - y| and E|X_s - X|, X from the whole mixture."""
+    """Means over groups of consecutive draws s, (K, n), of E|X_s - y| and of E|X_s - X|, where X has the mixture's law."""
     loc, scale = components(loc, scale)
     y, _ = per_point(y=y, loc=loc[0])
     num = loc.shape[0]
     starts = np.arange(num_groups) * num // num_groups
     counts = np.diff([*starts, num])[:, None]
     error, distance = np.empty((num_groups, y.size)), np.empty((num_groups, y.size))
-    # Points that take grids of like size stand together.
+    # Points that need grids of similar size are computed together.
     grid = _grid(loc, scale)
     order = np.argsort(grid.size, kind="stable")
     points = max(1, _CHUNK // num)
@@ -177,7 +180,7 @@ class _Grid(NamedTuple):
 
 
 def _grid(mu: Floats, sd: Floats) -> _Grid:
-    """Nodes that are dense where components are, and fewer where only the tails of wide ones are left."""
+    """Nodes that are dense near the centres of components, and less dense where only tails of wide components are."""
     centre, half, narrow = (mu.max(axis=0) + mu.min(axis=0)) / 2, np.ptp(mu, axis=0) / 2, sd.min(axis=0)
     stretch = half + 4 * narrow
     end = np.arcsinh((np.abs(mu - centre) + _REACH * sd).max(axis=0) / stretch)

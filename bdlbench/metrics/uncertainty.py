@@ -1,6 +1,6 @@
-"""What a predictive uncertainty is good for: splitting it, finding unfamiliar inputs, declining to predict.
+"""Metrics of predictive uncertainty: its parts, the detection of out-of-distribution inputs, and selective prediction.
 
-Scores of unfamiliarity are larger for inputs taken to be out of distribution, which are the positive class throughout.
+Scores for detection are larger for inputs that seem to be out of distribution. These inputs are the positive class.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from bdlbench.metrics.checks import Floats, fraction, labels, per_point, probabi
 
 
 def predictive_entropy(entropy_of_mean: ArrayLike) -> float:
-    """Mean total uncertainty (1/n) sum_i H[(1/S) sum_s p_s(. | x_i)], in nats.
+    """Mean predictive entropy (1/n) sum_i H[(1/S) sum_s p_s(. | x_i)], in nats.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def predictive_entropy(entropy_of_mean: ArrayLike) -> float:
 def mutual_information(entropy_of_mean: ArrayLike, mean_entropy: ArrayLike) -> float:
     """Mean information that a label would give about theta, (1/n) sum_i (H[mean_s p_s] - mean_s H[p_s]), in nats.
 
-    The part of the predictive entropy that more data could remove. Source: Houlsby et al. (2011), BALD.
+    It is the part of the predictive entropy that more data could remove. Source: Houlsby et al. (2011), BALD.
 
     Parameters
     ----------
@@ -34,10 +34,10 @@ def mutual_information(entropy_of_mean: ArrayLike, mean_entropy: ArrayLike) -> f
 
 
 def model_variance_share(noise_variance: ArrayLike, model_variance: ArrayLike) -> float:
-    """Mean share of the predictive variance that is disagreement between draws, (1/n) sum_i m_i / (m_i + v_i).
+    """Mean share of the predictive variance that comes from differences between draws, (1/n) sum_i m_i / (m_i + v_i).
 
-    Noise v_i = mean_s Var[y | x_i, theta_s], model m_i = Var_s E[y | x_i, theta_s]. Source: law of total variance;
-    Depeweg et al. (2018).
+    v_i = mean_s Var[y | x_i, theta_s] is the noise variance and m_i = Var_s E[y | x_i, theta_s] the model variance.
+    Source: law of total variance; Depeweg et al. (2018).
 
     Parameters
     ----------
@@ -78,7 +78,9 @@ def ood_aupr(score_in: ArrayLike, score_out: ArrayLike) -> float:
 
 
 def ood_fpr95(score_in: ArrayLike, score_out: ArrayLike) -> float:
-    """Smallest share of familiar inputs raised as alarms by a threshold that finds at least 95 % of the others.
+    """False positive rate at 95 % true positive rate (FPR95).
+
+    It is the smallest share of ``score_in`` above a threshold that at least 95 % of ``score_out`` reach.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ def ood_fpr95(score_in: ArrayLike, score_out: ArrayLike) -> float:
     """
     from sklearn.metrics import roc_curve
 
-    # All thresholds: scikit-learn's default drops points inside straight stretches of the curve.
+    # All thresholds are needed. By default scikit-learn leaves out points on straight parts of the curve.
     false_rate, true_rate, _ = roc_curve(*_detection(score_in, score_out), drop_intermediate=False)
     return float(false_rate[true_rate >= 0.95].min())
 
@@ -95,7 +97,7 @@ def ood_fpr95(score_in: ArrayLike, score_out: ArrayLike) -> float:
 def aurc(y: ArrayLike, probs: ArrayLike) -> float:
     """Area under the risk-coverage curve: (1/n) sum_k (errors among the k most confident) / k.
 
-    Confidence is the largest probability; points of equal confidence count as in random order, on average. Source:
+    Confidence is the largest probability. For points of equal confidence, the mean over random orders is taken. Source:
     Geifman, Uziel & El-Yaniv (2019).
 
     Parameters

@@ -65,8 +65,8 @@ def random_network(network: NetworkFactory, prior: Prior, x: Any, out_features: 
     Raises
     ------
     ConfigError
-        If the factory makes no Flax module, the module has state beside its parameters, needs a random key, has no
-        weights or cannot be evaluated on the rows of x, or the prior gives no distribution.
+        If the factory makes no Flax module; the module has state that is not a parameter, needs a random key, has no
+        weights or cannot be evaluated on the rows of x; or the prior does not return a distribution.
     """
     module = build_network(network, x, out_features, None if not needs_rngs(network) else numpyro.prng_key())
     shapes = _weights(module, x)
@@ -91,7 +91,7 @@ def random_network(network: NetworkFactory, prior: Prior, x: Any, out_features: 
 
 @contextlib.contextmanager
 def _refused(x: Any) -> Iterator[None]:
-    """Say in one sentence that a network cannot be evaluated on rows of x."""
+    """Replace an error of the network by one sentence that it cannot be evaluated on rows of x."""
     try:
         yield
     except errors.InvalidRngError as error:
@@ -115,7 +115,7 @@ def _weights(module: Any, x: Any) -> list[tuple[int, ...]]:
     Raises
     ------
     ConfigError
-        If it has state that is no parameter, since a density is a function of parameters alone, or no weights.
+        If the module has no weights, or has state that is not a parameter; a density is a function of parameters alone.
     """
     if isinstance(module, nnx.Module):
         _, weights, rest = typing.cast(Any, nnx.split(module, nnx.Param, ...))
@@ -150,7 +150,7 @@ def _refuse_channels_first(shapes: list[tuple[int, ...]], x: Any) -> None:
 
 
 def _with_distributions(prior: Prior) -> Prior:
-    """The prior, which is refused where it gives something else than a distribution."""
+    """The prior, with a check that it returns a distribution."""
 
     def checked(name: str, shape: tuple[int, ...]) -> dist.Distribution:
         given = prior(name, shape)
@@ -165,7 +165,7 @@ def _with_distributions(prior: Prior) -> Prior:
 
 
 MOST_CHANNELS = 4
-"""Images with more channels are not told from images with the channels last."""
+"""Largest number of channels for which images with the channels first are recognised."""
 _STATE = (
     "network: it needs {}, so that one row would be computed by what other rows or draws left: use LayerNorm in place of "
     "BatchNorm, and inference=mc_dropout in place of Dropout."

@@ -1,4 +1,4 @@
-"""Checks of a target on the values of rows, before anything is sampled: their support, their mask, rows taken alone."""
+"""Checks of a target with the values of the rows before sampling: support and mask of y, and independence of rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,20 +14,20 @@ from bdlbench.types import Data, Target
 MakeTarget = Callable[[Any, Any, Any], Target]
 """``(numbers, x, y) -> Target``."""
 ROWS = 8
-"""Training rows that are taken alone and together, evenly spaced over all of them."""
+"""Number of training rows, evenly spaced, that are evaluated alone and together."""
 SCALES = (1.0, 0.1)
-"""Standard deviations of the random parameters at which this is done."""
+"""Standard deviations of the random parameters at which the rows are evaluated."""
 SHAPES = (TypeError, ValueError, IndexError)
-"""What arrays of other shapes and types than a model is written for lead to."""
+"""Errors that a model raises for arrays of shapes or types for which it is not written."""
 
 
 def scored_rows(make_target: MakeTarget, numbers: Any, train: Any, x: Any) -> np.ndarray:
-    """Which rows of x the model observes, (n,) bool; for a target that has ``scored``.
+    """Which rows of x the model observes, (n,) bool. The target must have ``scored``.
 
     Raises
     ------
     ConfigError
-        If this depends on a number of the configuration, which differs between runs that share one program.
+        If the result depends on a number of the configuration, which may differ between runs that share one program.
     """
 
     def look(numbers: Any, x: Any) -> Any:
@@ -45,9 +45,10 @@ def scored_rows(make_target: MakeTarget, numbers: Any, train: Any, x: Any) -> np
 
 
 def outside(make_target: MakeTarget, numbers: Any, train: Any, x: Any, y: Any) -> np.ndarray:
-    """Which y lie outside the support of the likelihood, (n,) bool; for a target that has ``fits``.
+    """Which y lie outside the support of the likelihood, (n,) bool. The target must have ``fits``.
 
-    None does where the support depends on parameters: the posterior then keeps to those under which y is possible.
+    If the support depends on parameters, the result is False for all rows. The posterior then has only parameters for
+    which y is possible.
     """
 
     def look(theta: Any, x: Any, y: Any) -> Any:
@@ -63,15 +64,15 @@ def outside(make_target: MakeTarget, numbers: Any, train: Any, x: Any, y: Any) -
 
 
 def check_rows_alone(make_target: MakeTarget, numbers: Any, x: np.ndarray, y: np.ndarray) -> None:
-    """Raise ConfigError if the log likelihood of a row is another one alone than in the company of other rows.
+    """Raise ConfigError if the log likelihood of a row depends on the other rows with which it is evaluated.
 
-    At random parameters theta ~ N(0, s^2), s = 1 and 0.1, f(x)[i] is compared with f(x[i:i+1])[0], f the log likelihood
-    of each row. Both are computed in double precision. They may differ by sqrt(eps) max_i |f_i|, where eps is that of
-    the coarsest floating type that the model computes in: rounding stays below that unless it is amplified by
-    1 / sqrt(eps), 7e7 in double precision, while rows that interact change the result by a share of itself.
+    At random parameters theta ~ N(0, s^2), s = 1 and 0.1, f(x)[i] is compared with f(x[i:i+1])[0], where f is the log
+    likelihood of each row. Both are computed in double precision. They may differ by sqrt(eps) max_i |f_i|, where eps
+    is that of the coarsest floating type in the computation of the model. Rounding errors are smaller than this unless
+    they are amplified by 1 / sqrt(eps), 7e7 in double precision. If rows interact, the difference is of the size of f.
 
-    A model that cannot be evaluated on one row, as with a latent for each row, and one whose log likelihood is a random
-    estimate are not looked at.
+    Two kinds of models are not checked: those that cannot be evaluated on one row, such as a model with a latent
+    variable for each row, and those whose log likelihood is a random estimate.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def check_rows_alone(make_target: MakeTarget, numbers: Any, x: np.ndarray, y: np
     try:
         with jax.enable_x64(True):
             found = _together_and_alone(make_target, numbers, *wide)
-    except SHAPES:  # it cannot be evaluated on one row, or is written for one precision
+    except SHAPES:  # the model cannot be evaluated on one row, or is written for one precision
         try:
             found = _together_and_alone(make_target, numbers, x[rows], y[rows])
         except SHAPES:
@@ -105,7 +106,7 @@ def check_rows_alone(make_target: MakeTarget, numbers: Any, x: np.ndarray, y: np
 def _together_and_alone(
     make_target: MakeTarget, numbers: Any, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Log likelihoods (draws, rows) of rows together and one at a time, and eps; None for random estimates."""
+    """Log likelihoods (draws, rows) of the rows together and one at a time, and eps; None for random estimates."""
     dims: list[int] = []
 
     def look(theta: Any, x: Any, y: Any) -> Any:

@@ -63,7 +63,7 @@ def partly(
 
 
 def on_tree(x: Array, y: Array | None = None, *, of: Callable[..., None], layout: Any) -> None:
-    """The NumPyro model ``of`` on the tree of inputs that is packed into the rows of x, see :func:`partly`."""
+    """Run the NumPyro model ``of`` on the tree of inputs that the rows of x contain in packed form; see :func:`partly`."""
     Unpacked(of, from_plain(layout))(x, y)
 
 

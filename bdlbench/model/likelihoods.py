@@ -63,7 +63,7 @@ def gaussian_fixed(task: Task, num_outputs: int, *, sigma: float) -> Likelihood:
 
 
 def heteroscedastic(task: Task, num_outputs: int, *, min_scale: float) -> Likelihood:
-    """Y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)) (Nix & Weigend 1994).
+    """Y ~ N(f_0(x), sigma(x)^2), sigma(x) = min_scale + softplus(f_1(x)), in standardised units (Nix & Weigend 1994).
 
     With K targets the network has 2 K outputs: first K means, then K outputs for the sigmas. The noise of the targets
     is independent given x.

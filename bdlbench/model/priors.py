@@ -28,7 +28,7 @@ def iid(*, scale: float) -> Prior:
 
 
 def normal(*, weight_scale: float, bias_scale: float) -> Prior:
-    """Weights ~ N(0, weight_scale^2), biases ~ N(0, bias_scale^2), whatever the layer's width."""
+    """Weights ~ N(0, weight_scale^2), biases ~ N(0, bias_scale^2). The scales do not depend on the layer's width."""
     positive("prior", weight_scale=weight_scale, bias_scale=bias_scale)
     return lambda name, shape: dist.Normal(0.0, bias_scale if is_bias(name, shape) else weight_scale)
 

@@ -1,4 +1,4 @@
-"""Linear regression with Student-t noise: a NumPyro model of several features that is no network."""
+"""Linear regression with Student-t noise: an example of a NumPyro model that is not a network."""
 
 import jax
 import numpyro
@@ -20,7 +20,7 @@ def robust_regression(
     slope_scale, noise_scale : float
         Scales of the priors, in standardised units.
     df_shape, df_rate : float
-        Of the degrees of freedom; 2 and 0.1 in Juarez & Steel.
+        Shape and rate of the prior of the degrees of freedom nu; 2 and 0.1 in Juarez & Steel.
     """
     alpha = numpyro.sample("alpha", dist.Normal(0.0, slope_scale))
     beta = numpyro.sample("beta", dist.Normal(0.0, slope_scale).expand([x.shape[1]]).to_event(1))

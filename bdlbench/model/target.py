@@ -56,8 +56,8 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
     ------
     ConfigError
         If the model has no latent site or a discrete one, a prior that cannot be sampled, a plate with subsampling,
-        state that is no parameter, no or several observed sites, an observed site under a mask that does not depend on
-        x alone, or a log likelihood that is not one number a row.
+        state that is not a parameter, or not exactly one observed site; if the mask of the observed site depends on
+        anything other than x; or if the log likelihood is not one number for each row.
     """
     declared = rows_interact(model)
     found = _inspect(model, x, y)
@@ -70,7 +70,7 @@ def make_target(model: Model, x: Any, y: Any, temperature: Any = 1.0) -> Target:
         model = _WithoutDraws(model, found.observed)
     layout, observed, shape, needs_key = found.layout, found.observed, found.shape, found.needs_key
     imputed = observed.removesuffix(_OBSERVED) + _UNOBSERVED if observed.endswith(_OBSERVED) else None
-    whole = None if imputed is None else observed.removesuffix(_OBSERVED)  # y with what stands for its hidden rows
+    whole = None if imputed is None else observed.removesuffix(_OBSERVED)  # y with its hidden rows imputed
     rows = shape[0]
 
     def trace(
@@ -259,19 +259,19 @@ class _Found(NamedTuple):
     observed : str
         Name of the observed site.
     shape : tuple of int
-        Of its log probability.
+        Shape of the log probability of the observed site.
     needs_key : bool
         Whether the log likelihood or a factor depends on a key that the model asks for.
     masked : bool
-        Whether it is observed under a mask.
+        Whether the observed site is under a mask.
     support : str
-        The support of y in words; empty for all real numbers, and where it is not known.
+        The support of y in words; empty if it is all real numbers or is not known.
     free : list of str
-        ``numpyro.param`` sites that hold values without a prior, and
+        Names of the ``numpyro.param`` sites that hold values without a prior.
     names : list of str
-        these values.
+        Dotted names of these values.
     samples : bool
-        Whether y can be drawn. Of some truncated distributions the density is known and draws are not.
+        Whether y can be drawn. Some truncated distributions have a density but cannot be sampled.
     factor_reads_rows : bool
         Whether the value of a ``numpyro.factor`` depends on x or y.
     """
@@ -301,7 +301,7 @@ def _inspect(model: Model, x: Any, y: Any) -> _Found:
 
     def look(latent_key: Array, key: Array, imputed_key: Array, x: Any, y: Any) -> list[list[Array]]:
         offset = 0
-        log_probs: list[Array] = []  # of what is observed, then of factors
+        log_probs: list[Array] = []  # first of the observed sites, then of the factors
         factors: list[Array] = []
         masks: list[Array] = []
         priors: list[Array] = []
@@ -412,12 +412,12 @@ def _log_prob(site: dict[str, Any]) -> Array:
 
 
 _OBSERVED, _UNOBSERVED = "_observed", "_unobserved"
-"""What NumPyro adds to the name of a site with ``obs_mask``, for the two sites that it makes of it."""
+"""Suffixes of the two sites that NumPyro makes from a site with ``obs_mask``."""
 _FREE = "model: no prior is given for {}: no part of the posterior, kept by every method, SVI too, at the initial value"
 
 
 def _without_prior(name: str, value: Any) -> list[str]:
-    """The values of a ``numpyro.param`` site that have no prior, by dotted name; NumPyro takes the others out of it."""
+    """Dotted names of the values of a ``numpyro.param`` site without a prior. NumPyro removes the others from the site."""
     leaves = jax.tree_util.tree_leaves_with_path(value)
     return [".".join([name.removesuffix("$params"), *(str(step.key) for step in path)]) for path, _ in leaves]
 
@@ -430,10 +430,10 @@ def _initial(model: Model, x: Any, names: list[str]) -> dict[str, Any]:
 
 
 def rows_interact(model: Any) -> bool | None:
-    """Whether what a model says of a row depends on other rows, as far as it is known without evaluating it.
+    """Whether the outputs of a model at a row depend on other rows, if this is known without evaluating the model.
 
-    True where the model, its network or the network's class declares ``rows_interact``; False where both are this
-    package's; None otherwise.
+    True if the model, its network or the network's class declares ``rows_interact``. False if model and network both
+    belong to this package. None otherwise.
     """
     ours, parts = [], [model]
     while parts:
@@ -471,7 +471,7 @@ _BOUNDS = {
 
 
 def _support(fn: dist.Distribution) -> str:
-    """The support of y in words; empty for all real numbers, and where a distribution does not say."""
+    """The support of y in words; empty if it is all real numbers or the distribution does not state it."""
     try:
         support = _unmasked(fn).support
     except NotImplementedError:
@@ -525,7 +525,7 @@ def _is_real(support: Any) -> bool:
 
 
 class _AskedKeys(Messenger):
-    """Gives the keys that the model itself asks for, derived from another key than that of its latent sites."""
+    """Gives the model the keys that it asks for itself. They are independent of the key of the latent sites."""
 
     def __init__(self, model: Model, key: Array) -> None:
         super().__init__(model)
@@ -539,27 +539,27 @@ class _AskedKeys(Messenger):
 
 
 class _ImputedTargets(Messenger):
-    """Draws the targets that ``obs_mask`` hides from a key of their own, so that what depends on them is seen."""
+    """Draws the targets that ``obs_mask`` hides with a separate key, which shows what depends on these targets."""
 
     def __init__(self, model: Model, key: Array) -> None:
         super().__init__(model)
         self.key = key
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        """Give the key."""
+        """Set the key of a hidden target."""
         if msg["type"] == "sample" and msg["name"].endswith(_UNOBSERVED) and not msg["is_observed"]:
             msg["kwargs"]["rng_key"] = self.key
 
 
 class _WithoutDraws(Messenger):
-    """Puts zeros in place of draws of y, which cannot be drawn; nothing that is computed from them is used."""
+    """Puts zeros in place of draws of y if y cannot be drawn. Nothing that is computed from the zeros is used."""
 
     def __init__(self, model: Model, observed: str) -> None:
         super().__init__(model)
         self.observed = observed
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        """Give the zeros."""
+        """Set the value of the observed site to zeros."""
         if msg["type"] == "sample" and msg["name"] == self.observed and msg["value"] is None:
             msg["value"] = jnp.zeros(msg["fn"].shape())
 
@@ -568,7 +568,7 @@ class _RefusedPriors(Messenger):
     """Refuses the priors from which no start can be drawn, by the name of their site."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        """Look at the distribution of a latent site."""
+        """Raise ConfigError if the distribution of a latent site cannot be sampled."""
         fn = msg["fn"] if msg["type"] == "sample" else None
         while isinstance(fn, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
             fn = fn.base_dist

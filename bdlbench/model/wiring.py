@@ -97,7 +97,7 @@ class Wiring:
         Raises
         ------
         ConfigError
-            If hidden units are read by something else than plain dense layers, or there is no hidden unit.
+            If an operation other than a plain dense layer reads hidden units, or there is no hidden unit.
         """
         found = {name: np.full(shape, -1) for name, shape in self.shapes.items()}
         first_unit: dict[_Value, int] = {}

@@ -22,10 +22,11 @@ class Reference(NamedTuple):
     ----------
     problem : Problem
     certificate : dict
-        ``certified``; ``resolution`` (tau); ``attempts``, each with its plan, its criteria (name, threshold, figure, passed)
-        and its price; ``quantities``, what each of the M numbers is; ``target_id``, versions, device and checksums.
+        ``certified``; ``resolution`` (tau); ``attempts``, each with its plan, its criteria (name, threshold, figure,
+        passed) and its cost; ``quantities``, the meaning of each of the M numbers; ``target_id``, versions, device and
+        checksums.
     draws : array (C, R / C, M), float32
-        Function draws in original units, one row a chain.
+        Function draws in original units, R in all, from C chains.
     points : array (P, ...)
         Test and probe inputs in original units.
     weights : array (K, D), float32
@@ -65,7 +66,7 @@ class Reference(NamedTuple):
         sites : mapping of arrays (L, n)
             The named sites of :attr:`sites`.
         units : (loc, scale)
-            Of y, which ``function`` has standardised.
+            The units of y, since ``function`` is in standardised units.
         """
         loc, scale = units
         columns = []
@@ -91,12 +92,12 @@ def available() -> list[str]:
 
 @functools.lru_cache(maxsize=4)
 def load(name: str) -> Reference:
-    """The reference posterior of this name.
+    """Read the reference posterior of this name.
 
     Raises
     ------
     ConfigError
-        For an unknown name, a problem that has not been sampled, and an artefact that :func:`faults` finds damaged.
+        If the name is unknown, the problem has not been sampled, or :func:`faults` finds the artefact damaged.
     """
     found = problem(name)
     if name not in available():
@@ -110,7 +111,7 @@ def load(name: str) -> Reference:
 
 
 def faults(name: str) -> list[str]:
-    """What is wrong with an artefact: files that changed, and a problem that is not the one that was sampled."""
+    """The faults of an artefact, one text for each: a changed file, or a problem that was changed after sampling."""
     certificate = json.loads((problems.folder() / name / CERTIFICATE).read_text(encoding="utf-8"))
     found = []
     if hashlib.sha256((problems.folder() / name / DRAWS).read_bytes()).hexdigest() != certificate["draws_sha256"]:

@@ -1,4 +1,4 @@
-"""Reference problems: a posterior fixed in every part, with the plans and thresholds that were written before sampling.
+"""Reference problems: a fully specified posterior, with plans and thresholds that are fixed before sampling.
 
 A problem is one yaml file. Its hash is taken before anything is sampled, so that neither the plans nor the thresholds
 can be chosen with knowledge of the draws.
@@ -16,45 +16,46 @@ import yaml
 from bdlbench.errors import ConfigError
 
 MAX_PLANS = 3
-"""Plans that may be written down for one problem."""
+"""Largest number of plans of one problem."""
 MAX_QUANTITIES = 60
-"""Numbers of one draw that a reference keeps, at most."""
+"""Largest number of values of one draw that a reference keeps."""
 _KEYS = {"about", "options", "points", "tau", "thresholds", "plans"}
 _OPTIONAL = {"quantities", "sites"}
 _QUANTITIES = ("mean", "log_sd", "probs")
 
 
 def folder() -> Path:
-    """The folder of the shipped references: one folder a problem."""
+    """The folder of the shipped references, which has one folder for each problem."""
     return Path(__file__).parent
 
 
 class Problem(NamedTuple):
-    """What a reference posterior is of, and what was promised before it was sampled.
+    """The posterior of a reference, and the plans and thresholds that are fixed before it is sampled.
 
     Attributes
     ----------
     name : str
     about : str
-        One sentence.
+        One sentence about the problem.
     options : tuple of str
         Options of the command line that fix data, model, network, prior and likelihood.
     points : mapping
-        ``test``: so many evenly spaced test rows. ``far``: so many test rows at three times their standardised inputs.
-        ``grid``: (low, high, num), evenly spaced probe points of one feature in original units. ``rows``: true for the
-        training rows themselves, for a model with one latent a row.
+        ``test``: number of evenly spaced test rows. ``far``: number of test rows whose standardised inputs are
+        multiplied by three. ``grid``: (low, high, num), evenly spaced probe points of one feature in original units.
+        ``rows``: true for the training rows themselves, for a model with one latent variable for each row.
     quantities : tuple of str
-        What is kept of a draw at each point: ``mean`` and ``log_sd`` of y given theta in original units, or ``probs``.
+        The values of a draw at each point that are kept: ``mean`` and ``log_sd`` of y given theta in original units, or
+        ``probs``.
     sites : tuple of str
-        Scalar named sites that are kept beside the function.
+        Scalar named sites that are kept in addition.
     tau : float
         The resolution: the largest deviation, in standard deviations, that the certificate may leave undetected.
     thresholds : mapping
-        Of the other criteria.
+        The thresholds of the other criteria.
     plans : tuple of mapping
         ``seed``, ``nuts`` and ``smc`` of each attempt.
     sha256 : str
-        Of the file's content, whatever its layout and comments.
+        Checksum of the file's content. It does not depend on layout and comments.
     """
 
     name: str
@@ -76,12 +77,12 @@ def names() -> list[str]:
 
 @functools.cache
 def problem(name: str) -> Problem:
-    """The problem of this name.
+    """Read the problem of this name.
 
     Raises
     ------
     ConfigError
-        For an unknown name, and for a file that lacks an entry or has an unknown one.
+        If the name is unknown, or the file lacks an entry or has an unknown one.
     """
     path = folder() / name / "problem.yaml"
     if not path.is_file():
@@ -90,7 +91,7 @@ def problem(name: str) -> Problem:
 
 
 def parse(name: str, text: str) -> Problem:
-    """A problem from the text of its yaml file; see :func:`problem`."""
+    """Make a problem from the text of its yaml file; see :func:`problem`."""
     content = yaml.safe_load(text)
     if not isinstance(content, dict) or not content.keys() >= _KEYS or content.keys() - _KEYS - _OPTIONAL:
         raise ConfigError(
@@ -123,7 +124,7 @@ def flags(options: Mapping[str, Any], prefix: str) -> list[str]:
 
 
 def sampler_options(problem: Problem, inference: str, plan: Mapping[str, Any]) -> Sequence[str]:
-    """Options of one sampler of a plan, with chains that start from the prior and no search for a mode before."""
+    """Options of one sampler of a plan. Its chains start from the prior, without a search for a mode before."""
     given = dict(plan[inference])
     given.pop("num_chains", None)
     given.pop("num_runs", None)

@@ -1,8 +1,8 @@
 """Verdicts between methods from stored records, as a table for the terminal, Markdown, LaTeX or CSV.
 
-Two leagues are kept apart and never share a table. In the first both methods were asked for the same distribution (the
-``target_id`` of the record is the same on every split). In the second they were not, so that a prediction may be better
-because the model is.
+There are two kinds of comparison, called leagues, which have separate tables. In the first, both methods approximate the
+same distribution: the ``target_id`` of their records is the same on every split. In the second they do not, so that
+predictions may be better because the model is better.
 """
 
 import itertools
@@ -20,9 +20,9 @@ DIRECTIONS = {
     "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1, "joint_log_loss": -1,
 }  # fmt: skip
 """Metrics that say which method is better, with 1 where more is better and -1 where less is."""
-BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, so compared in its standard deviations
+BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, and compared in its standard deviations
 SENSITIVITY = (0.5, 2.0)
-"""How wide the prior of the sd between data sets is for the note on sensitivity, in multiples of its default."""
+"""Scales of the prior of the sd between data sets for the note on sensitivity, in multiples of the default."""
 SAME, OPEN = "same posterior", "open"
 _COLUMNS = ["A", "B", "data", "splits", "A - B", "95 % interval", "P(better)", "P(equivalent)", "P(worse)", "verdict",
             "smallest delta"]  # fmt: skip
@@ -61,10 +61,10 @@ def compare(
     rho: float | None = None,
     with_plan: bool = False,
 ) -> list[League]:
-    """Verdicts on all pairs of methods, or of all methods with a baseline, one table a league.
+    """Verdicts on all pairs of methods, or on all methods against a baseline, with one table for each league.
 
-    The unit is the difference on one split, with the seeds of the split averaged first. Several data sets go through
-    the hierarchical model. RMSE, CRPS and interval scores are in standard deviations of the target.
+    A datum is the difference on one split, after averaging over the seeds of the split. Several data sets are compared
+    by the hierarchical model. RMSE, CRPS and interval scores are in standard deviations of the target.
 
     Parameters
     ----------
@@ -73,20 +73,20 @@ def compare(
     metric : str
         One of ``DIRECTIONS``.
     delta : float
-        The difference that matters, above 0, in the unit of the metric.
+        The smallest difference that matters, above 0, in the unit of the metric.
     by_data : bool
-        Add a row for each data set.
+        Whether to add a row for each data set.
     baseline : str, optional
-        Name of the method that stands as B in every pair.
+        Name of the method that is B in every pair.
     rho : float, optional
-        Correlation of two splits where the configuration of the data does not hold ``test_fraction``.
+        Correlation of two splits, for data whose configuration has no ``test_fraction``.
     with_plan : bool
-        Add a sentence on what would decide what is undecided.
+        Whether to add, for undecided pairs, the number of splits or data sets that would decide.
 
     Raises
     ------
     ConfigError
-        An unknown metric or baseline, fewer than two methods with two splits in common, or an unknown rho.
+        If the metric or the baseline is unknown, fewer than two methods have two splits in common, or rho is not known.
     """
     if metric not in DIRECTIONS:
         raise ConfigError(f"--metric: '{metric}' does not say which method is better: use {', '.join(DIRECTIONS)}.")
@@ -117,7 +117,7 @@ def compare(
 def pairs(
     records: Sequence[Record], metric: str, *, baseline: str | None = None, rho: float | None = None
 ) -> list[Pair]:
-    """All pairs of methods with two or more splits of one data set in common; the better-known is B where a baseline is."""
+    """All pairs of methods that have two or more splits of one data set in common. With a baseline, it is always B."""
     cells = tables.by_method(records)
     if baseline is not None and baseline not in cells:
         raise ConfigError(f"--baseline: no method is called '{baseline}': use {', '.join(cells)}.")
@@ -150,17 +150,17 @@ def pairs(
 
 
 def as_markdown(leagues: Sequence[League]) -> str:
-    """Every league as a heading, a table and its notes."""
+    """Every league as Markdown: a heading, a table and its notes."""
     return printing.as_markdown([_sheet(league) for league in leagues])
 
 
 def as_latex(leagues: Sequence[League]) -> str:
-    """Every league as a table of the package booktabs, with its notes beneath."""
+    """Every league as a LaTeX table of the package booktabs, with its notes below."""
     return printing.as_latex([_sheet(league) for league in leagues])
 
 
 def as_csv(leagues: Sequence[League]) -> str:
-    """All leagues in one file, whose first column is the league. Notes are left out."""
+    """All leagues as one CSV text, whose first column is the league. Notes are left out."""
     return printing.as_csv(["league", *_COLUMNS], ([league.name, *row] for league in leagues for row in league.rows))
 
 

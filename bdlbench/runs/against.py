@@ -27,7 +27,7 @@ KINDS = ("test", "probe")
 
 
 def reference_of(target_id: str) -> tuple[str | None, str | None]:
-    """Name of the reference of a posterior or None, and what is wrong with its files or None."""
+    """Return the name of a posterior's reference, and a sentence about its damage. Each is None if there is none."""
     name = artefacts.by_target(target_id)
     if name is None:
         return None, None

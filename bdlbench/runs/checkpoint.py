@@ -25,7 +25,7 @@ from bdlbench.sampling.programs import Lane, Program, Shared
 from bdlbench.store import RunWriter
 
 SCHEMA = 3
-"""Version of what a checkpoint holds; one of another version is not used."""
+"""Version of the contents of a checkpoint. A checkpoint of another version is not used."""
 SHARE = 0.02
 """The largest fraction of the running time that is spent on checkpoints. Large states are therefore written less often
 than ``every`` says."""
@@ -51,7 +51,7 @@ class Saved(NamedTuple):
     pending: Block | None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As arrays by name, with what :func:`read` needs to know whether they fit."""
+        """The checkpoint as arrays by name, with the values by which :func:`read` checks that it fits."""
         tally, allocated, seconds = self.earlier
         header = {**_made_by(), "seconds": dict(seconds), "pending": None}
         header["allocated"] = [[*variable, *found] for variable, found in allocated.items()]
@@ -191,7 +191,7 @@ class Checkpoints:
         return self.wait is not None and self.now() - self.last >= self.wait
 
     def write(self, members: Sequence[Member], position: Callable[[], Position], pending: Sequence[Block]) -> None:
-        """Write one for each member that has its folder, each whole or not at all; without ``every`` nothing."""
+        """Write a checkpoint for each member whose folder exists, in one step each. Without ``every`` nothing is written."""
         if self.every is None:
             return
         began = self.now()

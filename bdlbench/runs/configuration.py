@@ -44,7 +44,7 @@ STAGE_KEYS = ("schedule", "start", "before", "init")
 """Keys of an inference configuration that are not its factory's parameters."""
 
 ROWS_INTERACT = "rows_interact"
-"""Key of a network or a model by which it declares that what it says of a row depends on other rows."""
+"""Key of a network or a model by which it declares that its outputs at a row depend on other rows."""
 
 
 def conf_dir() -> Path:
@@ -144,7 +144,7 @@ def default_metrics() -> dict[str, Callable[..., Any]]:
 
 
 def composed(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """The same from inside a Hydra application."""
+    """Return the resolved configuration and the labels that Hydra has composed, from inside a Hydra application."""
     check_tuned(HydraConfig.get().overrides.task, GlobalHydra.instance().config_loader().get_group_options("tuned"))
     return resolve(config), labels_of(dict(HydraConfig.get().runtime.choices))
 
@@ -388,7 +388,7 @@ nothing of its name. The others stand for their default, as in the records of ea
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an option at the top that nothing would look at, and for one that a command left out."""
+    """Raise ConfigError if an option at the top level is unknown, or a required one is missing."""
     known = sections()
     for name, value in config.items():
         if name not in known:
@@ -435,7 +435,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
 
 
 def check_tuned(overrides: Iterable[str], names: Collection[str]) -> None:
-    """Raise ConfigError if a command asks for tuned settings that are not there: Hydra would go on without them."""
+    """Raise ConfigError if a command asks for tuned settings that do not exist. Hydra would continue without them."""
     for override in overrides:
         asked = re.fullmatch(r"\+{0,2}tuned=(.*)", override)
         for name in asked[1].split(",") if asked else ():
@@ -447,7 +447,7 @@ def check_tuned(overrides: Iterable[str], names: Collection[str]) -> None:
 
 
 def check_options(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a top-level option that no factory would look at."""
+    """Raise ConfigError if a top-level option has a wrong value. These options belong to no factory that checks them."""
     seed = config["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2^32 - 1.")

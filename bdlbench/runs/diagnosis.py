@@ -25,11 +25,10 @@ class Diagnosis(NamedTuple):
         Why the run diverged, in one sentence; None for a complete run.
     warnings : list of str
     diagnostics : dict
-        Mixing of the chains; ``psis_khat`` where the draws are from a distribution with a density;
-        ``configurational_temperature`` and its Monte Carlo error ``configurational_temperature_mcse`` of samplers without
-        a Metropolis test.
+        Mixing of the chains; ``psis_khat`` if the draws are from a distribution with a density; for samplers without a
+        Metropolis test ``configurational_temperature`` and its Monte Carlo error ``configurational_temperature_mcse``.
     not_assessed : list of str
-        What could not be diagnosed, and why: a run without warnings has not passed these checks.
+        The checks that could not be made, with the reasons. A run without warnings has not passed these checks.
     """
 
     status: str
@@ -102,7 +101,7 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
     job : Job
     tally : Tally
     diagnostics : mapping
-        ``rhat_max``, ``ess_bulk_min``, ``psis_khat`` and the configurational temperature, where there are any.
+        ``rhat_max``, ``ess_bulk_min``, ``psis_khat`` and the configurational temperature, as far as they exist.
     """
     schedule = job.program.stages[-1].schedule
     out = []
@@ -160,13 +159,13 @@ def energy_warnings(energy: np.ndarray) -> list[str]:
 
 
 def temperature(tally: Tally, wanted: float) -> dict[str, float | None]:
-    """The configurational temperature and its Monte Carlo error, None where no chain has finite values enough.
+    """The configurational temperature and its Monte Carlo error; None if no chain has enough finite values.
 
     Parameters
     ----------
     tally : Tally
     wanted : float
-        T, the temperature of the run, which it is in units of.
+        T, the temperature of the run. The results are in units of T.
     """
     series = np.concatenate(tally.temperatures, 1)
     finite = series[np.isfinite(series).all(1)]
@@ -175,7 +174,7 @@ def temperature(tally: Tally, wanted: float) -> dict[str, float | None]:
 
 
 def temperature_warnings(diagnostics: Mapping[str, Any], wanted: float) -> list[str]:
-    """What the configurational temperature warns of: an error of more than a fifth that is no Monte Carlo error."""
+    """A warning if the configurational temperature is wrong by more than a fifth, beyond its Monte Carlo error."""
     value, error = (diagnostics.get(name) for name in TEMPERATURE)
     if value is None or error is None or abs(value - wanted) <= max(TEMPERATURE_TOLERANCE * wanted, 4 * error):
         return []

@@ -80,24 +80,24 @@ class Job:
 
     @property
     def precision(self) -> Precision:
-        """In which everything of the run is computed."""
+        """The floating-point precision of the run's computations."""
         return precision_of(self.config)
 
 
 def precision_of(config: Mapping[str, Any]) -> Precision:
-    """The precision that a configuration asks for; one that was written before this option existed means float32."""
+    """The precision that a configuration asks for. Configurations older than this option mean float32."""
     return typing.cast(Precision, config.get("precision", "float32"))
 
 
 def make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dataset | None = None) -> Job:
-    """Load the data, split program from numbers and name the run; :func:`check_job` looks at what it would compute.
+    """Make a job: load the data, split program from numbers and name the run. :func:`check_job` checks it further.
 
-    A ``dataset`` that is given takes the place of the one that the configuration names.
+    If ``dataset`` is given, it replaces the one that the configuration names.
 
     Raises
     ------
     ConfigError
-        If an option is missing or does not fit. Nothing has been compiled or written then.
+        If an option is missing or does not fit. Nothing is compiled or written before.
     """
     refuse_missing(config)
     if config["inference"].get("init") is not None and config.get("warm_start") is not None:
@@ -254,7 +254,7 @@ def build_target(program: Mapping[str, Any], task: Any, num_outputs: int, number
 
 
 def declared(node: Mapping[str, Any], path: str) -> Any:
-    """What :func:`call` makes of a node, with the attribute ``rows_interact`` where the node declares it."""
+    """The result of :func:`call` for a node, with the attribute ``rows_interact`` if the node declares it."""
     made = call({key: value for key, value in node.items() if key != ROWS_INTERACT}, path)
     if node.get(ROWS_INTERACT):
         made.rows_interact = True
@@ -282,12 +282,12 @@ def check_job(job: Job) -> Job:
     Returns
     -------
     Job
-        With the rows as the model sees them; see :func:`seen`.
+        The job with the rows as the model sees them; see :func:`seen`.
 
     Raises
     ------
     ConfigError
-        One sentence on what does not fit, before anything is compiled for the run or written.
+        If something does not fit, before anything is compiled for the run or written. The message is one sentence.
     """
     with computing_in(job.precision):
         return _check_job(job)

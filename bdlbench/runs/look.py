@@ -15,7 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 PREDICTED = ("log_lik", "mean", "variance", "cdf", "probs")
 """The quantities that a predictive mixture needs."""
 MOMENTS = ("mean", "variance")
-"""What not every likelihood has."""
+"""The quantities that some likelihoods do not have."""
 
 
 class Look(NamedTuple):
@@ -32,8 +32,8 @@ class Look(NamedTuple):
     shown : bool array (C, n)
         Good draws whose predictions are finite too. Only these enter scores.
     absent : frozenset of str
-        Which of the moments y given theta does not have; see :func:`absent_moments`. They are stored as they are and
-        enter no score.
+        The moments that y given theta does not have; see :func:`absent_moments`. They are stored unchanged and are not
+        used in scores.
     sites : mapping of arrays (C, n, ...)
         The named sites of the model.
     stats : mapping of arrays (C / P, n)
@@ -99,7 +99,7 @@ def look_at(
     thinning : int
         The number of steps between two draws.
     sites, predictions
-        Of all lanes at the draws of the block; predictions by place.
+        Named sites and predictions (by place) of all lanes at the draws of the block.
     absent : collection of str
         Moments that earlier looks of the job have found not to exist.
     function : mapping, optional

@@ -47,7 +47,7 @@ class Member(NamedTuple):
     tally : Tally
     storage : Storage
     seconds : mapping
-        Of earlier attempts, by phase.
+        Seconds of earlier attempts, by phase.
     reference : str or None
         The reference posterior that the job samples.
     """

@@ -31,7 +31,7 @@ STATES = 4
 """The temporary arrays of a step, as a multiple of the method's state. The moments and updates of an optimiser are as
 large as the weights."""
 LOOK = 256
-"""Draws of a chain between two looks at most, with the padding of the last block of predictions."""
+"""Largest number of draws of a chain between two looks, with the padding of the last block of predictions."""
 COMPONENTS = 2010
 """Doubles a test row that a running predictive mixture keeps, at most: two for each of 1,000 components, and moments.
 
@@ -48,15 +48,15 @@ class Footprint(NamedTuple):
     Attributes
     ----------
     lane : int
-        What one lane keeps on its device between two blocks: state, draws, statistics and a block of predictions.
+        Bytes that one lane keeps on its device between two blocks: state, draws, statistics and a block of predictions.
     working : int
         Temporary arrays of one lane during a step, ``finalize`` or a prediction. On a CPU the lanes of a device are
         computed one after another and share them. Under ``vmap`` each lane has its own.
     dataset : int
         The rows of one data set. Each device has a copy of each data set that its lanes use.
     host : int
-        What the host holds for one lane: draws, named sites and predictions between two looks, and arrays that wait to
-        be written.
+        Bytes that the host holds for one lane: draws, named sites and predictions between two looks, and arrays that
+        wait to be written.
     chains : int
         The number of lanes of a job.
     num_datasets : int
@@ -243,11 +243,11 @@ def _bytes_of(value: Any) -> int:
     return math.prod(shape) * getattr(dtype, "itemsize", 8)
 
 
-# ---- what can never fit
+# ---- jobs that can never fit
 
 
 class NeverFits(MemoryError):
-    """A job needs more memory than the machine has, whatever else runs there."""
+    """A job needs more memory than the machine has, even if nothing else runs there."""
 
 
 def refuse(job: Job, stages: Sequence[StagePrograms], data_bytes: int, num_lanes: int) -> None:
@@ -262,14 +262,14 @@ def refuse(job: Job, stages: Sequence[StagePrograms], data_bytes: int, num_lanes
         One of the jobs, which share program and shapes.
     stages : sequence of StagePrograms
     data_bytes : int
-        Of the rows on one device.
+        Bytes of the rows on one device.
     num_lanes : int
-        Of all the jobs.
+        Number of lanes of all jobs.
 
     Raises
     ------
     NeverFits
-        Unless ``limits.memory=off``. One sentence for the record: the need, the limit and the remedy.
+        Unless ``limits.memory=off``. The message is one sentence with the need, the limit and the remedy.
     """
     if job.config.get("limits", {}).get("memory", "on") in ("off", False):
         return
@@ -291,11 +291,11 @@ def refuse(job: Job, stages: Sequence[StagePrograms], data_bytes: int, num_lanes
         )
 
 
-# ---- what there is
+# ---- memory of the machine
 
 
 def device_limit() -> float:
-    """Bytes of the smallest accelerator; infinite where it does not say."""
+    """Bytes of the smallest accelerator; infinite if it does not report them."""
     told = [device.memory_stats() for device in jax.local_devices()]
     return min((float(s["bytes_limit"]) for s in told if s and "bytes_limit" in s), default=math.inf)
 
@@ -349,7 +349,7 @@ def _free(meminfo: Path = Path("/proc/meminfo")) -> float:
 
 
 def _control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """What the process's control group and those above it leave; schedulers and containers set their limits."""
+    """Bytes that the limits of the process's control groups leave. Schedulers and containers set these limits."""
     return min((limit - used for limit, used in _control_groups(root, own)), default=math.inf)
 
 
@@ -402,7 +402,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException, jobs: Sequence[Job]) -> str:
-    """One sentence for the record: what was asked for, what there is, what a job needs, and the remedy."""
+    """One sentence for the record with the requested memory, the available memory, the need of a job and the remedy."""
     if isinstance(error, NeverFits):
         return str(error)
     asked = re.search(r"(\d+) ?bytes", str(error).replace(",", ""))

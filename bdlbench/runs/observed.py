@@ -1,4 +1,4 @@
-"""The rows of a data set as a model sees them: values that it allows, rows that it scores, what a reader must know."""
+"""The rows of a data set as a model sees them: the values that it allows, the rows that it scores, and its notes."""
 
 import dataclasses
 import json
@@ -16,14 +16,14 @@ from bdlbench.types import Target
 
 
 class Facts(NamedTuple):
-    """What is known of a model from its trace alone.
+    """The properties of a model that its trace shows.
 
     Attributes
     ----------
     masked : bool
         Whether y is observed under a mask.
     support : str
-        In words; empty where any real number will do.
+        The support of y in words; empty if it is all real numbers.
     rows_interact : bool or None
     notes : tuple of str
     """
@@ -34,9 +34,9 @@ class Facts(NamedTuple):
     notes: tuple[str, ...]
 
 
-_FACTS: dict[Any, Facts] = {}  # by program and shapes of rows, as the two below
+_FACTS: dict[Any, Facts] = {}  # cached by program and shapes of rows, as the two below
 _ALONE: set[Any] = set()
-_INSIDE: set[Any] = set()  # and by numbers and data set
+_INSIDE: set[Any] = set()  # cached by numbers and data set too
 
 
 def remember(program: Program, dataset: Dataset, target: Target) -> None:
@@ -46,7 +46,7 @@ def remember(program: Program, dataset: Dataset, target: Target) -> None:
 
 
 def facts_of(program: Program, numbers: Mapping[str, Any], dataset: Dataset) -> Facts:
-    """What the model's trace says, looked at once for a program and a shape of rows."""
+    """The properties of the model. It is traced once for each program and shape of rows."""
     key = _key(program, dataset)
     if key not in _FACTS:
 
@@ -103,7 +103,7 @@ def as_seen(program: Program, numbers: Mapping[str, Any], dataset: Dataset) -> D
 
 
 def check_values(program: Program, numbers: Mapping[str, Any], dataset: Dataset) -> None:
-    """Raise ConfigError if y holds what the likelihood rules out, or a row's likelihood depends on other rows."""
+    """Raise ConfigError if a y is outside the likelihood's support, or a row's likelihood depends on other rows."""
     facts, key = facts_of(program, numbers, dataset), _key(program, dataset)
     values = key, tuple(sorted(numbers.items())), dataset.checksum  # a bound may be a number of the configuration
     if facts.support and facts.support != _labels(dataset) and values not in _INSIDE:

@@ -51,7 +51,7 @@ class Outcome:
 
 
 def sentence(error: BaseException, options: Callable[[str], list[str]] | None = None) -> str:
-    """One sentence of what an error says; of Hydra's, with its own hint or with the nearest names that exist."""
+    """The message of an error as one sentence. Errors of Hydra get its own hint, or the most similar existing names."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     if text.endswith(":") and len(lines) > 1:  # Hydra's first line names the place and the second the fault
@@ -122,7 +122,7 @@ def sentence(error: BaseException, options: Callable[[str], list[str]] | None = 
 
 
 def offer(name: str, names: Sequence[str], otherwise: str) -> str:
-    """The end of a sentence: the names that are like this one, else something else to do."""
+    """The end of a sentence: the names that are similar to this one, or else another remedy."""
     near = difflib.get_close_matches(name, names, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"{otherwise.removesuffix('.')}."
 
@@ -148,7 +148,7 @@ def shipped_options(group: str) -> list[str]:
 
 
 def top_level() -> list[str]:
-    """The groups and the options that are in none."""
+    """The names of the groups, and of the options that are in no group."""
     from bdlbench.runs.configuration import sections
 
     return [*sections()]

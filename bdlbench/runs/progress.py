@@ -23,10 +23,10 @@ class Progress(Protocol):
     """The interface of a progress display. Its methods are called while groups of runs are computed."""
 
     def start(self, name: str, total_steps: int) -> None:
-        """A group of runs begins, which has so many steps in all stages together."""
+        """A group of runs begins. The number of steps is that of all its stages together."""
 
     def advance(self, phase: Phase, stage: str, steps_done: int, stats: Mapping[str, Any]) -> None:
-        """So many steps of all stages are done. ``stats`` holds arrays (L, n): the statistics of the last block."""
+        """``steps_done`` steps of all stages are done. ``stats`` has the statistics of the last block, arrays (L, n)."""
 
     def finish(self, message: str) -> None:
         """The group has ended; the message says how."""

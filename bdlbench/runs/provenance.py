@@ -1,4 +1,4 @@
-"""Where a result was computed and with what: versions, commit, device and memory."""
+"""The provenance of a result: versions of packages, commit, device and memory."""
 
 import contextlib
 import functools

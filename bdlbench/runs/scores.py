@@ -19,7 +19,7 @@ OOD = "ood/"
 STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps", "joint_log_loss")
 """Metrics that have units. A record states them in standardised units too."""
 MCSE: dict[Any, Callable[..., Any]] = {crps: crps_mcse, interval_width: interval_width_mcse}
-"""Metrics of the components of the draws, with the Monte Carlo error that having so many of them leaves."""
+"""Metrics that use the components of the draws, with the function that estimates their Monte Carlo error."""
 DETECTION = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
 
 
@@ -119,8 +119,8 @@ def all_scores(
     Returns
     -------
     dict
-        Metrics at the test rows, with ``mcse`` (Monte Carlo errors, in original units), ``standardized``, ``shifted`` and
-        ``ood`` as dicts where there are any.
+        Metrics at the test rows. If they exist, also the dicts ``mcse`` (Monte Carlo errors, in original units),
+        ``standardized``, ``shifted`` and ``ood``.
     """
 
     def both_units(plain: Mapping[str, float], mixture: PredictiveMixture, y: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the chains of a run start: the option ``inference.init``, and the sentence about it in a record."""
+"""The start points of the chains of a run: the option ``inference.init``, and the sentence about it in a record."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,16 @@ STEPS = dict(prior=0, map=3000, adam=200)
 
 
 def with_init(inference: Mapping[str, Any]) -> dict[str, Any]:
-    """The section ``inference`` in which ``init`` is written out as ``start`` and ``before``, which it replaces.
+    """The section ``inference``, in which ``start`` and ``before`` are set as ``init`` demands.
 
-    ``prior``: each chain starts at a draw from the prior, so that chains are as dispersed as R-hat supposes. ``map``: 3,000
-    steps of Adam from there, to a mode. ``adam``: 200 steps, to where the density is not steep any more. None: as the
-    preset says. A run has the identity of one in which the same start is written out.
+    ``prior``: each chain starts at a draw from the prior, so that the chains are dispersed, as R-hat assumes. ``map``:
+    3,000 steps of Adam from there, to a mode. ``adam``: 200 steps of Adam, to a point where the density is less steep.
+    None: the start of the preset. A run has the same id as one that sets ``start`` and ``before`` directly.
 
     Raises
     ------
     ConfigError
-        For another value.
+        If ``init`` has another value.
     """
     out = {key: value for key, value in inference.items() if key != "init"}
     init = inference.get("init")
@@ -40,7 +40,7 @@ def with_init(inference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described(program: Any, parent: Any) -> str:
-    """How the chains of a run started, in words.
+    """A description in words of the start points of a run's chains.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ SITE_STAT = {"log_density": "lp"}
 TEST_GROUPS = ("predictions", "log_likelihood_test")
 """Groups whose draws have a row for each test row."""
 READ_BYTES = 2**27
-"""Bytes of stored draws that diagnostics hold at a time, about."""
+"""Approximate size in bytes of the stored draws that diagnostics hold at one time."""
 Variable = tuple[str, str]
 """The group and the name of an array."""
 
@@ -110,10 +110,10 @@ class Storage:
         good: np.ndarray,
         packing: tuple[float, float] | None = None,
     ) -> None:
-        """Write (C, n, ...), bad draws as NaN where the dtype has one.
+        """Write values (C, n, ...), with NaN for bad draws if the dtype has NaN.
 
-        Predictions are computed in standardised units. They are stored as they are, with scale and offset as their
-        packing: an offset that is large beside the spread would need twice the digits.
+        Predictions are stored in standardised units, with scale and offset as their packing. In original units, an
+        offset that is much larger than the spread would need twice the digits.
         """
         if np.issubdtype(values.dtype, np.floating) and not good.all():
             values = np.where(good.reshape(*good.shape, *[1] * (values.ndim - 2)), values, np.nan).astype(values.dtype)
@@ -124,7 +124,7 @@ class Storage:
     def _allocate(
         self, group: str, name: str, like: Sequence[int], dtype: Any, packing: tuple[float, float] | None
     ) -> None:
-        """Make room for all draws of a variable of shape ``like`` (C, ...)."""
+        """Allocate all draws of a variable whose single draws have the shape of ``like`` (C, ...)."""
         chains, *extra = like
         self.allocated[group, name] = (chains, *extra), np.dtype(dtype).str
         coords = {}
@@ -141,20 +141,21 @@ class Storage:
         self.writer.allocate(group, name, shape, dtype, dims, coords, chunk_draws=block, packing=packing)
 
     def mixing(self, chains: Sequence[int], num_draws: int, absent: Collection[str] = ()) -> dict[str, Any]:
-        """ESS and R-hat in function space; of the sites where there are no test rows.
+        """ESS and R-hat in function space; if there are no test rows, those of the sites.
 
-        The functions are, at each test row, the log likelihood, and the mean of y given theta or the probability of the
-        class that competes with the label: the one with the largest mean probability of the others. The label's own is
-        the likelihood, whose ranks the diagnostics see, and with two classes the other is its complement.
+        The functions are, at each test row, the log likelihood, and for regression the mean of y given theta. For more
+        than two classes the second function is the probability of the competing class: the class other than the label
+        with the largest mean probability. The probability of the label is not needed, because it is the likelihood. With
+        two classes, the other probability is its complement.
 
         Parameters
         ----------
         chains : sequence of int
             The chains to use. All their draws must be finite. Without chains all results are None.
         num_draws : int
-            Draws of each of them.
+            Number of draws of each of them.
         absent : collection of str
-            ``mean`` where y given theta has none.
+            Contains ``mean`` if y given theta has no mean.
         """
         if not chains:
             return dict.fromkeys(CHAIN_DIAGNOSTICS)

@@ -24,7 +24,7 @@ def load_job(store: Store, run_id: str, *, trust: bool = False, rows_needed: boo
     store, run_id
         The run.
     trust : bool
-        Whether factories that this package does not ship may be called, as a network of one's own is one.
+        Whether factories that are not part of this package may be called, such as that of your own network.
     rows_needed : bool
         If False, a run whose data have changed or are gone gets training rows that hold zeros in the shapes of its own,
         with the scalers, names and classes that its record holds: see :func:`has_rows`.
@@ -70,7 +70,7 @@ def _found(config: Mapping[str, Any], store: Store) -> dict[str, Any]:
 
 
 def has_rows(job: Job) -> bool:
-    """Whether a job has its training rows, and not only what its record says of them."""
+    """Whether a job has its training rows, and not only their description in its record."""
     return bool(job.dataset.rows_checksum)
 
 

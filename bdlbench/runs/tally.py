@@ -55,9 +55,9 @@ class Tally:
     drawn : int
         The number of draws of one chain so far.
     population : int
-        Particles that a chain carries.
+        Number of particles of a chain; 1 without a population.
     absent : list of str
-        Which of mean and variance y given theta does not have, as far as the draws have shown.
+        The moments (mean, variance) that y given theta does not have, as far as the draws have shown.
     bad : dict
         For each chain that became non-finite or whose warm-up did not finish: (step, phase, stage).
     overflowing : dict

@@ -41,10 +41,10 @@ SETTINGS = (
 
 @contextlib.contextmanager
 def computing_in(precision: Precision) -> Iterator[None]:
-    """Floating point numbers of 32 or 64 bits inside, whatever ``jax_enable_x64`` says outside.
+    """Make JAX compute in ``float32`` or ``float64`` inside this context, for any value of ``jax_enable_x64`` outside.
 
-    The setting belongs to the thread and ends with the block, so that runs of both precisions may follow each other in
-    one process.
+    The setting is local to the thread and ends with the context, so that runs of both precisions may follow each other
+    in one process.
     """
     with jax.enable_x64(precision == "float64"):
         yield
@@ -52,9 +52,9 @@ def computing_in(precision: Precision) -> Iterator[None]:
 
 @contextlib.contextmanager
 def settings(precision: Precision = "float32") -> Iterator[None]:
-    """The settings of :func:`setup_jax` and a precision inside, and those of the caller again afterwards.
+    """Apply the settings of :func:`setup_jax` and a precision inside this context, and restore the caller's afterwards.
 
-    It serves code that a user calls as a library: the user's own computations keep their precision and their cache.
+    It is for code that a user calls as a library: the user's own computations keep their precision and their cache.
     Only the number of devices is not restored, because it can be set only once in a process.
     """
     from jax.experimental.compilation_cache import compilation_cache

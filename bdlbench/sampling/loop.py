@@ -133,7 +133,7 @@ def is_markov(program: Program, shared: Shared, lane: Lane) -> bool:
 
 
 def check(program: Program, shared: Shared, lane: Lane, resume: Position) -> None:
-    """Raise ValueError unless :func:`run` can go on from ``resume``."""
+    """Raise ValueError unless :func:`run` can continue from ``resume``."""
     lane = lane._replace(active=np.ones(np.shape(lane.dataset), bool))
     if len(resume.bad_step) != len(lane.dataset):
         raise ValueError(f"it has {len(resume.bad_step)} lanes, not {len(lane.dataset)}")
@@ -187,7 +187,7 @@ def run(
     shared = lanes.replicate(shared)
     lane = lanes.place(lane._replace(active=np.ones(num_lanes, bool)))
     lane = lane._replace(active=lanes.place(lanes.active(num_lanes)))
-    if theta is not None:  # start points may be another run's draws, of another precision
+    if theta is not None:  # start points may be draws of another run, which may have another precision
         theta = lanes.place(np.asarray(theta, jax.dtypes.canonicalize_dtype(float)))
     for index in range(0 if resume is None else resume.stage, len(program.stages)):
         with clock.measure("compile"):

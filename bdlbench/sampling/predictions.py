@@ -74,8 +74,9 @@ class Predictor:
         Returns
         -------
         dict of arrays (L, n, T)
-            ``log_lik`` of the observed targets; where the distribution has them ``sample``, a draw of y, and for
-            regression ``mean``, ``variance`` and ``cdf`` at the observed targets; for classification ``probs`` (L, n, T, K).
+            ``log_lik`` of the observed targets. As far as the distribution has them: ``sample``, a draw of y; for
+            regression ``mean``, ``variance`` and ``cdf`` at the observed targets; for classification ``probs``
+            (L, n, T, K).
         """
         assert self.rows is not None
         held = () if anchor is None else (lanes.place(anchor),)
@@ -198,14 +199,15 @@ def linearised(target: Target, anchor: Array, theta: Array, x: Any) -> dist.Dist
 
 
 def describe(p: dist.Distribution, y: Array, key: Array, task: Task) -> dict[str, Array]:
-    """What is kept of one draw's predictive distribution; see :meth:`Predictor.predict`."""
+    """The quantities of one draw's predictive distribution that are kept; see :meth:`Predictor.predict`."""
     out = {"log_lik": p.log_prob(y)}
     with contextlib.suppress(*_UNKNOWN):
         out["sample"] = p.sample(key)
     if task == "classification":
         out["probs"] = class_probabilities(p)
         return out
-    # A censored distribution has no moments, and many have no CDF: metrics that need them do not exist.
+    # NumPyro knows no moments of a censored distribution and no CDF of many others. The metrics that need them are
+    # then not computed.
     with contextlib.suppress(*_UNKNOWN):
         out["mean"] = jnp.broadcast_to(p.mean, jnp.shape(y))
         out["variance"] = jnp.broadcast_to(p.variance, jnp.shape(y))
@@ -216,7 +218,7 @@ def describe(p: dist.Distribution, y: Array, key: Array, task: Task) -> dict[str
 
 
 _UNKNOWN = (NotImplementedError, ImportError)
-"""How NumPyro says that it has no such quantity of a distribution, or not without another library."""
+"""Errors by which NumPyro reports that a distribution lacks a quantity, or needs another library for it."""
 
 
 def class_probabilities(p: dist.Distribution) -> Array:

@@ -24,14 +24,14 @@ Numbers = Mapping[str, Any]
 Phase = Literal["warmup", "sample"]
 STEP, BATCH, DRAW, INIT, FINALIZE, START, HOLD_OUT, LIKELIHOOD = range(8)
 DRAW_BYTES = 2**20
-"""Bytes of draws that one lane holds on the device between two blocks."""
+"""Largest size in bytes of the draws that one lane holds on the device between two blocks."""
 AVERAGED = ("configurational_temperature",)
-"""Statistics of which a draw has the mean over all steps since the draw before it; of the others it has the last."""
+"""Statistics that are averaged over all steps since the draw before. Of the others, a draw has the last value."""
 NEVER = int(np.iinfo(np.int32).max)
-"""The first bad step of a lane that has none."""
+"""The value of ``bad_step`` for a lane without a bad step."""
 _BESIDE = ThreadPoolExecutor(1)  # the thread starts with the first task
 UNFINISHED = -1
-"""The first bad step of a lane whose warm-up did not reach the posterior. It is less than the step of every draw."""
+"""The value of ``bad_step`` if the warm-up did not reach the posterior. It is less than the step of every draw."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -283,7 +283,7 @@ class StagePrograms:
         keeps_draws = self.schedule.thinning > 0 and (phase == "sample" or not self.two_bodies)
         draw = jax.eval_shape(lambda: method.draw(draw_key, state)) if keeps_draws else jnp.zeros(())
         recorded = {name: s for name, s in info_shape.items() if name not in ("num_grads", "stopped")}
-        # Under vmap a lane that has stopped waits for the others, and asking would only cost selects.
+        # Under vmap a stopped lane saves no time, because all lanes take the same number of steps.
         may_stop = "stopped" in info_shape and lanes.sequential()
         slots = jnp.zeros((self.capacity, *draw.shape), draw.dtype)
         stats = {name: jnp.zeros((self.capacity, *s.shape), s.dtype) for name, s in recorded.items()}

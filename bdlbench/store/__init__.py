@@ -1,4 +1,4 @@
-"""The store alone writes and reads results: each run has a folder, and its record is written last."""
+"""The store writes and reads all results. Each run has a folder, in which its record is written last."""
 
 from bdlbench.store.errors import NoRoom, RunBusy, RunExists, StoreError
 from bdlbench.store.store import Store

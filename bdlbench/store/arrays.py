@@ -1,10 +1,9 @@
 """The draws of a run are a DataTree of the ArviZ schema in Zarr 3, which is written one block of draws after another.
 
 Arrays are allocated for the planned number of draws. When the run ends they are cut to the number of draws written, so
-a draw that was never made is not read as a fill value, and all files are put into one archive. A Zarr write costs a
-millisecond or two, however small it is,
-and a run makes some hundred of them. Blocks are therefore gathered in memory until they exceed ``BUFFER_BYTES``. The
-memory that this needs is at most ``BUFFER_BYTES`` and the block that is handed in.
+a draw that was never made is not read as a fill value, and all files are put into one archive. A Zarr write takes one
+or two milliseconds, however small it is, and a run makes about a hundred of them. Blocks are therefore gathered in
+memory until they exceed ``BUFFER_BYTES``. This needs at most ``BUFFER_BYTES`` and the size of one block.
 """
 
 import itertools
@@ -24,19 +23,19 @@ GROUPS = (
     "posterior", "sample_stats", "posterior_predictive", "log_likelihood", "observed_data", "constant_data",
     "predictions", "log_likelihood_test", "predictions_constant_data",
 )  # fmt: skip
-"""Groups of the ArviZ schema, in which the rows of ``observed_data`` were learned from and those of ``predictions`` were
-not, and ``log_likelihood_test``, which is that of the latter."""
+"""Groups of the ArviZ schema, and ``log_likelihood_test``. The rows of ``observed_data`` are training rows; those of
+``predictions`` and ``log_likelihood_test`` are test rows."""
 EARLIER = {
     "posterior_predictive": "predictions", "log_likelihood": "log_likelihood_test",
     "observed_data": "predictions_constant_data",
 }  # fmt: skip
-"""Where schema 2 has what schema 1 stored of test rows."""
+"""The groups of test rows by their names in schema 1 and in schema 2."""
 BUFFER_BYTES = 4 * 2**20
-"""Most bytes of a run's draws that wait in memory. It is small because a sweep writes many runs at the same time."""
+"""Largest size of a run's draws that wait in memory. It is small because a sweep writes many runs at the same time."""
 
 
 class PosteriorArrays:
-    """The folder ``posterior.zarr`` while its run is being written, and the archive that is made of it in the end.
+    """The folder ``posterior.zarr`` while its run is being written, and the archive that is made from it at the end.
 
     Parameters
     ----------
@@ -50,7 +49,7 @@ class PosteriorArrays:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.written: dict[str, int] = {}
-        """Number of draws of each ``group/name`` handed in so far. An array without draws has 0 or, once written, 1."""
+        """Number of draws of each ``group/name`` received so far. An array without a draw axis has 0 or, once written, 1."""
         self._variables: dict[str, Variable] = {}
         self._groups: dict[str, Any] = {}
         self._labelled: set[tuple[str, str]] = set()
@@ -119,7 +118,7 @@ class PosteriorArrays:
             self.flush()
 
     def flush(self) -> None:
-        """Write the blocks that wait in memory, so that the folder holds every draw handed in."""
+        """Write the blocks that wait in memory, so that the folder holds every draw received."""
         for key, variable in self._variables.items():
             if variable.waiting:
                 block = variable.waiting_values()
@@ -174,7 +173,7 @@ class PosteriorArrays:
     def close(self) -> list[str]:
         """Cut each group to the draws written, delete arrays that were never written, and write the archive.
 
-        The folder stays: until the record is in place, a checkpoint may stand on it.
+        The folder is kept, because a checkpoint may need it until the record is in place.
 
         Returns
         -------

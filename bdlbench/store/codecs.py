@@ -59,7 +59,7 @@ def _of_folder(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _of_archive(path: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The same of an archive. A small archive of compressed files could fill the memory of whoever reads it."""
+    """The files of an archive, likewise. Compressed files are refused, because a small one could fill the memory."""
     seen: set[str] = set()
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED or entry.filename in seen:

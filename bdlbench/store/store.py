@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 VERIFIED_BYTES = 4 * 2**30
-"""Most bytes that one store object reads to verify finished runs by checksum. It reads them in a few seconds."""
+"""Largest number of bytes that one store object reads to verify checksums, which takes a few seconds."""
 FILE_COST = 2**16
 """The cost of opening a file, as the number of bytes that can be read in the same time."""
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{0,199}")
@@ -48,7 +48,7 @@ class Store:
         try:
             text = os.fspath(path)
             self.path = Path(text).expanduser()
-        except (TypeError, RuntimeError) as error:  # no path, or the home of a user who is not there
+        except (TypeError, RuntimeError) as error:  # not a path, or the home of an unknown user
             raise ConfigError(
                 f"store.path={path!r} is no folder ({error}): give a path such as results/store."
             ) from None
@@ -211,13 +211,13 @@ class Store:
         return None
 
     def _sweep(self, id: str) -> None:
-        """Delete what a kill left beside a finished record, unless a process is writing the run just now."""
+        """Delete the files that a killed process left beside a finished record, unless a process writes the run now."""
         folder = self._folder(id)
         archived = (folder / PosteriorArrays.ARCHIVE).exists() and (folder / "posterior.zarr").exists()
         if not (folder / "run.json").exists() or not ((folder / "checkpoint").exists() or archived):
             return
         lock = FolderLock(folder)
-        with suppress(RunBusy, OSError):  # a store that may only be read keeps what it has
+        with suppress(RunBusy, OSError):  # in a read-only store the files stay
             lock.acquire(None)
             try:
                 if (folder / "run.json").exists():
@@ -226,7 +226,7 @@ class Store:
                 lock.release()
 
     def _look(self, id: str) -> tuple[records.Record | None, str | None]:
-        """The record of a run and a sentence on what is wrong with it; each is None where there is none.
+        """The record of a run, and a sentence about its damage. Each is None if it does not exist.
 
         A record that cannot be read is an empty dict. Checksums are compared as :meth:`sound_record` says.
         """
@@ -253,7 +253,7 @@ class Store:
         return [(self._folder(id) / name).exists() for name in ("checkpoint/state.npz", "run.json")] == [True, False]
 
     def deaths(self, id: str) -> int:
-        """How many attempts at a run that nobody writes now died without a word and without progress."""
+        """How many attempts at a run died without a handled signal and without progress; 0 while a process writes it."""
         return 0 if self.holder(id) else deaths(self._folder(id))
 
     def finished(self) -> list[str]:
@@ -291,8 +291,8 @@ class Store:
     def posterior(self, id: str) -> "xr.DataTree":
         """The run's draws as a DataTree of the ArviZ schema. Values are read from disk when they are used.
 
-        What belongs to test rows is in ``predictions``, ``log_likelihood_test`` and ``predictions_constant_data``, also of
-        runs that were stored with schema 1, which had other names for these groups.
+        The values at test rows are in ``predictions``, ``log_likelihood_test`` and ``predictions_constant_data``. This
+        also holds for runs that were stored with schema 1, which had other names for these groups.
 
         Raises
         ------
@@ -315,7 +315,7 @@ class Store:
             tree = xr.open_datatree(folder, engine="zarr")
         else:
             raise ConfigError(f"id: run '{id}' in '{self.path}' stored no draws; choose a run that is complete.")
-        if "posterior_predictive" in tree.children:  # which schema 2 does not have
+        if "posterior_predictive" in tree.children:  # a group of schema 1 that schema 2 does not have
             tree.children = {EARLIER.get(name, name): group for name, group in tree.children.items()}
         return tree
 

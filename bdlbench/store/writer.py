@@ -35,16 +35,16 @@ from bdlbench.store.files import (
 STORED = ("config.yaml", "curve.jsonl", PosteriorArrays.ARCHIVE)
 """The files beside the record whose checksums the record holds."""
 ATTEMPT = ".attempt"
-"""File in a run's folder while a process writes it. Only a process that dies without a word leaves it."""
+"""File in a run's folder while a process writes it. It stays only if the process is killed and cannot delete it."""
 RERUNS = ".rerun"
 """Folder in the store for runs that are being made again while their finished record still counts."""
 
 
 def sweep_leftovers(folder: Path) -> None:
-    """Delete what a kill has left beside the record of a finished run: the checkpoint and what it stood on."""
+    """Delete what a killed process left beside the record of a finished run: the checkpoint and the files it needed."""
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     (folder / ATTEMPT).unlink(missing_ok=True)
-    if (folder / PosteriorArrays.ARCHIVE).exists():  # a store of an older version has the folder alone
+    if (folder / PosteriorArrays.ARCHIVE).exists():  # a run of an older version has only the folder and no archive
         shutil.rmtree(folder / "posterior.zarr", ignore_errors=True)
 
 
@@ -175,7 +175,7 @@ class RunWriter:
             lock.release()
 
     def _has_result(self) -> bool:
-        """Whether the run has a record that is worth keeping until there is another: a failed one is not."""
+        """Whether the run has a record that must be kept until there is a new one. A failed run has none."""
         path = self.home / "run.json"
         try:
             return records.decode(read_regular(path), path)["status"] != "failed"
@@ -188,7 +188,7 @@ class RunWriter:
         self._arrays = PosteriorArrays(self.folder / "posterior.zarr")
         self._locks.append(FolderLock(self.folder))
         self._locks[-1].acquire(self._on_busy)
-        if (self.folder / "run.json").exists():  # a kill fell between its record and the two renames
+        if (self.folder / "run.json").exists():  # a process was killed between this record and the renames
             self._take_place()
             raise RunExists(f"Run {self.home.name} had been made again already.")
 
@@ -205,7 +205,7 @@ class RunWriter:
 
     @property
     def gone(self) -> bool:
-        """Whether the run's folder was removed or renamed by somebody else while this writer holds its lock."""
+        """Whether another process removed or renamed the run's folder while this writer held its lock."""
         return self._entered and not all(lock.is_there() for lock in self._locks)
 
     def _open_curve(self) -> FileIO:
@@ -217,7 +217,7 @@ class RunWriter:
     def check_there(self) -> None:
         """Raise :class:`~bdlbench.store.errors.FolderGone` if the run's folder is :attr:`gone`.
 
-        To write on would make a folder that nobody has locked.
+        Writing would make a new folder that no process has locked.
         """
         if self.gone:
             raise FolderGone(
@@ -425,7 +425,7 @@ class RunWriter:
             whole["warnings"] = [*whole["warnings"], *notes]
             whole["files"] = {name: checksum(folder / name) for name in STORED if (folder / name).exists()}
             text = records.encode(whole)
-            if folder != self.home and whole["status"] == "failed":  # the run that is there has more to say
+            if folder != self.home and whole["status"] == "failed":  # the old run, which did not fail, is kept
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 replace_file(folder / "run.json", lambda file: file.write(text))

@@ -1,4 +1,4 @@
-"""A fit from Python: the bits of the command line, the caller's units, and one sentence for what does not fit."""
+"""Fits from Python have the bits of the command line and the caller's units, and refuse wrong input in one sentence."""
 
 import functools
 import warnings
@@ -34,7 +34,7 @@ def posterior():
 
 @pytest.fixture(scope="module")
 def classifier():
-    """Classes by name."""
+    """A fit to classes that have names."""
     x, y = rows()
     return bdl.fit(NET, x, np.where(y > 100, "high", "low"), inference="sghmc", num_chains=2, num_warmup=20,
                    num_samples=10, thinning=1, batch_size=8, progress=False)  # fmt: skip
@@ -82,7 +82,10 @@ def test_prediction_has_the_units_of_the_caller(posterior):
 
 
 def test_log_prob_integrates_to_one(posterior):
-    """The density in the caller's units, by the trapezoid rule: smooth and 12 sd wide, so its error is below 1e-4."""
+    """The density in the caller's units integrates to 1.
+
+    The trapezoid rule over 12 sd of a smooth density errs by < 1e-4.
+    """
     x, _ = rows()
     p = posterior.predict(x[:1])
     grid = np.linspace(p.mean[0] - 12 * p.sd[0], p.mean[0] + 12 * p.sd[0], 401)
@@ -92,7 +95,7 @@ def test_log_prob_integrates_to_one(posterior):
 
 
 def test_variance_splits_and_quantiles_are_of_the_mixture(posterior):
-    """Law of total variance; the mixture's distribution function at a quantile is its level."""
+    """The law of total variance holds. The mixture's distribution function at a quantile is the quantile's level."""
     from scipy.stats import norm
 
     x, _ = rows()
@@ -111,7 +114,10 @@ def test_variance_splits_and_quantiles_are_of_the_mixture(posterior):
 
 
 def test_classes_are_the_callers(classifier):
-    """Names in and out; probabilities sum to one; information is the entropy less the draws' own."""
+    """Classes keep their names and probabilities sum to one.
+
+    The mutual information is the difference of the entropies.
+    """
     x, y = rows()
     p = classifier.predict(x)
     assert p.classes.tolist() == ["high", "low"]
@@ -129,7 +135,7 @@ def test_classes_are_the_callers(classifier):
 
 
 def test_params_are_the_modules_and_apply_binds_them(posterior):
-    """The network applied to each draw gives, with the draw's noise, the predicted means."""
+    """The network, applied with the parameters of each draw, gives the predicted means of the draws."""
     x, y = rows()
     params = posterior.params
     assert params["hidden"][0]["kernel"].shape == (2, 20, 3, 3)
@@ -139,7 +145,7 @@ def test_params_are_the_modules_and_apply_binds_them(posterior):
 
 
 def test_linen_modules_and_instances(posterior):
-    """A Linen class with bound options, its instance, and an NNX instance fit and are applied."""
+    """A Linen class with bound options, its instance, and an NNX instance can be fitted and applied."""
     x, y = rows()
     for network in (functools.partial(LinenMLP, width=3), LinenMLP(width=3, out_features=1)):
         fitted = bdl.fit(network, x, y, inference="map", num_warmup=20, progress=False)
@@ -152,7 +158,7 @@ def test_linen_modules_and_instances(posterior):
 
 
 def test_a_numpyro_model_of_counts_keeps_its_units():
-    """Counts are not standardised; quantiles are those of draws."""
+    """Counts are not standardised, and their quantiles are computed from draws."""
     x, _ = rows()
     y = np.random.default_rng(1).poisson(3.0, len(x))
     fitted = bdl.fit(model=functools.partial(poisson, scale=1.0), x=x, y=y, **TINY)
@@ -163,7 +169,7 @@ def test_a_numpyro_model_of_counts_keeps_its_units():
 
 
 def test_trees_of_inputs_reach_the_model_with_their_types():
-    """Whole numbers stay whole, floats are standardised; another structure is refused."""
+    """Whole numbers stay whole and floats are standardised. A tree of another structure is refused."""
     rng = np.random.default_rng(0)
     x = {"group": rng.integers(0, 3, 60), "dose": rng.normal(size=60) * 50}
     y = x["group"] + x["dose"] / 10 + 0.1 * rng.normal(size=60)
@@ -174,7 +180,7 @@ def test_trees_of_inputs_reach_the_model_with_their_types():
 
 
 class OnTree(nnx.Module):
-    """Reads a tree of inputs."""
+    """A network that reads a tree of inputs."""
 
     def __init__(self, out_features, rngs):
         self.a, self.b = nnx.Linear(2, out_features, rngs=rngs), nnx.Linear(1, out_features, rngs=rngs)
@@ -191,7 +197,7 @@ def test_networks_on_trees():
 
 
 def test_tables_are_read_by_name():
-    """Columns in another order predict alike, a superfluous one is named in a warning, a missing one refused."""
+    """Columns may have another order. An additional column gives a warning, and a missing column is refused."""
     x, y = rows()
     table = pd.DataFrame(x, columns=["a", "b", "c"])
     fitted = bdl.fit(NET, table, pd.Series(y, name="yield"), inference="map", num_warmup=20, progress=False)
@@ -204,7 +210,7 @@ def test_tables_are_read_by_name():
 
 
 def test_data_tree_is_arviz(posterior):
-    """Groups with chain and draw in front; summary and loo work; the log likelihood is that of log_prob."""
+    """Groups have the axes chain and draw first. ArviZ's summary and loo work. The log likelihood equals log_prob."""
     import arviz as az
 
     x, y = rows()
@@ -222,7 +228,7 @@ def test_data_tree_is_arviz(posterior):
 
 
 def test_diagnostics_and_repr_say_what_a_reader_must_know(posterior):
-    """40 draws are few: R-hat or ESS warn, and repr shows it."""
+    """With only 40 draws, R-hat or ESS give a warning, and repr shows it."""
     found = posterior.diagnostics
     assert found["rhat_max"] > 0
     assert found["num_diverging"] >= 0
@@ -232,7 +238,7 @@ def test_diagnostics_and_repr_say_what_a_reader_must_know(posterior):
 
 
 def test_laplace_predicts_linearised_and_warns_of_its_params():
-    """The prediction is not the network's at the draws, which is what the warning says."""
+    """Predictions use the linearised network and differ from the network at the draws. A warning says so."""
     x, y = rows()
     fitted = bdl.fit(NET, x, y, inference="laplace", num_samples=30, options={"before.0.schedule.num_warmup": 200},
                      progress=False)  # fmt: skip
@@ -243,7 +249,7 @@ def test_laplace_predicts_linearised_and_warns_of_its_params():
 
 
 def test_populations_are_chains():
-    """Particles of SMC and SVGD are laid out as chains."""
+    """The particles of SMC and SVGD are returned as chains."""
     x, y = rows()
     fitted = bdl.fit(NET, x, y, inference="svgd", num_warmup=10, num_particles=5, progress=False)
     assert fitted.num_chains == 5
@@ -252,7 +258,7 @@ def test_populations_are_chains():
 
 
 def test_settings_of_the_caller_are_untouched():
-    """Precision, cache and x64 are those of before."""
+    """A fit does not change the caller's precision, compilation cache and x64 setting."""
     from bdlbench.sampling.devices import SETTINGS, settings
 
     before = {name: getattr(jax.config, name) for name in (*SETTINGS, "jax_enable_x64")}
@@ -269,7 +275,7 @@ def test_settings_of_the_caller_are_untouched():
 
 
 def test_progress_is_silent_when_asked(capfd):
-    """Nothing on either stream."""
+    """With progress off, nothing is written to standard output or standard error."""
     x, y = rows()
     bdl.fit(NET, x, y, inference="map", num_warmup=20, progress=False)
     assert capfd.readouterr() == ("", "")
@@ -278,7 +284,7 @@ def test_progress_is_silent_when_asked(capfd):
 
 
 def test_a_column_of_targets_is_raveled_with_a_warning():
-    """(n, 1) is (n,)."""
+    """Targets of shape (n, 1) are treated as (n,), with a warning."""
     x, y = rows()
     with pytest.warns(UserWarning, match=r"taken as \(n,\)"):
         fitted = bdl.fit(NET, x, y[:, None], inference="map", num_warmup=1, progress=False)
@@ -301,12 +307,12 @@ def test_options_have_the_paths_of_the_command_line():
 
 
 def unobserved(x, y=None):
-    """Observes nothing."""
+    """A model without an observed site."""
     numpyro.sample("w", dist.Normal(0, 1))
 
 
 class Wide(linen.Module):
-    """Gives two outputs, whatever is asked."""
+    """A network that always has two outputs."""
 
     @linen.compact
     def __call__(self, x):
@@ -384,7 +390,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_does_not_fit_is_said_in_one_sentence(case):
-    """ConfigError, one line, before anything is compiled."""
+    """Wrong input raises a ConfigError of one line before anything is compiled."""
     call, words = BAD[case]
     with pytest.raises(ConfigError, match=words) as caught:
         call()
@@ -392,7 +398,7 @@ def test_what_does_not_fit_is_said_in_one_sentence(case):
 
 
 def test_what_does_not_fit_at_prediction(posterior):
-    """Widths and NaN are refused as at the fit."""
+    """Predictions refuse rows with another number of columns, and NaN, as a fit does."""
     with pytest.raises(ConfigError, match=r"rows of shape \(2,\)"):
         posterior.predict(X[:, :2])
     with pytest.raises(ConfigError, match="NaN in row 0"):
@@ -412,20 +418,20 @@ def test_what_does_not_fit_at_prediction(posterior):
 
 
 def exploding(x, y=None):
-    """Has no finite density."""
+    """A model without a finite density."""
     w = numpyro.sample("w", dist.Normal(0, 1))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.Normal(w + jnp.log(-jnp.ones(x.shape[0])), 1.0), obs=y)
 
 
 def test_a_fit_without_a_finite_draw_says_why():
-    """No posterior is given back."""
+    """If no draw is finite, an error with the reason is raised and no posterior is returned."""
     with pytest.raises(FloatingPointError, match="no finite draw: the log density is non-finite in 1 of 1 chains"):
         bdl.fit(model=exploding, x=X, y=Y, inference="svi", num_warmup=5, progress=False)
 
 
 def test_an_interruption_leaves_nothing(monkeypatch):
-    """Ctrl-C goes through, and the progress has ended."""
+    """KeyboardInterrupt is passed on to the caller, and the progress display has ended."""
     from bdlbench.api import fitting
 
     class Interrupting(fitting.Notebook):

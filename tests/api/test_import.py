@@ -1,4 +1,4 @@
-"""What an import costs, and what it leaves alone."""
+"""The import of bdlbench is fast and changes no setting of the process."""
 
 import subprocess
 import sys
@@ -13,12 +13,15 @@ assert {"fit", "load", "score_table", "Posterior", "Prediction"} <= set(dir(bdlb
 
 
 def test_the_import_alone_takes_nothing_with_it():
-    """Neither JAX, of which no setting can then change, nor anything else that takes long."""
+    """The import loads neither JAX, whose settings could then not be changed, nor any other slow library."""
     subprocess.run([sys.executable, "-c", LOOK], check=True)
 
 
 def test_api_and_scikit_learn_change_no_setting_of_jax():
-    """Importing all there is starts no device and leaves precision, cache and x64; a fit puts them back."""
+    """Importing all parts starts no device and changes no precision, cache or x64 setting.
+
+    A fit restores all of them.
+    """
     code = """
 import jax
 names = ["jax_enable_x64", "jax_default_matmul_precision", "jax_compilation_cache_dir", "jax_num_cpu_devices",
@@ -34,7 +37,7 @@ assert {name: getattr(jax.config, name) for name in names} == before
 
 
 def test_names_are_found_and_others_are_not():
-    """As a module of its own would have them."""
+    """Names that are imported lazily are found, and unknown names raise AttributeError, as in any module."""
     from bdlbench import api
 
     assert bdlbench.fit is api.fit

@@ -20,7 +20,7 @@ MAP = {"inference": "map", "num_warmup": 20, "progress": False}
 
 
 def test_a_stored_fit_has_the_draws_of_one_in_memory(store_path):
-    """The run is in the store with its rows beside it, and the same call finds it."""
+    """The run is in the store and its rows are beside the store. The same call finds the run again."""
     x, y = rows()
     network = functools.partial(LinenMLP, width=3)
     kept = bdl.fit(network, x, y, store=store_path, **TINY)
@@ -45,7 +45,7 @@ def test_a_stored_fit_has_the_draws_of_one_in_memory(store_path):
 
 
 def test_a_stored_fit_is_opened_by_its_id_and_without_its_rows(store_path):
-    """No trust is needed where all parts are the package's own; names and classes come back, and the rows may be gone."""
+    """A run of the package's own parts needs no trust. It can be loaded with its names and classes without its rows."""
     x, y = rows()
     table, labels = pd.DataFrame(x, columns=["a", "b", "c"]), np.where(y > 100, "high", "low")
     kept = bdl.fit(NET, table, labels, store=store_path, **MAP)
@@ -149,7 +149,7 @@ def test_what_a_store_does_not_keep_is_said_beforehand(store_path):
 
 @pytest.mark.parametrize("known", [False, True])
 def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch):
-    """Neither a run nor rows nor folders of the interrupted fit; what was in the store before stays."""
+    """An interrupted fit leaves no run, rows or folders. The earlier contents of the store stay."""
     from bdlbench.runs import group
     from bdlbench.runs.progress import Silent
 
@@ -168,7 +168,7 @@ def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch):
 
 
 def test_several_targets_have_noise_of_their_own():
-    """The joint log density given one draw is the sum of the outputs'; each output is a prediction by itself."""
+    """For each draw the joint log density is the sum over the targets. Each target has its own prediction."""
     x, y = rows()
     targets = np.column_stack([y, 1000 * x[:, 1]])
     for likelihood in ("gaussian", "heteroscedastic"):
@@ -190,7 +190,7 @@ def test_several_targets_have_noise_of_their_own():
 
 
 def test_score_table_compares_posteriors():
-    """RMSE and LPPD are those of the predictions, a row a posterior."""
+    """The table has one row for each posterior, with the RMSE and LPPD of its predictions."""
     x, y = rows()
     two = {"short": bdl.fit(NET, x, y, **MAP), "long": bdl.fit(NET, x, y, **MAP | {"num_warmup": 300})}
     table = bdl.score_table(two, x, y)

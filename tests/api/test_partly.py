@@ -1,4 +1,4 @@
-"""Partly Bayesian networks: what is fixed stays at the mode, every kind of method works on the rest, and it has its price."""
+"""Partly Bayesian networks: fixed weights stay at the mode, methods of every kind work, and the costs are counted."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", mostly(METHODS, "sghmc", "laplace"))
 def test_the_body_stays_at_the_mode(method, tmp_path):
-    """The hidden layer is that of the MAP in every draw, the last layer moves, and the price is counted."""
+    """In every draw the hidden layer has the weights of the MAP. The last layer varies, and the cost is counted."""
     x, y = rows()
     given = dict(METHODS[method])
     options = REST | given.pop("options", {})
@@ -35,7 +35,7 @@ def test_the_body_stays_at_the_mode(method, tmp_path):
 
 
 def test_a_predicate_chooses_weights_by_path():
-    """Classes too; one that chooses nothing or all is refused."""
+    """A function chooses the weights, also for classification. If it chooses none or all, it is refused."""
     x, y = rows()
     labels = np.where(y > 100, "high", "low")
     kept = {"inference": "svi", "num_warmup": 50, "num_samples": 5, "progress": False,

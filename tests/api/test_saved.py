@@ -1,4 +1,4 @@
-"""Saved folders serve as the posterior did, are data, and are refused in one sentence where they are not sound."""
+"""Saved folders give the posterior's predictions and contain only data. Damaged folders are refused in one sentence."""
 
 import functools
 import json
@@ -21,12 +21,12 @@ MAP = {"inference": "map", "num_warmup": 20, "progress": False}
 
 @pytest.fixture(scope="module")
 def posterior():
-    """Of a preset's network."""
+    """The posterior of a preset's network."""
     return bdl.fit(NET, *rows(), **TINY)
 
 
 def test_a_folder_serves_equal_predictions(posterior, tmp_path):
-    """Bit for bit, with diagnostics and warnings, and without training rows."""
+    """A loaded posterior has the same bits, diagnostics and warnings, without the training rows."""
     x, y = rows()
     folder = posterior.save(tmp_path / "p")
     assert sorted(path.name for path in folder.iterdir()) == ["arrays.npz", "posterior.json"]
@@ -45,7 +45,7 @@ def test_a_folder_serves_equal_predictions(posterior, tmp_path):
 
 
 def test_double_precision_goes_all_the_way(tmp_path):
-    """Draws, predictions, parameters and log likelihoods have 64 bits, saved, loaded and updated; others are refused."""
+    """Draws, predictions, parameters and log likelihoods stay in float64 when saved, loaded and updated."""
     x, y = rows()
     assert jax.config.jax_enable_x64 is False
     fitted = bdl.fit(NET, x, y, precision="float64", **MAP)
@@ -65,7 +65,7 @@ def test_double_precision_goes_all_the_way(tmp_path):
 
 
 def test_pickles_and_copies_are_the_same_posterior(posterior):
-    """Between the processes of a grid search, say."""
+    """A posterior can be pickled and copied, for example for the processes of a grid search."""
     import copy
     import pickle
 
@@ -76,13 +76,13 @@ def test_pickles_and_copies_are_the_same_posterior(posterior):
 
 
 def test_rows_may_be_saved_too(posterior, tmp_path):
-    """Then the log likelihood is there."""
+    """With saved rows, a loaded posterior has the log likelihood of the training rows."""
     again = bdl.load(posterior.save(tmp_path / "p", rows=True))
     np.testing.assert_array_equal(again.data_tree["log_likelihood"]["y"], posterior.data_tree["log_likelihood"]["y"])
 
 
 def test_names_of_classes_and_trees_come_back(tmp_path):
-    """Text labels, booleans, and a model on a tree of inputs."""
+    """Text labels, booleans, and a model on a tree of inputs are saved and loaded."""
     x, y = rows()
     for labels in (np.where(y > 100, "high", "low"), y > 100, np.where(y > 100, "a", "b").astype(object)):
         fitted = bdl.fit(NET, x, labels, **MAP)
@@ -96,7 +96,7 @@ def test_names_of_classes_and_trees_come_back(tmp_path):
 
 
 def test_a_network_is_handed_in_again_or_imported_with_trust(tmp_path):
-    """Never by itself; another network than the fitted one is refused."""
+    """A network is never imported without trust, and a network other than the fitted one is refused."""
     x, y = rows()
     network = functools.partial(LinenMLP, width=3)
     fitted = bdl.fit(network, x, y, **MAP)
@@ -113,7 +113,7 @@ def test_a_network_is_handed_in_again_or_imported_with_trust(tmp_path):
 
 
 def _edit(folder, change):
-    """Change a folder as someone would who writes a checksum that fits."""
+    """Change a saved folder and make its checksum fit, as an attacker could do."""
     about = json.loads((folder / "posterior.json").read_text().split("\n", 1)[1])
     change(about)
     text = json.dumps(about)
@@ -122,7 +122,7 @@ def _edit(folder, change):
 
 @pytest.mark.parametrize("target", ["os.system", "bdlbench.networks.mlp.jax.numpy.save", "subprocess.Popen"])
 def test_a_folder_runs_no_code(posterior, tmp_path, target):
-    """A factory that is none of ours is refused, also where a path of ours leads to it."""
+    """A factory outside of bdlbench is refused, even if a path through a module of bdlbench leads to it."""
     folder = posterior.save(tmp_path / "p")
     _edit(folder, lambda about: about["nodes"]["network"].update(_target_=target))
     with pytest.raises(ConfigError, match="not bdlbench's own"):
@@ -130,7 +130,7 @@ def test_a_folder_runs_no_code(posterior, tmp_path, target):
 
 
 def test_damage_and_other_versions_are_named(posterior, tmp_path):
-    """One sentence each."""
+    """A damaged folder or one of another version is refused in one sentence."""
     folder = posterior.save(tmp_path / "p")
     text = (folder / "posterior.json").read_text()
     (folder / "posterior.json").write_text(text.replace('"seed": 0', '"seed": 1'))

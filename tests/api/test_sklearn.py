@@ -1,4 +1,4 @@
-"""The estimators obey scikit-learn's contract and go where its own go."""
+"""The estimators obey scikit-learn's contract and work with its pipelines and searches."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,10 @@ EXCEPTIONS: dict[str, str] = {}
 
 
 def test_regressor_predicts_means_deviations_and_draws():
-    """In the units of y, by name, and the same again from the same random_state."""
+    """Predictions are in the units of y.
+
+    Columns are found by name, and the same random_state gives the same results.
+    """
     x, y = rows()
     table = pd.DataFrame(x, columns=["a", "b", "c"])
     model = BayesRegressor(**QUICK).fit(table, y)
@@ -32,7 +35,7 @@ def test_regressor_predicts_means_deviations_and_draws():
 
 
 def test_classifier_predicts_probabilities_and_takes_more_rows():
-    """The columns are in the order of classes_; partial_fit is an update with the same classes."""
+    """Probabilities have the order of classes_. partial_fit is an update with the same classes."""
     x, y = rows()
     labels = np.where(y > 100, "high", "low")
     model = BayesClassifier(**QUICK).partial_fit(x[:30], labels[:30], classes=["high", "low"])
@@ -45,7 +48,7 @@ def test_classifier_predicts_probabilities_and_takes_more_rows():
 
 
 def test_pipelines_cross_validation_and_grid_search():
-    """Parameters are found by name, also those within a pipeline."""
+    """A grid search sets parameters by name, also inside a pipeline."""
     x, y = rows()
     pipeline = make_pipeline(PolynomialFeatures(1, include_bias=False), BayesRegressor(**QUICK))
     assert cross_val_score(pipeline, x, y, cv=2).mean() > 0.5
@@ -57,6 +60,6 @@ def test_pipelines_cross_validation_and_grid_search():
 @pytest.mark.parametrize("estimator", [BayesRegressor, pytest.param(BayesClassifier, marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore")  # the checks warn of what they try on purpose
 def test_scikit_learns_own_checks(estimator):
-    """``check_estimator`` with a schedule of 300 steps to the mode, 2 chains."""
+    """``check_estimator`` passes with 2 chains and 300 steps to the mode."""
     model = estimator(network=NET, inference="map", num_warmup=300, num_chains=2, random_state=0)
     check_estimator(model, expected_failed_checks=EXCEPTIONS, on_skip=None)

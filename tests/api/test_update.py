@@ -1,4 +1,4 @@
-"""More rows: the target is the posterior given all rows, and what carries over is the start."""
+"""An update with more rows has the posterior given all rows as its target, and starts from the earlier fit."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ SPEED = {
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=SPEED.get(name, [])) for name in SHORT])
 def test_an_update_begins_where_the_method_says(method, monkeypatch):
-    """Chains at their last draws without the stages before, guides at their state, modes at the anchor."""
+    """Chains begin at their last draws without the earlier stages, guides at their state, and modes at the anchor."""
     x, y = rows()
     first = bdl.fit(NET, x[:30], y[:30], inference=method, progress=False, **SHORT[method])
     seen = {}
@@ -93,7 +93,7 @@ def test_an_updated_linear_model_has_the_posterior_of_all_rows():
 
 
 def test_an_update_refuses_what_does_not_fit():
-    """Unseen classes, other widths."""
+    """Classes that the fit has not seen and rows with another number of columns are refused."""
     x, y = rows()
     labels = np.where(y > 100, "high", "low")
     fitted = bdl.fit(NET, x, labels, inference="map", num_warmup=5, progress=False)

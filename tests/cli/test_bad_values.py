@@ -27,7 +27,7 @@ NOT_FINITE = ["nan", "inf", "-inf"]
 
 
 def each(base: str, field: str, values: list[str]) -> list[tuple[str, str]]:
-    """Overrides that give a field each of these values, and the field."""
+    """Make overrides that give a field each of these values, and return them with the field."""
     return [(f"{base} {field}={value}".strip(), field) for value in values]
 
 
@@ -135,13 +135,13 @@ CASES = [*NUMBERS, *SCHEDULES, *TEXTS, *NAMES]
 
 
 def test_there_are_enough():
-    """Without counting one twice."""
+    """The number of different cases is large enough."""
     assert len({overrides for overrides, _ in CASES}) >= 300
 
 
 @pytest.fixture(scope="module")
 def composer():
-    """One for all cases: Hydra composes each choice of groups once."""
+    """One composer for all cases, so that Hydra composes each choice of groups only once."""
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], RunMode.MULTIRUN)
@@ -149,7 +149,7 @@ def composer():
 
 
 def said(composer, overrides: list[str]) -> str | None:
-    """The sentence with which a command with these overrides ends; None where they are accepted."""
+    """The message with which a command with these overrides ends; None if they are accepted."""
     try:
         composed = composer.compose(overrides)
         outcome = Outcome()
@@ -160,7 +160,7 @@ def said(composer, overrides: list[str]) -> str | None:
 
 
 def is_sentence(text: str) -> bool:
-    """One line without the name of a Python error or a place in the code, which ends as a sentence does."""
+    """Whether a message is one line that ends as a sentence does and names no Python error and no place in the code."""
     raw = re.search(
         r"BDLBENCH_TRACEBACK|[a-z]Error\b|Exception\b|Traceback|[Cc]ould not (override|find|append)|struct", text
     )
@@ -177,7 +177,7 @@ def is_sentence(text: str) -> bool:
     ],
 )
 def test_each_bad_value_has_its_sentence(kind, composer, tmp_path, monkeypatch):
-    """None accepted, none raw, the field in each; and no file, wherever it might have been put."""
+    """Every bad value is refused by a sentence that names the field, and no file is written anywhere."""
     monkeypatch.chdir(tmp_path)
     wrong = []
     for overrides, named in kind:

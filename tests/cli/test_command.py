@@ -19,7 +19,7 @@ TINY += ["inference.schedule.num_warmup=3", "inference.schedule.num_chains=2", "
 
 
 def test_the_version_is_ours(capsys):
-    """Hydra has an option of this name too."""
+    """``--version`` prints the version of bdlbench, although Hydra has an option of the same name."""
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"bdlbench {__version__}\n"
 
@@ -35,7 +35,7 @@ def test_the_version_is_ours(capsys):
     ],
 )
 def test_the_home_is_put_in(given, made, monkeypatch):
-    """Where a shell leaves it to the program, and Hydra cannot read it."""
+    """``~`` is replaced by the user's home where a shell does not replace it and Hydra cannot read it."""
     monkeypatch.setenv("HOME", "/users/me")
     assert command.at_home(given) == made
     monkeypatch.setenv("HOME", "/users/you and me")
@@ -54,13 +54,13 @@ def test_the_home_is_put_in(given, made, monkeypatch):
     ],
 )
 def test_a_value_inside_a_swept_group_is_swept_too(given, made):
-    """So that Hydra gives it to each job with its method."""
+    """A value inside a swept group becomes part of the sweep, so that Hydra sets it in each job with its method."""
     assert command.each_alone(["-m", *given.split()]) == ["-m", *made.split()]
     assert command.each_alone(given.split()) == given.split()
 
 
 def test_two_methods_take_one_value_of_an_option_that_both_have(store_path, monkeypatch, capsys):
-    """NUTS, the default, has no step_size; both jobs are composed, and refused for the value alone."""
+    """Both jobs are composed, and refused only for the value. The default NUTS has no step_size."""
     monkeypatch.setattr(sys, "argv", ["bdlbench"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert command.execute(["-m", "inference=sgld,psgld", "inference.step_size=-1", f"store.path={store_path}"]) == 1
@@ -77,7 +77,7 @@ class Broken(io.StringIO):
 
 
 def test_a_stream_that_fails_is_said_once():
-    """The rest is lost, and nothing is raised."""
+    """One line reports that the stream has failed. Further output is lost, and no exception is raised."""
     told = io.StringIO()
     stream = Lenient(Broken(), told)
     for _ in range(3):
@@ -97,7 +97,7 @@ BAD = {
 
 @pytest.mark.parametrize("how", ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in [*BAD][1:])])
 def test_the_exit_code_is_the_runs_whatever_becomes_of_its_output(how, store_path):
-    """On a terminal that knows no more than ASCII."""
+    """On a terminal that accepts only ASCII, the exit code is still that of the run."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     line = f'"$@" {BAD[how]}'
     run = ["bash", "-c", line, "bash", sys.executable, "-m", "bdlbench.cli.main", *TINY, f"store.path={store_path}"]
@@ -121,7 +121,10 @@ REFUSED = {
     "what", [*[*REFUSED][:1], *(pytest.param(name, marks=pytest.mark.slow) for name in [*REFUSED][1:])]
 )
 def test_a_real_command_refuses_what_is_bad(what, tmp_path):
-    """One sentence on standard error, exit code 1, no traceback, and nothing written: as the checks in process say."""
+    """A bad value gives one sentence on standard error and exit code 1.
+
+    There is no traceback, and nothing is written.
+    """
     given, named = REFUSED[what]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("HYDRA_FULL_ERROR", None)

@@ -56,7 +56,7 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def loader():
-    """Hydra's, as in a multirun, and the configuration that it hands to a launcher."""
+    """Hydra's loader, as in a multirun, and the configuration that Hydra passes to a launcher."""
     with hydra.initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
         made = GlobalHydra.instance().config_loader()
         return made, made.load_configuration("config", overrides=[], run_mode=RunMode.MULTIRUN)
@@ -64,25 +64,28 @@ def loader():
 
 @pytest.fixture(scope="module")
 def composer(loader):
-    """One for all jobs, as in a sweep, so that a job that touched another's values would show."""
+    """One composer for all jobs, as in a sweep, so that a job that changed values of another job would be noticed."""
     return Composer(*loader)
 
 
 def by_hydra(composer, monkeypatch):
-    """The overrides that the composer hands to Hydra from now on."""
+    """A list that collects the overrides that the composer passes to Hydra."""
     seen, load = [], composer.load
     monkeypatch.setattr(composer, "load", lambda overrides: (seen.append(overrides), load(overrides))[1])
     return seen
 
 
 def same(one, other):
-    """Equal values of equal types in the same order: 1 is not 1.0, nor true."""
+    """Whether values, types and order are equal. 1, 1.0 and true are different."""
     return json.dumps(one) == json.dumps(other)
 
 
 @pytest.mark.parametrize("overrides", SET, ids=" ".join)
 def test_values_are_set_as_hydra_sets_them(overrides, composer, monkeypatch):
-    """The configuration and the labels of a single run; Hydra is asked once for the groups, and never again."""
+    """The result is the configuration and labels of a single run.
+
+    Hydra is called once for the groups and never again.
+    """
     expected = compose(overrides)
     handed = by_hydra(composer, monkeypatch)
     assert same(composer.compose(overrides), expected)

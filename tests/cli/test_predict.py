@@ -13,7 +13,7 @@ from bdlbench.runs.group import run
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A Laplace run, whose predictions need the stored anchor."""
+    """A stored run of Laplace, whose predictions need the stored anchor."""
     store = tmp_path_factory.mktemp("results") / "store"
     record = run(["data=diabetes", "inference=laplace", "~tuned", "network.width=3", "progress=off",
                   f"store.path={store}", "inference.schedule.num_samples=20",
@@ -22,7 +22,7 @@ def stored(tmp_path_factory):
 
 
 def test_a_table_in_and_out(stored, tmp_path, capsys):
-    """Columns in any order; extra ones are named on standard error; missing ones end the command."""
+    """Columns may have any order. Additional ones are named on standard error, and missing ones end the command."""
     store, run_id = stored
     posterior = bdl.load(run_id, store=store)
     dataset = posterior._origin.job.dataset
@@ -44,7 +44,7 @@ def test_a_table_in_and_out(stored, tmp_path, capsys):
 
 
 def test_a_run_predicts_without_its_data(stored, tmp_path, monkeypatch):
-    """From the scalers, names and anchor that were stored: what it wrote before the data went, bit for bit."""
+    """Stored scalers, names and anchor are enough: without the data, the output has the same bits as before."""
     from bdlbench.evaluation.predictive import predictive
     from bdlbench.runs import job as job_module
     from bdlbench.store import Store
@@ -67,7 +67,7 @@ def test_a_run_predicts_without_its_data(stored, tmp_path, monkeypatch):
 
 
 def test_a_linearised_run_of_before_is_refused_by_name(stored, tmp_path, capsys):
-    """Without its anchor the network would be another function."""
+    """Without the anchor, the network would be another function, so the run is refused."""
     import shutil
 
     store, run_id = stored

@@ -18,7 +18,7 @@ CONFIG = {"seed": 0, "data": {"split": 0}, "inference": {"step_size": 1e-5}}
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """A store with a sound, another and a failed run, where the default path finds it."""
+    """A store at the default path with a complete run, another run and a failed run."""
     monkeypatch.chdir(tmp_path)
     store = Store("results/store")
     for id, method, step, status in (
@@ -46,7 +46,7 @@ def path(tmp_path, monkeypatch):
 
 
 def test_list(path, capsys):
-    """All runs, those that fit a filter (numbers by value), or those that ended so."""
+    """``list`` shows all runs, those that fit a filter (numbers are compared by value), or those of one status."""
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     assert all(id in out for id in ("nuts-a1", "sgld-b1", "sgld-b2"))
@@ -59,7 +59,7 @@ def test_list(path, capsys):
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path, monkeypatch, capsys):
-    """Nothing there is no error."""
+    """An empty store is not an error. The message says how to make a run."""
     monkeypatch.chdir(tmp_path)
     for command in ("list", "table"):
         assert main([command]) == 0
@@ -69,13 +69,13 @@ def test_an_empty_store_says_how_to_fill_it(tmp_path, monkeypatch, capsys):
 
 
 def test_show_prints_json(path, capsys):
-    """The record, whole, by a unique beginning of its id."""
+    """``show`` prints the whole record. A unique beginning of the id is enough."""
     assert main(["show", "nuts"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((path / "nuts-a1/run.json").read_text())
 
 
 def test_table(path, capsys):
-    """Chosen runs, as Markdown or for the terminal."""
+    """``table`` shows chosen runs, as Markdown or for the terminal."""
     assert main(["table", "nuts", "sgld-b1", "--markdown"]) == 0
     rows = [line.split(" | ")[:3] for line in capsys.readouterr().out.splitlines()[2:]]
     assert rows == [["| nuts", "-5.500", "55"], ["| sgld", "-5.500", "55"]]
@@ -84,7 +84,7 @@ def test_table(path, capsys):
 
 
 def test_diff(path, capsys):
-    """Only what differs."""
+    """``diff`` shows only the differences."""
     assert main(["diff", "sgld-b1", "sgld-b2"]) == 0
     out = capsys.readouterr().out
     assert "inference.step_size" in out and "1e-05" in out and "0.0001" in out and "seed" not in out
@@ -93,7 +93,7 @@ def test_diff(path, capsys):
 
 
 def test_delete_asks_first(path, capsys, monkeypatch):
-    """Nothing goes without a yes, and no complete run ever."""
+    """Nothing is deleted without a confirmation, and a complete run is never deleted."""
     for answer in ("", "n"):
         monkeypatch.setattr("builtins.input", lambda prompt, answer=answer: answer)
         assert main(["delete", "--failed"]) == 1
@@ -105,13 +105,13 @@ def test_delete_asks_first(path, capsys, monkeypatch):
 
 
 def look(draws, phase="sample"):
-    """A line of a curve."""
+    """One line of a curve."""
     return {"phase": phase, "num_draws": draws, "num_grads": 10.0 * draws, "seconds": 0.5, "lppd": -1.25}
 
 
 @pytest.fixture
 def started(path):
-    """A writer of a run in progress that has looked three times, of 2 chains x 50 draws."""
+    """The writer of a run in progress with three looks, 2 chains and 50 draws in each."""
     config = copy.deepcopy(CONFIG)
     config["inference"]["schedule"] = {"num_chains": 2, "num_samples": 50}
     with Store(path).writer("svi-c1", config) as writer:
@@ -121,7 +121,7 @@ def started(path):
 
 
 def test_a_running_run_is_listed_and_tailed(started, path, capsys):
-    """Who writes it, its phase, its draws of how many, and the last looks."""
+    """The output has the process that writes the run, its phase, its draws and the last looks."""
     assert main(["list", "--running"]) == 0
     out = capsys.readouterr().out
     assert "svi-c1" in out and f"running (process {os.getpid()} on " in out and "nuts-a1" not in out
@@ -137,7 +137,7 @@ def test_a_running_run_is_listed_and_tailed(started, path, capsys):
 
 
 def test_a_run_broken_off_says_so(path, capsys):
-    """Nobody holds its folder; and before the first look nothing is known but that."""
+    """A run without a process is shown as interrupted. Before its first look, nothing more is known."""
     with Store(path).writer("svi-c1", CONFIG):
         pass
     assert main(["tail", "svi-c1"]) == 0
@@ -166,7 +166,7 @@ STAGES = {
     ],
 )
 def test_a_long_warm_up_shows_its_checkpoint(place, inference, said, path, capsys):
-    """Before the first look at the posterior the step is known from there; without JAX, a damaged file says nothing."""
+    """Before the first look, the step is read from the checkpoint without JAX. A damaged checkpoint is ignored."""
     where = Position(*place, (np.zeros((2, 3)),), np.zeros(2, int), None)
     with Store(path).writer("svi-c1", CONFIG | {"inference": inference}) as writer:
         writer.checkpoint({f"position/{name}": array for name, array in where.arrays().items()})
@@ -181,13 +181,13 @@ def test_a_long_warm_up_shows_its_checkpoint(place, inference, said, path, capsy
 
 
 def test_a_finished_run_has_a_tail_too(path, capsys):
-    """Its status, and why."""
+    """``tail`` of a finished run shows its status and the reason."""
     assert main(["tail", "sgld-b2"]) == 0
     assert capsys.readouterr().out == "sgld-b2: failed: out of memory\n"
 
 
 def test_following_ends_with_the_run(started, path, capsys, monkeypatch):
-    """Looks are printed once each as they come; what a resumed run takes back and writes again is printed again."""
+    """Each look is printed once. Looks that a resumed run removes and writes again are printed again."""
     from bdlbench.cli import tail
 
     def more(seconds):
@@ -212,7 +212,7 @@ def test_following_ends_with_the_run(started, path, capsys, monkeypatch):
 
 
 def test_sql(path, capsys):
-    """A query's answer, missing values as a dash."""
+    """``sql`` prints the answer to a query, with a dash for a missing value."""
     assert (
         main(
             [
@@ -226,7 +226,7 @@ def test_sql(path, capsys):
 
 
 def test_verify(path, capsys):
-    """Sound stores exit 0; a changed file is named and exits 1."""
+    """For an undamaged store the exit code is 0. A changed file is named and the exit code is 1."""
     assert main(["verify"]) == 0
     assert capsys.readouterr().out == "3 runs checked, 0 damaged.\n"
     (path / "nuts-a1/config.yaml").write_text("seed: 1\n")
@@ -235,7 +235,7 @@ def test_verify(path, capsys):
 
 
 def test_data(capsys):
-    """The catalogue of data sets: a line for each, with what its yaml says of it."""
+    """``data`` prints one line for each data set, with the values from its yaml."""
     from bdlbench.data import catalogue
 
     assert main(["data"]) == 0
@@ -261,14 +261,14 @@ def test_data(capsys):
     ],
 )
 def test_errors_are_one_sentence(path, capsys, arguments, message):
-    """On stderr, exit code 2, nothing on stdout."""
+    """An error is one sentence on stderr with exit code 2. Nothing is written to stdout."""
     assert main(arguments) == 2
     out, errors = capsys.readouterr()
     assert out == "" and message in errors and errors.count("\n") == 1
 
 
 def test_an_unreadable_record_is_mentioned(path, capsys):
-    """The others are listed, the broken one is named on stderr."""
+    """The other runs are listed, and the damaged one is named on stderr."""
     (path / "nuts-a1/run.json").write_text("{")
     assert main(["list"]) == 0
     out, errors = capsys.readouterr()
@@ -276,7 +276,7 @@ def test_an_unreadable_record_is_mentioned(path, capsys):
 
 
 def test_no_jax_for_reading(path):
-    """Neither JAX nor what it brings is imported to list, tabulate or show."""
+    """``list``, ``table`` and ``show`` import neither JAX nor the libraries that need it."""
     script = (
         "import sys; from bdlbench.cli.results import main; main(['list']); main(['table']); main(['show', 'nuts']);"
         "heavy = {'jax', 'numpyro', 'pandas', 'xarray', 'zarr', 'arviz', 'duckdb', 'matplotlib'} & set(sys.modules);"
@@ -291,7 +291,7 @@ def test_no_jax_for_reading(path):
 
 
 def test_compare(path, capsys):
-    """Verdicts on the stored runs in three formats; what is missing is one sentence."""
+    """``compare`` gives verdicts on the stored runs in three formats. A missing run is reported in one sentence."""
     store = Store(path)
     for split in range(3):
         for method, lppd in (("nuts", -5.0), ("sgld", -5.5 - 0.01 * split)):

@@ -1,4 +1,4 @@
-"""Tuning with Optuna: what is asked, what is told, and what the command prints."""
+"""Tuning with Optuna: the trials that are asked for, the values that Optuna gets, and the output of the command."""
 
 import math
 import re
@@ -23,14 +23,14 @@ SPACE = ["data=yacht", "x=tag(log, interval(0.01, 1))", "kind=sgd,adam"]
 
 
 def returned(value):
-    """A job of Hydra's that has ended."""
+    """A finished job of Hydra."""
     job = JobReturn(status=JobStatus.COMPLETED)
     job.return_value = value
     return job
 
 
 class Launcher:
-    """Instead of runs: a record whose ``metrics.score`` is a function of the overrides."""
+    """A launcher without runs. Its records have a ``metrics.score`` that is a function of the overrides."""
 
     def __init__(self, score):
         self.score, self.batches = score, []
@@ -54,14 +54,14 @@ class Launcher:
 
 
 class Loader:
-    """Instead of Hydra's: jobs are composed to one metric."""
+    """A loader in place of Hydra's, which composes every job with one metric."""
 
     def load_sweep_config(self, master, overrides):
         return OmegaConf.create({"metrics": {"score": {}, "absent": {}}})
 
 
 def sweeper(score, **options):
-    """A sweeper as Hydra makes it, with its launcher put in place."""
+    """A sweeper as Hydra makes it, with the launcher above."""
     given = {k: v for k, v in PRESET.items() if not k.startswith("_")} | {"metric": "metrics.score"} | options
     made = OptunaSweeper(**OmegaConf.create(given))
     made.launcher, made.parser, made.loader, made.config = Launcher(score), OverridesParser.create(), Loader(), None
@@ -69,7 +69,7 @@ def sweeper(score, **options):
 
 
 def distance(job):
-    """Best at x = 0.1 with adam."""
+    """A score that is best at x = 0.1 with adam."""
     return -abs(math.log(float(job["x"]) / 0.1)) - (job["kind"] == "sgd")
 
 
@@ -85,7 +85,10 @@ def test_trials_are_asked_in_batches_and_the_best_is_told(capsys):
 
 
 def test_tpe_learns_from_what_it_is_told():
-    """Its last ten of forty are better than its ten random first ones, by the median; told the opposite, it is worse."""
+    """The last ten of forty trials have a better median than the first ten, random ones.
+
+    With the opposite direction it is worse.
+    """
 
     def medians(direction):
         made = sweeper(distance, n_trials=40, n_jobs=2, direction=direction)
@@ -100,7 +103,7 @@ def test_tpe_learns_from_what_it_is_told():
 
 
 def test_the_same_command_asks_the_same_trials():
-    """So that the store has them; another seed asks others."""
+    """The same command asks for the same trials, whose runs are in the store. Another seed asks for others."""
     asked = []
     for seed in (0, 0, 1):
         made = sweeper(distance, n_trials=12, n_jobs=4, seed=seed)
@@ -110,7 +113,7 @@ def test_the_same_command_asks_the_same_trials():
 
 
 def test_a_storage_continues_a_study(tmp_path):
-    """Six trials, then ten in all: four more are asked, and none of them twice."""
+    """After six trials, a command for ten trials asks for four more, and repeats none."""
     options = {"storage": f"sqlite:///{tmp_path}/tuning.db", "study_name": "one", "n_jobs": 3}
     first = sweeper(distance, n_trials=6, **options)
     first.sweep(list(SPACE))
@@ -124,7 +127,7 @@ def test_a_storage_continues_a_study(tmp_path):
 
 
 def test_trials_that_were_broken_off_come_first(tmp_path):
-    """A command that dies in a batch leaves running trials: the next one runs those, and ends with the same study."""
+    """After a command dies in a batch, the next one runs the open trials first. The study is the same in the end."""
     options = {"storage": f"sqlite:///{tmp_path}/tuning.db", "n_trials": 6, "n_jobs": 3}
     whole = sweeper(distance, study_name="whole", **options).sweep(list(SPACE))
     calls = iter(range(5))  # dies in the second batch
@@ -145,7 +148,7 @@ def test_trials_that_were_broken_off_come_first(tmp_path):
 
 
 def test_a_trial_without_a_value_is_told_as_failed():
-    """Diverged, refused, or a metric that is null: Optuna learns that there is none, and the others count."""
+    """If a run diverged or was refused, or its metric is null, Optuna gets a failed trial. Other trials count."""
     scores = iter([math.inf, None, 1.0, 2.0])
     made = sweeper(lambda job: next(scores), n_trials=4, n_jobs=4)
     study = made.sweep(list(SPACE))
@@ -179,7 +182,7 @@ def test_trials_lost_with_their_workers_are_tried_again(stored, tmp_path):
 
 
 def test_all_trials_lost(tmp_path):
-    """The command says so; the next one asks nothing that was asked before, though no trial has ended."""
+    """The command reports it. The next one asks for new trials, although no trial has ended."""
     options = {"storage": f"sqlite:///{tmp_path}/tuning.db", "study_name": "one", "n_jobs": 2}
     first = sweeper(lambda job: LOST, n_trials=2, **options)
     sentence = "none of 2 trials gave a value: .*; 2 lost with their workers, which the same command tries again"
@@ -194,7 +197,7 @@ def test_all_trials_lost(tmp_path):
 
 
 def test_a_trial_with_one_lost_run_and_one_of_its_own_has_failed():
-    """Trying it again could not give it a value."""
+    """Such a trial is not repeated, because it could not get a value."""
     fates = iter([LOST, math.inf, LOST, 1.0, 1.0, 1.0])
     made = sweeper(lambda job: next(fates), n_trials=3, n_jobs=3, mean_over={"split": "range(2)"})
     assert [trial.state.name for trial in made.sweep(list(SPACE)).trials] == ["FAIL", "RUNNING", "COMPLETE"]
@@ -208,7 +211,7 @@ def test_a_metric_that_no_record_will_have_is_refused_before_anything_runs():
 
 
 def test_the_objective_is_a_mean_over_splits():
-    """Three jobs a trial; a trial with one failed job has no value."""
+    """Each trial has three jobs. A trial with one failed job has no value."""
     made = sweeper(
         lambda job: None if job["split"] == "2" and job["kind"] == "sgd" else float(job["x"]) + int(job["split"]),
         n_trials=6,
@@ -250,7 +253,7 @@ def test_another_sampler_is_named_by_its_target():
     ],
 )
 def test_hydras_sweeps_become_optunas_distributions(text, expected):
-    """A range ends before its stop, as on the command line."""
+    """A range does not include its stop, as on the command line."""
     (override,) = OverridesParser.create().parse_overrides([text])
     assert distribution(override) == expected
 
@@ -279,7 +282,7 @@ def test_options_are_refused_in_one_sentence(options, space, sentence):
 
 
 def test_records_of_any_launcher():
-    """The lanes launcher returns the record; another one's jobs return what the command came to."""
+    """The lanes launcher returns the record. Other launchers return the outcome of the command."""
     outcome = Outcome()
     assert record_of(outcome) is None
     outcome.records.append({"metrics": {"a": 1}})
@@ -295,13 +298,13 @@ SCHEDULE = "inference.schedule={num_chains: 1, num_warmup: 5, num_samples: 1, th
 
 
 def bdlbench(*overrides):
-    """The command in a process of its own."""
+    """Run the command in a separate process."""
     command = [sys.executable, "-m", "bdlbench.cli.main", "-m", *COMMAND.split(), SCHEDULE, *overrides]
     return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_the_command_tunes(store_path):
-    """Four trials in one program; what is best is printed, and a table of all."""
+    """Four trials run in one program. The best one and a table of all are printed."""
     done = bdlbench(
         "hydra/sweeper=optuna",
         "hydra.sweeper.n_trials=4",
@@ -317,7 +320,7 @@ def test_the_command_tunes(store_path):
 
 
 def test_hydras_own_joblib_launcher_keeps_working(store_path):
-    """One job a process, without lanes: records, errors and the exit code come back from the workers."""
+    """Each job has its own process, without lanes. Records, errors and the exit code are returned from the workers."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     done = bdlbench("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,-1", f"store.path={store_path}")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Signals, two processes at once, a full disk and damaged files, through the command line."""
+"""The command line with signals, two processes at once, a full disk and damaged files."""
 
 import contextlib
 import functools
@@ -31,7 +31,7 @@ SHORT = [*QUICK, *shortened("sgld", 200, 20, 0)]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Outcomes of the long runs of seeds 0, 1, 2, made one after another."""
+    """The outcomes of the runs with seeds 0, 1 and 2 without interruption."""
     path = tmp_path_factory.mktemp("undisturbed")
     code, errors = command("-m", *LONG, f"store.path={path}", "seed=0,1,2", "hydra.launcher.max_lanes=2")
     assert code == 0, errors
@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory):
 
 
 def compare(undisturbed, path):
-    """Every run of a store has the undisturbed bits."""
+    """Assert that every run of a store has the bits of the undisturbed run."""
     store = Store(path)
     assert store.finished()
     for run_id in store.finished():
@@ -49,7 +49,7 @@ def compare(undisturbed, path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_signal_ends_a_command_in_good_order(number, undisturbed, tmp_path):
-    """One sentence, 128 + signal, a checkpoint of this moment; the same command continues to the same bits."""
+    """It prints one sentence, exits with 128 + signal and leaves a new checkpoint. The same command then continues."""
     process = start(*LONG, f"store.path={tmp_path}", "store.checkpoint_seconds=1e6")
     wait_for(lambda: any(curve.stat().st_size for curve in tmp_path.glob("*/curve.jsonl")), process)  # has draws
     process.send_signal(number)
@@ -65,7 +65,7 @@ def test_a_signal_ends_a_command_in_good_order(number, undisturbed, tmp_path):
 
 
 def hears(process):
-    """Whether the process has set a handler for SIGTERM, as the kernel says."""
+    """Whether the kernel says that the process has a handler for SIGTERM."""
     (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{process.pid}/status").read_text())
     return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
@@ -107,7 +107,7 @@ def test_ctrl_c_at_the_end_prints_no_traceback(tmp_path):
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path):
-    """Before the first has been heeded: the process dies of the signal."""
+    """A second signal before the first has taken effect kills the process."""
     process = start(*LONG, f"store.path={tmp_path}", "inference.schedule.num_warmup=100000000")
     wait_for(lambda: bool(checkpoints(tmp_path)), process)
     os.kill(process.pid, signal.SIGSTOP)  # both are there when it wakes up
@@ -120,7 +120,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
 
 
 def test_a_signal_stops_the_whole_sweep(undisturbed, tmp_path):
-    """Runs of the group in progress have checkpoints, those after it have not begun; the same command continues."""
+    """Runs in progress have checkpoints and later runs have not begun. The same command then continues."""
     sweep = ["-m", *LONG, f"store.path={tmp_path}", "seed=0,1,2", "hydra.launcher.max_lanes=2"]
     process = start(*sweep)
     wait_for(lambda: any(curve.stat().st_size for curve in tmp_path.glob("*/curve.jsonl")), process)  # has draws
@@ -184,7 +184,7 @@ def test_workers_end_with_a_killed_command(tmp_path):
 
 
 def test_two_processes_start_the_same_run(undisturbed, tmp_path):
-    """One runs; the other says that it waits, finds the run finished, and both end well."""
+    """One process runs. The other one says that it waits and finds the finished run. Both exit with 0."""
     first = start(*LONG, f"store.path={tmp_path}")
     wait_for(lambda: bool(list(tmp_path.glob("*/config.yaml"))), first)
     first.send_signal(signal.SIGSTOP)  # for as long as the other takes to come by
@@ -200,7 +200,7 @@ def test_two_processes_start_the_same_run(undisturbed, tmp_path):
 
 
 def test_eight_writers_leave_800_whole_records(tmp_path):
-    """8 processes write 100 runs each into one store: exactly 800 records, each file as its checksum says."""
+    """8 processes write 100 runs each into one store. There are exactly 800 records, and all checksums fit."""
     script = """
         import sys
         import numpy as np
@@ -230,7 +230,7 @@ def test_eight_writers_leave_800_whole_records(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A function that mounts a tmpfs, or resizes it, to so many KiB."""
+    """A function that mounts or resizes a tmpfs of this many KiB."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = False
@@ -252,7 +252,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_ends_in_one_sentence_and_nothing_is_lost(undisturbed, small_disk):
-    """A finished run stays whole, the other stops with its last checkpoint intact, and with room it continues."""
+    """A finished run stays complete. The other run keeps its last checkpoint, and continues when there is space."""
     path = small_disk(100_000)
     assert command(*SHORT, f"store.path={path}")[0] == 0
     store = Store(path)
@@ -293,7 +293,7 @@ FILES = (
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], flipped], ids=["truncated", "flipped"])
 def test_a_damaged_run_is_set_aside_and_repeated(damage, tmp_path):
-    """Every kind of file of a finished run: the same command finds it, says so, and the record is whole again."""
+    """For every kind of file, the same command finds the damage, reports it and makes the run again."""
     assert command(*SHORT, f"store.path={tmp_path}")[0] == 0
     store = Store(tmp_path)
     (run_id,) = store.finished()
@@ -315,7 +315,7 @@ def test_a_damaged_run_is_set_aside_and_repeated(damage, tmp_path):
     "name", ["checkpoint/state.npz", "curve.jsonl", "posterior.zarr/log_likelihood_test/y/c/0/0/0"]
 )
 def test_an_interrupted_run_with_damaged_files_starts_over(name, undisturbed, tmp_path):
-    """What a checkpoint stands on is checked before anything is built on it."""
+    """The files that a checkpoint needs are checked before the run continues from it."""
     process = start(*LONG, f"store.path={tmp_path}")
     wait_for(lambda: any(curve.stat().st_size for curve in tmp_path.glob("*/curve.jsonl")), process)  # has draws
     process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, in real processes: the same command continues, and ends with the undisturbed bits."""
+"""Real processes are killed with kill -9 at random times. The same command continues and ends with the same bits."""
 
 import shutil
 import time
@@ -32,7 +32,7 @@ def family(preset: str) -> str:
 
 
 def test_every_family_is_killed():
-    """A method's file that a yaml names has a preset here."""
+    """Every module of methods that a yaml names has a preset in this test."""
     assert {family(preset) for preset in BUDGET} == {family(preset) for preset in PRESETS}
 
 
@@ -41,7 +41,7 @@ def test_every_family_is_killed():
     "preset", [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in BUDGET]
 )
 def test_kills_change_no_bit(preset, tmp_path):
-    """Five kills that found the run alive: at its first checkpoint, and at seeded moments uniform over its length."""
+    """A run is killed five times, at its first checkpoint and at random times, and still ends with the same bits."""
     warmup, samples, before = BUDGET[preset]
     overrides = [*QUICK, *shortened(preset, warmup, samples, before)]
     code, errors = command(*overrides, f"store.path={tmp_path}/cold")  # fills the compilation cache

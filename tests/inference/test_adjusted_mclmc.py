@@ -56,9 +56,10 @@ def check_adjusted(dim, condition, factory=adjusted_module.adjusted_mclmc, num_s
     ),
 )
 def test_a_warm_up_without_a_last_phase_keeps_its_step_size(num_warmup, shares):
-    """The step size that sampling gets is one that warm-up found, not dual averaging's blank 1; and the chain moves.
+    """The step size in sampling is one that the warm-up found, not the initial value 1 of dual averaging.
 
-    In the last two the second phase measures at the very last step, after which nothing is averaged any more.
+    The chain moves. In the last two cases the second phase ends at the last step of the warm-up, after which nothing is
+    averaged.
     """
     target, data = target_of(gaussian(4, 1))
     options = MAMS | dict(zip(("frac_tune1", "frac_tune2"), shares, strict=True))
@@ -80,14 +81,14 @@ def test_a_warm_up_without_a_last_phase_keeps_its_step_size(num_warmup, shares):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dim", "condition"), [(2, 1), (10, 100), (50, 100)])
 def test_adjusted_mclmc_reaches_gaussians(dim, condition):
-    """All moments from overdispersed starts."""
+    """All first and second moments are right, from overdispersed starts."""
     verdict = check_adjusted(dim, condition)
     assert verdict.passes, verdict
     assert verdict.mcse <= 0.01, verdict
 
 
 def test_it_samples_the_tempered_target():
-    """T = 2 doubles the covariance, once."""
+    """With T = 2 the covariance is exactly doubled, not quadrupled."""
     verdict = check_adjusted(2, 1, temperature=2.0)
     assert verdict.passes, verdict
 
@@ -102,7 +103,7 @@ def test_it_samples_the_tempered_target():
     ),
 )
 def test_mutants_of_the_metropolis_test_fail(old, new):
-    """Always accepting; forgetting the kinetic energy."""
+    """A sampler that always accepts, and one that ignores the kinetic energy, fail."""
     mutant = mutate("bdlbench.inference.adjusted_mclmc", old, new)
     assert not check_adjusted(10, 100, mutant.adjusted_mclmc, 500).passes
 

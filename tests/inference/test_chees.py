@@ -43,7 +43,7 @@ CHEES = {
 
 
 def population_moments(problem, drawn, temperature=1.0):
-    """Lanes are independent, particles of one lane are not: their draws are pooled before the test."""
+    """Test the moments of draws pooled over the particles of a lane, since only lanes are independent."""
     pooled = drawn.draws.reshape(len(drawn.draws), -1, drawn.draws.shape[-1])
     return moments(pooled, problem.mean, temperature * problem.cov)
 
@@ -62,7 +62,7 @@ def check_chees(dim, condition, factory=chees_module.chees, seed=0, temperature=
 
 @pytest.mark.slow
 def test_a_mutant_of_chees_fails():
-    """Twice the log density."""
+    """A sampler of twice the log density fails."""
     mutant = mutate(
         "bdlbench.inference.chees",
         "lambda theta: target.log_density(theta, data)  # noqa",
@@ -100,7 +100,7 @@ def test_chees_agrees_with_blackjaxs_driver():
 
 @pytest.mark.slow
 def test_chees_counts_every_particle_that_diverges():
-    """All P at a step far beyond stability, none at a small one."""
+    """All P particles diverge at a step size far beyond stability, and none at a small one."""
     target, data = target_of(gaussian(3, 10))
     method = chees_module.chees(target, Schedule(1, 1, 1, 1), **CHEES)
     chains = method.init(jax.random.key(0), jnp.zeros(3), data).chains
@@ -115,7 +115,7 @@ def test_chees_counts_every_particle_that_diverges():
 
 
 def test_each_particle_is_a_chain_of_the_store(store_path):
-    """Draws, predictions and statistics of C lanes of P particles are C P chains, followed through the draws."""
+    """C lanes of P particles give C P chains of draws, predictions and statistics. Each chain follows one particle."""
     options = [
         "inference=chees",
         "data=diabetes",
@@ -142,7 +142,7 @@ def test_each_particle_is_a_chain_of_the_store(store_path):
 
 
 def test_particles_are_followed():
-    """(C, n P) to (C P, n)."""
+    """Draws (C, n P) are reordered to (C P, n)."""
     values = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # chain, draw, particle
     followed = as_chains(values.reshape(2, 12), 4)
     np.testing.assert_array_equal(followed[5], values[1, :, 1])
@@ -151,7 +151,7 @@ def test_particles_are_followed():
 
 @pytest.mark.slow
 def test_chees_reaches_a_gaussian():
-    """All moments from overdispersed starts."""
+    """All first and second moments are right, from overdispersed starts."""
     verdict = check_chees(10, 100)
     assert verdict.passes, verdict
     assert verdict.mcse <= 0.01, verdict
@@ -159,7 +159,7 @@ def test_chees_reaches_a_gaussian():
 
 @pytest.mark.slow
 def test_chees_samples_the_tempered_target():
-    """T = 2 doubles the covariance, once."""
+    """With T = 2 the covariance is exactly doubled, not quadrupled."""
     verdict = check_chees(2, 1, temperature=2.0)
     assert verdict.passes, verdict
 
@@ -179,7 +179,7 @@ def test_bad_settings_are_refused(options, schedule, message):
 
 
 def test_a_population_too_large_is_refused():
-    """By the size of what would be allotted."""
+    """The message has the size of the memory that would be allocated."""
     assert_refused(["inference=chees", "inference.num_particles=200000"], r"num_particles=200000 needs .* GiB")
 
 

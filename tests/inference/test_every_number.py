@@ -1,4 +1,4 @@
-"""Every number of every file of conf/inference, fed with what no number should be: one sentence that names it."""
+"""Every number in every file of conf/inference refuses values that make no sense, in one sentence that names it."""
 
 import copy
 import functools
@@ -22,7 +22,7 @@ Place = tuple[str | int, ...]
 
 
 def numbers(node: Any, path: Place = (), owner: str = "") -> list[tuple[str, Place]]:
-    """The numbers of a configuration: whose they are (a factory, or the schedule of one) and where they stand."""
+    """Yield each number of a configuration with its owner (a factory, or the schedule of one) and its path."""
     found = []
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     owner = node.get("_target_", owner) if isinstance(node, dict) else owner
@@ -35,7 +35,7 @@ def numbers(node: Any, path: Place = (), owner: str = "") -> list[tuple[str, Pla
 
 
 def once() -> dict[str, tuple[str, Place]]:
-    """Each number of each factory, in the first file that has it; a stage before another is a place of its own."""
+    """Each number of each factory, from the first file that has it. Stages before another are separate places."""
     found: dict[str, tuple[str, Place]] = {}
     for path in sorted((conf_dir() / "inference").glob("*.yaml")):
         for name, place in numbers(yaml.safe_load(path.read_text())):
@@ -57,7 +57,7 @@ ZERO = {
 
 
 def may_be_zero(name: str, place: Place, preset: str) -> bool:
-    """Whether zero makes sense for this number of this factory."""
+    """Whether zero is a sensible value of this number of this factory."""
     owner, key = name.rsplit(".", 1)
     factory = owner.removesuffix(".schedule").rsplit(".", 1)[-1]
     if name.startswith("before ") and owner.endswith(".schedule"):
@@ -76,12 +76,12 @@ FIRST = min(preset for preset, _ in NUMBERS.values())
 
 @functools.cache
 def of_preset(preset: str) -> dict[str, Any]:
-    """The composed configuration of a preset; nobody changes it."""
+    """The composed configuration of a preset. The tests do not change it."""
     return configuration.compose([*DATA, f"inference={preset}"])[0]
 
 
 def outcome(composed: dict[str, Any], place: Place, value: Any) -> str | None:
-    """The sentence that refuses the value before anything is compiled, or None."""
+    """The message that refuses the value before anything is compiled; None if it is accepted."""
     composed = copy.deepcopy(composed)
     node = composed["inference"]
     for step in place[:-1]:
@@ -99,7 +99,7 @@ USUAL = ("negative", "zero", "nan", "text")
 
 
 def cases() -> list[Any]:
-    """A name, and the values for it. Schedules are read by one function; what a factory makes of a zero is its own."""
+    """The names of numbers with the values to test. Schedules share one check; zero is tested for each factory."""
     out = []
     for name, (preset, _) in NUMBERS.items():
         if name.rsplit(".", 1)[0].endswith(".schedule") and preset != FIRST:
@@ -113,7 +113,7 @@ def cases() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "values"), cases())
 def test_what_is_no_number_is_refused_by_name(name, values):
-    """Negative, zero, not a number, infinite, text, a truth value, a list."""
+    """Negative numbers, zero, NaN, infinity, text, truth values and lists are refused with the name of the option."""
     preset, place = NUMBERS[name]
     composed = of_preset(preset)
     for what in values:
@@ -126,7 +126,7 @@ def test_what_is_no_number_is_refused_by_name(name, values):
 
 
 def test_an_optimizer_that_is_none_is_refused():
-    """A number, a name or nothing where a factory belongs."""
+    """A number, a text or null in place of an optimiser is refused."""
     composed = of_preset("map")
     for value in (3, "adam", None, [1]):
         said = outcome(composed, ("optimizer",), value)
@@ -144,7 +144,7 @@ def test_temperatures_that_are_none_are_refused(value):
 
 @pytest.mark.parametrize("preset", sorted({preset for preset, _ in NUMBERS.values()}))
 def test_batches_beyond_the_data_are_refused(preset):
-    """Whatever the method: as a batch that does not fit the rows, or as one that does not fit the method."""
+    """For every method, a batch that does not fit the rows or the method is refused."""
     composed = of_preset(preset)
     said = outcome(composed, ("schedule", "batch_size"), 81)
     assert said is not None
@@ -152,7 +152,7 @@ def test_batches_beyond_the_data_are_refused(preset):
 
 
 def test_more_steps_than_are_counted_are_refused():
-    """Step indices have 32 bits; a billion draws of a thousand steps are a mistake, not a budget."""
+    """Step indices have 32 bits, so a billion draws with a thousand steps each are refused."""
     composed = of_preset("chees")
     said = outcome(composed, ("schedule", "thinning"), 10**9)
     assert said is not None
@@ -160,5 +160,5 @@ def test_more_steps_than_are_counted_are_refused():
 
 
 def test_the_keys_of_a_stage_are_no_numbers():
-    """What is looked at here are hyperparameters and schedules, whatever else a stage has."""
+    """Only hyperparameters and schedules are tested as numbers, not the other keys of a stage."""
     assert set(STAGE_KEYS) == {"schedule", "start", "before", "init"}

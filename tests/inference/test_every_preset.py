@@ -9,7 +9,7 @@ MODULES = sorted({module_of(preset)[0] for preset in PRESETS})
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_family_holds_its_presets_to_laws(module):
-    """``class TestLaws(PresetLaws)`` has a law of each preset of the module, of no other, and at least one mutant."""
+    """``TestLaws`` of a family has a law for exactly the presets of its module, and at least one mutant."""
     family = module.rsplit(".", 1)[-1]
     found = families().get(family, PresetLaws)
     wanted = sorted(preset for preset in PRESETS if module_of(preset)[0] == module)
@@ -24,5 +24,5 @@ def test_a_family_holds_its_presets_to_laws(module):
 
 
 def test_no_family_is_without_its_module():
-    """A file of laws whose module is gone is found."""
+    """Each file with laws belongs to a module that exists."""
     assert set(families()) == {module.rsplit(".", 1)[-1] for module in MODULES}

@@ -62,7 +62,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def composed(archives: Any, preset: str, task: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """A preset with a tiny schedule on a task."""
+    """The configuration of a preset with a very short schedule on a task."""
     target, options, _ = TASKS[task]
     if target is not None:
         kind = "classification" if target in ("two", "ten") else "regression"
@@ -85,7 +85,7 @@ def composed(archives: Any, preset: str, task: str) -> tuple[dict[str, Any], dic
 
 
 def refusal(made: dict[str, Any], labels: dict[str, str]) -> str | None:
-    """The sentence that refuses a configuration before anything is compiled, or None."""
+    """The message that refuses a configuration before anything is compiled; None if it is accepted."""
     try:
         check_job(make_job(made, labels))
     except ConfigError as error:
@@ -95,7 +95,7 @@ def refusal(made: dict[str, Any], labels: dict[str, str]) -> str | None:
 
 @pytest.mark.parametrize("preset", by_family(PRESETS, *FIRST))
 def test_a_preset_fits_a_task_or_says_why_not(preset, archives):
-    """All tasks, up to compilation: built, traced, and refused exactly where the table says so."""
+    """Each preset is built and traced on each task. It is refused exactly if the table says so."""
     for task in TASKS:
         wanted, said = REFUSED.get((preset, task)), refusal(*composed(archives, preset, task))
         assert (said is None) == (wanted is None), (task, said)
@@ -104,21 +104,24 @@ def test_a_preset_fits_a_task_or_says_why_not(preset, archives):
 
 
 def turn(preset: str) -> str:
-    """The task that a preset is run on: one by its name, whatever other presets there are, past tasks that refuse it."""
+    """The task on which a preset is run.
+
+    It depends only on the preset's name, and skips tasks that refuse the preset.
+    """
     names = list(TASKS)
     first = zlib.crc32(preset.encode())
     return next(t for t in (names[(first + i) % len(names)] for i in range(len(names))) if (preset, t) not in REFUSED)
 
 
 def test_every_task_has_a_preset_of_each_kind():
-    """The names leave out no task, nor minibatches on any."""
+    """Every task is chosen for some preset, also for one with minibatches."""
     assert {turn(preset) for preset in PRESETS} == set(TASKS)
     assert {turn(preset) for preset in MINIBATCHES} == set(TASKS) - {"eight schools"}
 
 
 @pytest.mark.parametrize("preset", by_family(PRESETS, *FAST))
 def test_a_preset_runs_to_its_record(preset, archives, store_path):
-    """Complete, with the task's metrics, all finite; nothing diverged in so few steps of the shipped sizes."""
+    """The run is complete and has the task's metrics, which are finite. No step diverges in this short run."""
     task = turn(preset)
     made, labels = composed(archives, preset, task)
     made["store"]["path"] = str(store_path)

@@ -47,7 +47,7 @@ LANES = 64
     ("dim", "condition"), mostly([(2, 1), (2, 100), (10, 1), (10, 100), (50, 1), (50, 100)], (10, 100))
 )
 def test_nuts_reaches_gaussians(dim, condition):
-    """All moments of a turned Gaussian, from overdispersed starts; 1,325 tests at D = 50."""
+    """All moments of a rotated Gaussian are right, from overdispersed starts. There are 1,325 tests at D = 50."""
     problem = gaussian(dim, condition)
     drawn = sample(program((nuts_stage(1600 if dim == 2 else 800),)), rows(problem), lanes_of(LANES))
     verdict = moments(drawn.draws, problem.mean, problem.cov)
@@ -56,7 +56,7 @@ def test_nuts_reaches_gaussians(dim, condition):
 
 @pytest.mark.slow
 def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
-    """Adapting the whole matrix changes the speed, never the law."""
+    """Adaptation of the whole matrix changes the speed but not the law."""
     problem = gaussian(5, 100)
     drawn = sample(program((nuts_stage(500, dense_mass=True),)), rows(problem), lanes_of(LANES, seed=1))
     verdict = moments(drawn.draws, problem.mean, problem.cov)
@@ -64,7 +64,10 @@ def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
 
 
 def test_hmc_cut_short_is_exact():
-    """A trajectory length that eps cannot reach in 5 steps: never more are taken, all draws say so, the law stays."""
+    """If eps cannot reach the trajectory length in 5 steps, only 5 are taken.
+
+    All draws report it, and the law is right.
+    """
     problem = gaussian(3, 10)
     options = {"target_accept_prob": 0.9, "trajectory_length": 100.0, "max_leapfrog_steps": 5}
     drawn = sample(program((stage("hmc", hmc, Schedule(1, 300, 1000, 1), **options),)), rows(problem), lanes_of(LANES))
@@ -85,7 +88,7 @@ def test_nuts_says_which_draws_reached_its_depth():
 
 
 def weights_of(job, drawn):
-    """Kernel and bias of the draws, (C, n, 5), bias first, by the names that a user sees."""
+    """Bias and kernel of the draws, (C, n, 5), with the bias first, from the named sites."""
     shared, lane, _, _ = arrange([job])
     sites = Predictor(job.program, job.dataset.task, shared, lane, None, Clock()).sites(drawn.draws)
     kernel, bias = sites["network.output.kernel"], sites["network.output.bias"]
@@ -108,13 +111,13 @@ def test_nuts_reaches_bayesian_linear_regression(tmp_path):
 
 
 def schools_summaries(mu, tau, theta):
-    """What is compared: tau has a heavy tail, so its logarithm stands beside it."""
+    """The compared quantities. tau has a heavy tail, so its logarithm is compared too."""
     return np.concatenate([mu[..., None], np.log(tau)[..., None], theta, theta**2 / 100], -1)
 
 
 @pytest.fixture(scope="module")
 def schools():
-    """Draws of our NUTS on eight schools: mu, tau, theta by lane."""
+    """Draws of our NUTS on eight schools, (mu, tau, theta) for each lane."""
     data = schools_data().train
     problem = SimpleNamespace(x=data.x, y=data.y)
     model = lambda x, y=None: eight_schools(x, y, mu_scale=5.0, tau_scale=5.0)
@@ -154,7 +157,7 @@ def test_eight_schools_against_published_means(schools):
 
 
 def test_nuts_agrees_with_numpyros_driver(schools):
-    """The same model by ``numpyro.infer.MCMC``."""
+    """Our NUTS agrees with ``numpyro.infer.MCMC`` on the same model."""
     data, chains = schools_data().train, 32
     kernel = NUTS(eight_schools, target_accept_prob=0.95)
     mcmc = MCMC(
@@ -166,7 +169,7 @@ def test_nuts_agrees_with_numpyros_driver(schools):
 
 @pytest.mark.slow
 def test_nuts_agrees_with_blackjaxs(schools):
-    """The same log density in the hands of BlackJAX's NUTS and window adaptation: kernel, tree and tuner are not ours."""
+    """Our NUTS agrees with BlackJAX's NUTS and window adaptation, which have another kernel, tree and tuner."""
     data, chains = schools_data().train, 32
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     target = make_target(lambda x, y=None: eight_schools(x, y, mu_scale=5.0, tau_scale=5.0), x, y)
@@ -186,7 +189,7 @@ def test_nuts_agrees_with_blackjaxs(schools):
 
 
 def agrees(ours, theirs):
-    """Welch's z of 18 expectations over independent chains of each."""
+    """Compare 18 expectations over independent chains by Welch's z."""
     a, b = (
         schools_summaries(*(np.asarray(found[name]) for name in ("mu", "tau", "theta"))).mean(1)
         for found in (ours, theirs)
@@ -206,14 +209,17 @@ def target_of(problem, dtype=jnp.float32):
 
 
 def best_tau(problem):
-    """The length whose slowest direction mixes fastest: a direction of scale s correlates by cos(tau / s)."""
+    """The length for which the slowest direction mixes fastest.
+
+    The correlation in a direction of scale s is cos(tau / s).
+    """
     scales = np.sqrt(np.linalg.eigvalsh(problem.cov))
     taus = np.linspace(0.5, 3, 2000)
     return taus[np.abs(np.cos(taus[:, None] / scales)).max(1).argmin()]
 
 
 def check_hmc(dim, condition, factory=hmc, temperature=1.0, num_samples=3000, seed=0):
-    """Every direction's correlation is below 0.9 at the length chosen."""
+    """Test HMC at a length for which the correlation in every direction is below 0.9."""
     problem = gaussian(dim, condition)
     options = {"target_accept_prob": 0.9, "trajectory_length": number("tau"), "max_leapfrog_steps": 1000}
     here = stage("hmc", factory, Schedule(1, 300, num_samples, 1), **options)
@@ -226,7 +232,7 @@ def check_hmc(dim, condition, factory=hmc, temperature=1.0, num_samples=3000, se
 
 
 def check_nuts(temperature=1.0, seed=0):
-    """NUTS on a Gaussian of 5 dimensions."""
+    """Test NUTS on a Gaussian of 5 dimensions."""
     problem = gaussian(5, 10)
     lane = lanes_of(LANES, seed, temperature=temperature)
     drawn = sample(program((nuts_stage(600),)), rows(problem), lane)
@@ -235,13 +241,13 @@ def check_nuts(temperature=1.0, seed=0):
 
 @pytest.mark.parametrize("temperature", mostly([1.0, 2.0], 2.0))
 def test_nuts_passes_what_its_mutants_fail(temperature):
-    """T = 2 doubles a Gaussian's covariance."""
+    """With T = 2 the covariance of a Gaussian is doubled."""
     verdict = check_nuts(temperature)
     assert verdict.passes, verdict
 
 
 def test_skipping_the_acceptance_test_is_caught(monkeypatch):
-    """NUTS that always moves to the newest half of its trajectory, whatever its weight."""
+    """A NUTS that always moves to the newest half of its trajectory, whatever its weight, fails."""
     always = lambda current, new: jax.numpy.where(new.turning | new.diverging, 0.0, 1.0)
     monkeypatch.setattr(numpyro.infer.hmc_util, "_biased_transition_kernel", always)
     monkeypatch.setattr(numpyro.infer.hmc_util, "_uniform_transition_kernel", lambda current, new: 1.0)
@@ -251,7 +257,7 @@ def test_skipping_the_acceptance_test_is_caught(monkeypatch):
 
 @pytest.mark.parametrize(("dim", "condition"), mostly([(2, 100), (10, 100), (50, 1)], (2, 100)))
 def test_hmc_reaches_gaussians(dim, condition):
-    """All moments from overdispersed starts."""
+    """All first and second moments are right, from overdispersed starts."""
     verdict = check_hmc(dim, condition)
     assert verdict.passes, verdict
     assert verdict.mcse <= 0.01, verdict
@@ -259,13 +265,13 @@ def test_hmc_reaches_gaussians(dim, condition):
 
 @pytest.mark.slow
 def test_hmc_samples_the_tempered_target():
-    """T = 2 doubles the covariance, once."""
+    """With T = 2 the covariance is exactly doubled, not quadrupled."""
     verdict = check_hmc(2, 1, temperature=2.0)
     assert verdict.passes, verdict
 
 
 def test_a_mutant_of_hmc_fails():
-    """Twice the potential."""
+    """A sampler with twice the potential fails."""
     doubled = mutate(
         "bdlbench.inference.hmc", "-target.log_density(theta, data)\n", "-2 * target.log_density(theta, data)\n"
     )
@@ -274,7 +280,7 @@ def test_a_mutant_of_hmc_fails():
 
 @pytest.mark.parametrize("new", mostly(["/ self.temperature / self.temperature +", "+"], "+"))
 def test_a_mutant_target_is_caught(new, monkeypatch):
-    """Tempered twice, or not at all."""
+    """A target that is tempered twice or not at all fails."""
     old = "/ self.temperature +"
     monkeypatch.setattr(Target, "log_density", mutate("bdlbench.types", old, new).Target.log_density)
     verdict = check_nuts(temperature=2.0)
@@ -282,7 +288,7 @@ def test_a_mutant_target_is_caught(new, monkeypatch):
 
 
 def test_reusing_a_step_key_is_caught(monkeypatch):
-    """One momentum for all transitions."""
+    """A sampler with the same momentum in all transitions fails."""
     mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")
     monkeypatch.setattr(programs.StagePrograms, "_block", mutant.StagePrograms._block)
     verdict = check_nuts()
@@ -304,7 +310,7 @@ def test_bad_settings_are_refused(options, schedule, message):
 
 
 def test_a_dense_mass_matrix_too_large_is_refused():
-    """By the size of what would be allotted."""
+    """The message has the size of the memory that would be allocated."""
     assert_refused(
         ["inference=nuts", "inference.dense_mass=true", "network.width=3000"], r"dense_mass=true needs five .* 24"
     )

@@ -18,7 +18,7 @@ from bdlbench.types import Schedule
 
 
 class Leapfrog(NamedTuple):
-    """An integrator: a state (theta, momentum), what moves it by n steps of eps, its parts and its total energy."""
+    """An integrator: a state (theta, momentum), a function for n steps of size eps, its parts, and the total energy."""
 
     begin: Any
     run: Any
@@ -27,12 +27,12 @@ class Leapfrog(NamedTuple):
 
 
 def steps_of(update):
-    """``update(state, eps)`` so many times."""
+    """Apply ``update(state, eps)`` this number of times."""
     return jax.jit(lambda state, eps, num_steps: jax.lax.fori_loop(0, num_steps, lambda i, s: update(s, eps), state))
 
 
 def numpyros_leapfrog(target, data):
-    """What NUTS and HMC move by."""
+    """The integrator of NUTS and HMC."""
     potential = lambda theta: -target.log_density(theta, data)
     init, update = velocity_verlet(potential, euclidean_kinetic_energy)
     metric = jnp.ones(target.dim)
@@ -41,7 +41,7 @@ def numpyros_leapfrog(target, data):
 
 
 def blackjaxs_leapfrog(target, data):
-    """What ChEES-HMC and the moves of SMC move by: the integrator that BlackJAX's HMC kernel has by itself."""
+    """The integrator of ChEES-HMC and of the moves of SMC: the default of BlackJAX's HMC kernel."""
     integrator = inspect.signature(blackjax("mcmc.hmc").build_kernel).parameters["integrator"].default
     metric = blackjax("mcmc.metrics").default_metric(jnp.ones(target.dim))
     log_density = lambda theta: target.log_density(theta, data)
@@ -55,13 +55,16 @@ def blackjaxs_leapfrog(target, data):
 
 @pytest.fixture(params=[numpyros_leapfrog, blackjaxs_leapfrog])
 def leapfrog(request):
-    """Each integrator that a sampler of the project moves by."""
+    """Each integrator that a sampler of the project uses."""
     return request.param
 
 
 @pytest.mark.usefixtures("x64")
 def test_leapfrog_is_reversible(leapfrog):
-    """100 steps, momentum turned, 100 steps: back at the start to 1e-10 (double precision loses some 1e-14 a step)."""
+    """100 steps, a change of the momentum's sign and 100 steps lead back to the start to 1e-10.
+
+    A step loses about 1e-14.
+    """
     target, data = network_target()
     begin, run, parts, _ = leapfrog(target, data)
     theta, momentum = random.normal(random.key(0), (2, target.dim))
@@ -74,7 +77,7 @@ def test_leapfrog_is_reversible(leapfrog):
 
 @pytest.mark.usefixtures("x64")
 def test_the_integrators_are_one():
-    """NumPyro's and BlackJAX's paths of 100 steps agree to rounding, some 1e-14 a step: a test of either is of both."""
+    """NumPyro's and BlackJAX's paths of 100 steps agree to rounding, so a test of one integrator is a test of both."""
     target, data = network_target()
     starts = random.normal(random.key(0), (2, target.dim))
     ends = []
@@ -94,7 +97,7 @@ def test_the_integrators_are_one():
     ],
 )  # fmt: skip
 def test_populations_take_the_kernels_own_integrator(factory, options, monkeypatch):
-    """:func:`blackjaxs_leapfrog` is theirs: they build BlackJAX's HMC kernel without another."""
+    """ChEES-HMC and SMC build BlackJAX's HMC kernel with its default integrator."""
     asked = []
     real = blackjax("mcmc.hmc").build_kernel
     monkeypatch.setattr(blackjax("mcmc.hmc"), "build_kernel", lambda *args, **kw: asked.append((args, kw)) or real())

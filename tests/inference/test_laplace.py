@@ -39,7 +39,7 @@ LIKELIHOODS = {
 
 
 def problem(likelihood, depth=1, num_rows=23, temperature=1.0):
-    """A network's target and data; 23 rows are no multiple of any block."""
+    """The target and data of a network. The number of rows, 23, is not a multiple of any block size."""
     rng = np.random.default_rng(4)
     x = jnp.asarray(rng.standard_normal((num_rows, 2)))
     y = jnp.asarray(rng.integers(0, 3, num_rows) if likelihood == "categorical" else rng.standard_normal(num_rows))
@@ -128,7 +128,7 @@ def test_laplace_is_exact_on_a_linear_network(temperature):
 
 @pytest.mark.parametrize("structure", ["full", "diagonal"])
 def test_draws_have_the_moments_of_a_gaussian(structure):
-    """From the loop: a MAP that has converged, then 1,000 draws a lane."""
+    """After a MAP stage that has converged, 1,000 draws of each lane have the right moments."""
     known = gaussian(10, 100)
     # Mean loss: curvatures are the precision's eigenvalues (1 to 100) over N = 10 rows; exp(-1500 * 0.19 / 10) = 4e-13.
     fit = stage("map", maximum_a_posteriori, Schedule(64, 1500, 0, 0), optimizer=optax.sgd(0.19))
@@ -188,7 +188,7 @@ def test_evidence_is_stationary_where_it_stops(likelihood):
     ],
 )
 def test_mutants_are_noticed(name, old, new, likelihood, monkeypatch):
-    """Each changed expression breaks the equality with the expected Hessian."""
+    """Each changed expression makes the precision differ from the expected Hessian."""
     mutant = mutate(f"bdlbench.inference.{name}", old, new)
     target, data = problem(likelihood, temperature=2.0)
     theta = 0.5 * jax.random.normal(jax.random.key(1), (target.dim,))
@@ -330,7 +330,7 @@ STUDENT = "this model's y is StudentT"
 
 
 class TestLaws(PresetLaws):
-    """Laplace is exact on a linear network; its diagonal kin has variances 1 / diag(precision)."""
+    """Laplace is exact on a linear network. Its diagonal form has variances 1 / diag(precision)."""
 
     laws = {
         "laplace": Law("exact on a linear network", EXPECTED, 64, TRAINED, posterior),

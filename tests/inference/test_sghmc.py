@@ -318,13 +318,13 @@ def beside_blackjaxs_sgnht(factory):
 
 @pytest.mark.usefixtures("x64")
 def test_the_trajectory_of_sgnht_is_blackjaxs():
-    """200 steps with the same noise and batches."""
+    """With the same noise and batches, 200 steps agree."""
     assert_same_path(*beside_blackjaxs_sgnht(momentum.sgnht))
 
 
 @pytest.mark.usefixtures("x64")
 def test_a_mutant_of_sgnht_leaves_blackjaxs_trajectory():
-    """A lost factor sets the trajectories apart."""
+    """If a factor is left out, the trajectories differ."""
     mutant = mutate(momentum.__name__, "jnp.mean(momentum**2) - 1", "jnp.sum(momentum**2) - 1", within="sgnht")
     ours, theirs = beside_blackjaxs_sgnht(mutant.sgnht)
     assert not np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
@@ -340,7 +340,7 @@ def cyclical(run: Run, t: int) -> recursions.Recursion:
 
 
 def at_rest(run: Run) -> recursions.Moments:
-    """Theta from the prior, the momentum a standard normal."""
+    """Theta is drawn from the prior and the momentum from a standard normal."""
     return from_prior(run, momentum=True)
 
 
@@ -348,7 +348,7 @@ STEP = ("inference.step_size=0.03", "inference.friction=5.0")
 
 
 class TestLaws(PresetLaws):
-    """SGHMC and its kin have the law of their own recursion."""
+    """SGHMC and its variants have the law of their own recursion."""
 
     laws = {
         "sghmc": Law(

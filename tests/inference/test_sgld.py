@@ -370,7 +370,7 @@ def test_psgld_frozen_has_the_law_of_its_recursion():
 
 @pytest.mark.slow
 def test_mutants_of_langevin_fail():
-    """The anchor's gradient forgotten; the preconditioner not under the noise's root."""
+    """SGLD-CV without the anchor's gradient, and a preconditioner that is not applied to the noise, fail."""
     forgotten = mutate("bdlbench.inference.sgld", "state.anchor_grad + grad -", "grad -")
     assert not check_control_variates(forgotten.sgld_cv).passes
     unscaled = mutate("bdlbench.inference.sgld", "jnp.sqrt(2 * eps * scale)", "jnp.sqrt(2 * eps)")
@@ -436,7 +436,7 @@ def test_bad_settings_are_refused(problem, factory, options, message):
 
 
 def beside_blackjaxs_sgld(factory):
-    """Ours and BlackJAX's SGLD."""
+    """Our SGLD and BlackJAX's SGLD."""
     target, batch = small_problem()
     method = factory(target, STEPS_AS_BLACKJAX, step_size=0.01, decay=0.0, decay_steps=1.0)
     first, ours = trajectory(method, target, batch)
@@ -452,13 +452,13 @@ def beside_blackjaxs_sgld(factory):
 
 @pytest.mark.usefixtures("x64")
 def test_the_trajectory_of_sgld_is_blackjaxs():
-    """200 steps with the same noise and batches."""
+    """With the same noise and batches, 200 steps agree."""
     assert_same_path(*beside_blackjaxs_sgld(langevin.sgld))
 
 
 @pytest.mark.usefixtures("x64")
 def test_a_mutant_of_sgld_leaves_blackjaxs_trajectory():
-    """A lost factor sets the trajectories apart."""
+    """If a factor is left out, the trajectories differ."""
     mutant = mutate(langevin.__name__, "jnp.sqrt(2 * eps) * noise", "jnp.sqrt(eps) * noise", within="sgld")
     ours, theirs = beside_blackjaxs_sgld(mutant.sgld)
     assert not np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
@@ -474,7 +474,7 @@ def cyclical(run: Run, t: int) -> recursions.Recursion:
 
 
 class TestLaws(PresetLaws):
-    """SGLD and its kin have the law of their own recursion."""
+    """SGLD and its variants have the law of their own recursion."""
 
     laws = {
         "sgld": Law(

@@ -44,7 +44,7 @@ def draws_of(name, factory, options, schedule, dim, condition, seed=0, temperatu
 
 
 def population_moments(problem, drawn, temperature=1.0):
-    """Lanes are independent, particles of one lane are not: their draws are pooled before the test."""
+    """Test the moments of draws pooled over the particles of a lane, since only lanes are independent."""
     pooled = drawn.draws.reshape(len(drawn.draws), -1, drawn.draws.shape[-1])
     return moments(pooled, problem.mean, temperature * problem.cov)
 
@@ -83,7 +83,7 @@ def test_smc_finds_the_evidence():
 
 @pytest.mark.slow
 def test_smc_takes_the_stages_that_the_warm_up_did_not():
-    """Without warm-up all tempering happens before the first draw, and is charged."""
+    """Without warm-up all tempering happens before the first draw, and its gradients are counted."""
     problem, drawn = draws_of("smc", smc_module.smc, SMC, Schedule(1, 0, 20, 3), 3, 10)
     verdict = population_moments(problem, drawn)
     assert verdict.passes, verdict
@@ -93,7 +93,7 @@ def test_smc_takes_the_stages_that_the_warm_up_did_not():
 
 
 def test_a_mutant_of_smc_fails():
-    """Nobody resampled, and moves too short to make up for it."""
+    """SMC without resampling fails, if its moves are too short to correct for it."""
     mutant = mutate(
         "bdlbench.inference.smc",
         "chosen = jnp.where(at < 1, chosen, jnp.arange(num_particles))",
@@ -135,7 +135,7 @@ def test_the_largest_share_of_smc_still_moves():
 
 @pytest.mark.slow
 def test_smc_that_is_not_done_has_diverged(store_path, monkeypatch):
-    """With too few stages to reach lambda = 1 no draw is taken for one of the posterior, and the record says why."""
+    """If there are too few stages to reach lambda = 1, there are no draws, and the record has the reason."""
     monkeypatch.setattr(smc_module, "MOST_STAGES", 1)
     monkeypatch.setattr(loop, "_PROGRAMS", loop.ProgramCache(64))
     small = [
@@ -155,7 +155,7 @@ def test_smc_that_is_not_done_has_diverged(store_path, monkeypatch):
 
 @pytest.mark.slow
 def test_lanes_that_are_done_go_on(monkeypatch):
-    """Beside lanes that ran out of stages the others keep their draws: some number of stages is enough for some alone."""
+    """If some lanes run out of stages, the other lanes keep their draws."""
     problem = gaussian(3, 10)
     here = program((stage("smc", smc_module.smc, Schedule(1, 0, 3, 1), **SMC),))
     for most in range(2, 12):
@@ -184,7 +184,7 @@ def test_smc_counts_every_particle_that_diverges():
 
 @pytest.mark.slow
 def test_smc_reaches_a_gaussian():
-    """All moments, from the prior."""
+    """All first and second moments are right, from starts in the prior."""
     verdict = check_smc(10, 100)
     assert verdict.passes, verdict
     assert verdict.mcse <= 0.01, verdict
@@ -211,7 +211,7 @@ def test_bad_settings_are_refused(options, schedule, message):
 
 
 def test_a_population_too_large_is_refused():
-    """By the size of what would be allotted."""
+    """The message has the size of the memory that would be allocated."""
     assert_refused(["inference=smc", "inference.num_particles=200000"], r"num_particles=200000 needs .* GiB")
 
 

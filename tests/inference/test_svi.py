@@ -76,13 +76,13 @@ def test_a_guide_on_minibatches_reaches_its_fixed_point():
 
 @pytest.mark.slow
 def test_a_tempered_guide_reaches_the_tempered_fixed_point():
-    """T = 2: every variance doubles."""
+    """With T = 2 every variance is doubled."""
     verdict = check_svi(temperature=2.0)
     assert verdict.passes, verdict
 
 
 def test_guides_that_do_not_fit_are_refused():
-    """By name, rank and size, before anything is allocated."""
+    """Guides are refused by name, rank and size before anything is allocated."""
     for guide, rank, dim, words in (
         ("low_rank", None, 5, "rank"),
         ("low_rank", 6, 5, "rank"),
@@ -95,7 +95,7 @@ def test_guides_that_do_not_fit_are_refused():
 
 
 def test_dropping_the_weight_of_a_batch_is_caught(monkeypatch):
-    """A guide on minibatches without N / B is too wide."""
+    """A guide that is fitted on minibatches without the factor N / B is too wide, and fails."""
     old, new = "data.total(terms.log_lik)", "terms.log_lik.sum()"
     monkeypatch.setattr(Target, "log_density", mutate("bdlbench.types", old, new).Target.log_density)
     verdict = check_svi(batch=8, steps=2000)
@@ -103,7 +103,7 @@ def test_dropping_the_weight_of_a_batch_is_caught(monkeypatch):
 
 
 def test_reusing_a_draw_key_is_caught(monkeypatch):
-    """All draws of a guide the same."""
+    """A guide whose draws are all the same fails."""
     old = "return jax.lax.map(lambda key: method.draw(key, state), keys)"
     mutant = mutate("bdlbench.sampling.programs", old, old.replace("draw(key,", "draw(keys[0],"))
     monkeypatch.setattr(programs.StagePrograms, "draws", mutant.StagePrograms.draws)
@@ -230,7 +230,7 @@ def test_the_record_has_khat_and_warns(tmp_path):
 
 @pytest.mark.slow
 def test_a_mutant_target_is_caught(monkeypatch):
-    """Tempered twice."""
+    """A target that is tempered twice fails."""
     old, new = "/ self.temperature +", "/ self.temperature / self.temperature +"
     monkeypatch.setattr(Target, "log_density", mutate("bdlbench.types", old, new).Target.log_density)
     verdict = check_svi(temperature=2.0)
@@ -239,7 +239,7 @@ def test_a_mutant_target_is_caught(monkeypatch):
 
 @pytest.mark.slow
 def test_reusing_a_step_key_is_caught(monkeypatch):
-    """One draw of the guide for all steps."""
+    """A fit with the same draw of the guide in all steps fails."""
     mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")
     monkeypatch.setattr(programs.StagePrograms, "_block", mutant.StagePrograms._block)
     verdict = check_svi()

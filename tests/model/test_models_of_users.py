@@ -121,7 +121,7 @@ def entries(x, y=None):
     ],
 )
 def test_a_mask_of_anything_else_is_refused(model, y, words):
-    """In one sentence with what to do."""
+    """The message is one sentence with the remedy."""
     with pytest.raises(ConfigError, match=words) as refused:
         make_target(model, X, y)
     assert "\n" not in str(refused.value) and str(refused.value).startswith("model: ")
@@ -151,21 +151,21 @@ def with_params(x, y=None):
 
 
 def some_weights(x, y=None):
-    """A prior over the kernel alone."""
+    """A model with a prior over the kernel alone."""
     net = random_flax_module("net", linen.Dense(1), {"kernel": dist.Normal()}, jnp.ones((1, 2)))
     with rows(x):
         numpyro.sample("y", dist.Normal(net(x)[:, 0], 1.0), obs=y)
 
 
 def some_nnx_weights(x, y=None):
-    """The same in NNX."""
+    """A model with a prior over the kernel alone, in NNX."""
     net = random_nnx_module("net", nnx.Linear(2, 1, rngs=nnx.Rngs(3)), {"kernel": dist.Normal()})
     with rows(x):
         numpyro.sample("y", dist.Normal(net(x)[:, 0], 1.0), obs=y)
 
 
 def no_weights(x, y=None):
-    """No prior over any."""
+    """A model without a prior over any weight."""
     net = flax_module("net", linen.Dense(1), jnp.ones((1, 2)))
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))
     with rows(x):
@@ -173,7 +173,7 @@ def no_weights(x, y=None):
 
 
 def no_nnx_weights(x, y=None):
-    """The same in NNX."""
+    """A model without a prior over any weight, in NNX."""
     net = nnx_module("net", nnx.Linear(2, 1, rngs=nnx.Rngs(3)))
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))
     with rows(x):
@@ -191,7 +191,7 @@ def no_nnx_weights(x, y=None):
     ],
 )
 def test_values_without_a_prior_stay_and_are_named(model, dim, names):
-    """They are not redrawn by the keys of an estimate, whatever the key, and are no part of theta."""
+    """Such values are not part of theta, and the key of an estimate does not change them."""
     target = make_target(model, X, Y)
     assert target.dim == dim
     assert not target.needs_key
@@ -214,7 +214,7 @@ def batch_statistics(x, y=None):
 
 
 def improper(constraint, wrap=lambda fn: fn):
-    """A prior without draws."""
+    """A model with a prior that cannot be sampled."""
 
     def model(x, y=None):
         w = numpyro.sample("w", wrap(dist.ImproperUniform(constraint, (), ())))
@@ -290,7 +290,7 @@ def test_what_the_support_does_not_say():
 
 
 class Mixing(linen.Module):
-    """A hidden layer after which rows may meet."""
+    """A network in which a layer may combine rows after a hidden layer."""
 
     kind: str
 
@@ -323,14 +323,14 @@ def network(kind, tree=False):
 
 
 def of_rows(x, y=None):
-    """A model of a user that centres its rows."""
+    """A model of a user that subtracts the mean of the rows."""
     w = numpyro.sample("w", dist.Normal(0.0, 1.0))
     with rows(x):
         numpyro.sample("y", dist.Normal(w * (x[:, 0] - x[:, 0].mean()), 1.0), obs=y)
 
 
 def latent_a_row(x, y=None):
-    """Cannot be evaluated on one row."""
+    """A model with one latent variable for each row, which cannot be evaluated on one row."""
     with rows(x):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
         numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
@@ -368,13 +368,13 @@ def test_rows_that_depend_on_each_other_are_refused(make, refused):
 
 
 class Meant(Mixing):
-    """It declares itself."""
+    """A network that declares ``rows_interact``."""
 
     rows_interact = True
 
 
 def test_who_says_whether_rows_interact():
-    """A network, a model, or their partials declare it; what is shipped is known not to; of others nothing is known."""
+    """A network, a model, or their partials declare it. For the package's own it is False, and for others unknown."""
     full = functools.partial(bnn.bnn, prior=PRIOR, likelihood=GAUSSIAN)
     declared = functools.partial(Mixing, kind="batch")
     declared.rows_interact = True
@@ -390,7 +390,7 @@ def test_who_says_whether_rows_interact():
 
 
 class Shaped(linen.Module):
-    """Networks that do not fit."""
+    """A network that does not fit the data."""
 
     kind: str
 
@@ -436,7 +436,7 @@ class Shaped(linen.Module):
     ],
 )
 def test_a_network_that_does_not_fit_says_how(kind, x, prior, words):
-    """One sentence: the field, the fault, the remedy."""
+    """The message is one sentence with the field, the fault and the remedy."""
     model = functools.partial(bnn.bnn, network=functools.partial(Shaped, kind=kind), prior=prior, likelihood=GAUSSIAN)
     with pytest.raises(ConfigError, match=words) as refused:
         make_target(model, x, Y)

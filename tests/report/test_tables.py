@@ -175,7 +175,7 @@ def test_aggregate_corrects_for_overlapping_splits(test_sets, factor, says):
 
 
 def test_what_could_not_be_assessed_stands_in_the_table():
-    """Counted beside the warnings, with the reason below; an old record has no such field."""
+    """These checks are counted beside the warnings, with the reasons below. An old record does not have them."""
     rows = [run("nuts"), run("svi", not_assessed=["R-hat and ESS: the draws are no Markov chain"])]
     content = contents(rows)
     ((_, cells),) = content.sections
@@ -184,7 +184,7 @@ def test_what_could_not_be_assessed_stands_in_the_table():
 
 
 def test_aggregate_shows_failures_and_mixes_no_settings():
-    """Failed runs are counted, not averaged; another step size is another row; one run has no standard error."""
+    """Failed runs are counted and not averaged. Another step size has another row. One run has no standard error."""
     rows = [run("sgld", seed=seed, settings={"step_size": 1e-5}) for seed in range(3)]
     rows[1] |= {"status": "failed", "reason": "out of memory", "metrics": {}}
     rows.append(run("sgld", settings={"step_size": 1e-4}))
@@ -199,7 +199,7 @@ def test_aggregate_shows_failures_and_mixes_no_settings():
 
 
 def test_a_mean_hides_no_missing_value():
-    """A value that one of the runs lacks has no mean; one that is NaN makes the mean NaN."""
+    """If one run lacks a value there is no mean. If one value is NaN the mean is NaN."""
     rows = [
         run("nuts", seed=0),
         run("nuts", seed=1, metrics=METRICS | {"lppd": None, "rmse": math.nan, "rhat_max": math.nan}),

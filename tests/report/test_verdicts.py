@@ -55,7 +55,10 @@ def test_pairs_are_differences_on_one_split_with_seeds_averaged(records):
 
 
 def test_leagues_never_share_a_table(records):
-    """Equal targets stand in the first, others in the second; each names what it expects to be false."""
+    """Pairs with equal targets are in the first table and others in the second.
+
+    Each has the expected false verdicts.
+    """
     same, open_league = verdicts.compare(records, metric="lppd", delta=0.02, with_plan=True)
     assert [row[:2] for row in same.rows] == [["nuts", "sgld"]]
     assert same.rows[0][9] == "better"
@@ -69,7 +72,7 @@ def test_leagues_never_share_a_table(records):
 
 
 def test_a_failed_run_is_shown_and_decides_nothing(records):
-    """Its split is counted, and no word is pronounced: without it the method that failed would look better."""
+    """The split is counted and there is no verdict. Without this split, the failed method would look better."""
     failed = [r if r["id"] != "sgld-diabetes-3-1" else run("sgld", 3, 0.0, seed=1, status="failed") for r in records]
     same = verdicts.compare(failed, metric="lppd", delta=0.02)[0]
     assert same.rows[0][3] == "9"
@@ -78,7 +81,7 @@ def test_a_failed_run_is_shown_and_decides_nothing(records):
 
 
 def test_formats(records):
-    """Markdown and LaTeX escape what is theirs, CSV has the league in its first column."""
+    """Markdown and LaTeX escape their special characters. In CSV the first column is the league."""
     leagues = [
         verdicts.League(
             "same posterior", [["a_1", "b|c", "x", "2", "0.1", "0 to 1", *["0.5"] * 3, "better", "1"]], ["50 %"]
@@ -94,7 +97,7 @@ def test_formats(records):
 
 
 def test_unfit_requests_are_refused(records):
-    """Each names field, fault and remedy."""
+    """Each message names field, fault and remedy."""
     with pytest.raises(ConfigError, match="--metric: 'coverage_90' does not say"):
         verdicts.compare(records, metric="coverage_90", delta=0.1)
     with pytest.raises(ConfigError, match="--baseline: no method is called 'svi'"):

@@ -1,4 +1,4 @@
-"""A run that was killed again and again without progress is passed over, and the sentence says how to try it again."""
+"""A run that was killed repeatedly without progress is skipped, and the message says how to try it again."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ SHORT = ["inference=map", "progress=off", "network.width=3"]
 
 
 def planned(store_path, deaths, *more, seeds=(0, 1, 2)):
-    """The plan of a sweep over seeds, whose first run has died so often."""
+    """The plan of a sweep over seeds whose first run has died this many times."""
     asked = [[*SHORT, f"store.path={store_path}", *more, f"seed={seed}"] for seed in seeds]
     composed = [(*compose(one), shlex.join(one)) for one in asked]
     run_id = make_job(*composed[0][:2]).id
@@ -31,7 +31,7 @@ def planned(store_path, deaths, *more, seeds=(0, 1, 2)):
     ("more", "passed_over"), [((), True), (("limits.attempts=null",), False), (("rerun=true",), False)]
 )
 def test_three_deaths_are_enough(more, passed_over, store_path):
-    """The others are done; the command that tries it again does so."""
+    """The other runs are done. The message has the command that tries the run again, and this command works."""
     plan, outcome, run_id = planned(store_path, 3, *more)
     assert plan.num_runs == 3 - passed_over
     assert outcome.exit_code == int(passed_over)
@@ -45,13 +45,13 @@ def test_three_deaths_are_enough(more, passed_over, store_path):
 
 
 def test_what_died_is_tried_alone_and_last(store_path):
-    """A kill ends all runs of a group, whosever fault it was."""
+    """A kill ends all runs of a group, so it is not known which run caused it."""
     plan, outcome, run_id = planned(store_path, 1)
     assert not outcome.errors
     assert [[job.id == run_id for _, job in group] for group in plan.groups.values()] == [[False, False], [True]]
 
 
 def test_none_is_set_apart_without_a_death(store_path):
-    """Equal programs are one group."""
+    """Runs with equal programs form one group if none of them died."""
     plan, _, _ = planned(store_path, 0)
     assert [len(group) for group in plan.groups.values()] == [3]

@@ -1,6 +1,6 @@
-"""Executors by themselves: what they return, and what becomes of tasks whose process dies, fails or is stopped.
+"""Executors alone: what they return, and what happens to tasks whose process dies, fails or is stopped.
 
-Functions are defined inside the tests, so that they travel by value: a worker cannot import a test's module.
+Functions are defined inside the tests, so that they are pickled by value: a worker cannot import a test's module.
 """
 
 import inspect
@@ -34,7 +34,7 @@ def executor(name, **options):
 
 @pytest.mark.parametrize("name", EXECUTORS)
 def test_a_preset_has_all_options_of_its_executor(name):
-    """The yaml is the whole record: its keys are the executor's keyword-only parameters, none with a hidden default."""
+    """The keys of the yaml are the executor's keyword-only parameters, and none of these has a default."""
     made = executor(name)
     assert isinstance(made, Executor)
     parameters = inspect.signature(type(made)).parameters.values() if name != "local" else ()
@@ -44,7 +44,7 @@ def test_a_preset_has_all_options_of_its_executor(name):
 
 @pytest.mark.parametrize("name", [name for name in EXECUTORS if name != "local"])
 def test_a_preset_is_lanes_with_another_executor(name):
-    """``hydra/launcher=lanes_<name>`` changes the one word."""
+    """``hydra/launcher=lanes_<name>`` differs from ``lanes`` only in the executor."""
     preset = yaml.safe_load((conf_dir() / "hydra" / "launcher" / f"lanes_{name}.yaml").read_text())
     assert preset == {"defaults": ["lanes", "_self_"], "executor": name}
 
@@ -85,7 +85,7 @@ def test_slurm_is_wanted_where_there_is_none(tmp_path, monkeypatch):
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("things", [1, 2, 4, 5])
 def test_shares_cover_everything_and_are_never_empty(workers, things):
-    """Where there are enough, nothing is shared by two; where there are not, everybody has one."""
+    """If there are enough items, no two workers share one. Otherwise each worker has one."""
     shares = [part(range(things), worker, workers) for worker in range(workers)]
     assert {thing for share in shares for thing in share} == set(range(things))
     if things >= workers:
@@ -95,7 +95,7 @@ def test_shares_cover_everything_and_are_never_empty(workers, things):
 
 
 def test_gpus_are_shared_out_and_so_is_their_memory(monkeypatch):
-    """Two workers on four GPUs have two each; two workers on one GPU have half the memory that JAX would take."""
+    """Two workers on four GPUs have two each. Two workers on one GPU each get half the memory that JAX would take."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     four = executor("processes", num_workers=2)
     assert [four.share(i)[1]["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["4,5", "6,7"]
@@ -131,7 +131,7 @@ def test_a_dead_worker_and_an_exception_stop_nobody_else():
 
 
 def test_closing_tells_a_worker_to_stop(tmp_path):
-    """As an interrupt does: a signal first, on which a run writes its checkpoint."""
+    """As after an interrupt, the worker first gets a signal, so that a run can write its checkpoint."""
 
     def work(task):
         if task == "quick":
@@ -157,7 +157,7 @@ def test_closing_tells_a_worker_to_stop(tmp_path):
 
 
 def test_submitit_returns_and_tells_what_failed(tmp_path):
-    """Three jobs of submitit's local executor: one returns, one raises, one is killed; scripts and logs are kept."""
+    """Of three jobs one returns, one raises and one is killed. Scripts and logs are kept."""
 
     def work(task):
         if task == "die":
@@ -184,7 +184,7 @@ print("7_0 RUNNING\\n7_1 NODE_FAIL")
 
 
 def test_the_queue_is_asked_once_for_all_jobs(tmp_path, monkeypatch):
-    """States come from squeue, a job that it no longer knows is gone, and no accounting is needed."""
+    """States are read with squeue. A job that squeue does not know has ended, and no accounting is needed."""
     import submitit
 
     script = tmp_path / "squeue"
@@ -251,7 +251,7 @@ echo Submitted batch job 7
 
 
 def test_every_option_reaches_sbatch(tmp_path, monkeypatch):
-    """The script that a fake sbatch is given has a line for each option, and the setup before the command."""
+    """The script for a fake sbatch has a line for each option, and the setup before the command."""
     commands = tmp_path / "bin"
     commands.mkdir()
     queue = "#!/bin/sh\necho 7_0 FAILED; echo 7_1 FAILED\n"
@@ -279,7 +279,7 @@ def test_every_option_reaches_sbatch(tmp_path, monkeypatch):
 
 
 def test_jax_is_held_to_fewer_cores(monkeypatch):
-    """By a flag that a user's own wins over, and never to less than the two devices that a run always has."""
+    """A flag limits JAX, unless the user has set one. There are always at least two devices."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     for cores, flag in ((1, 2), (2, 2), (5, 5)):
         monkeypatch.setenv("XLA_FLAGS", "")

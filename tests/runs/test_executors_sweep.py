@@ -38,14 +38,14 @@ def jobs(store, *more, method=MAP, seeds=(0, 1)):
 
 
 def chunks(store, record):
-    """The stored draws of a run, chunk by chunk; their metadata hold the time."""
+    """The stored draws of a run, chunk by chunk. The metadata are left out, because they contain the time."""
     found = archives.chunks(Path(store) / record["id"])
     assert found
     return found
 
 
 class Elsewhere:
-    """An executor that answers for each batch as it is told to; ``None`` runs it as a worker would."""
+    """An executor that gives a prescribed answer for each batch; ``None`` runs the batch as a worker would."""
 
     elsewhere, has_log = True, False
 
@@ -89,7 +89,7 @@ def test_an_executor_gives_the_bits_of_one_process(name, options, tmp_path):
 
 
 def test_a_lost_batch_leaves_a_failure_for_each_of_its_runs(store_path):
-    """And the other batch is done; the exit code tells; the same command runs only what failed."""
+    """The other batch is done, and the exit code is 1. The same command then runs only the failed runs."""
     outcome = Outcome()
     executor = Elsewhere(Lost("the worker process died (SIGKILL)"), None, slots=2)
     lost, done = run_sweep(jobs(store_path), outcome, max_lanes=8, executor=executor)
@@ -105,7 +105,7 @@ def test_a_lost_batch_leaves_a_failure_for_each_of_its_runs(store_path):
 
 
 def test_what_a_lost_worker_had_finished_is_kept(store_path):
-    """A worker that dies in the second half of its batch has a record of the first."""
+    """If a worker dies in the second half of its batch, the first half has its records."""
 
     class Dies(Elsewhere):
         def execute(self, work, tasks, *, folder, begin):
@@ -120,7 +120,7 @@ def test_what_a_lost_worker_had_finished_is_kept(store_path):
 
 
 def test_a_lost_run_with_a_checkpoint_can_go_on(store_path):
-    """A failure in the store would delete it."""
+    """No failed record is stored, because it would delete the checkpoint."""
     composed = jobs(store_path, seeds=(0,))
     job = make_job(*composed[0][:2])
     store = Store(store_path)
@@ -135,7 +135,10 @@ def test_a_lost_run_with_a_checkpoint_can_go_on(store_path):
 
 @pytest.mark.parametrize("mode", mostly(["lines", "off"], "lines"))
 def test_notes_of_a_worker_reach_the_user(mode, store_path, capsys):
-    """Unless nothing is to be shown; how far a run is stays out, since workers share the terminal."""
+    """Messages of workers are shown unless the progress is off.
+
+    Their progress is not shown: they share the terminal.
+    """
     composed = jobs(store_path, f"progress={mode}")
     for config, labels, _ in composed:
         job = make_job(config, labels)
@@ -148,7 +151,7 @@ def test_notes_of_a_worker_reach_the_user(mode, store_path, capsys):
 
 
 def test_a_lost_repetition_keeps_the_old_record(store_path):
-    """``rerun=true`` and a worker that never started: the complete record stays, and the exit code says failed."""
+    """With ``rerun=true`` and a worker that never started, the complete record stays and the exit code is 1."""
     (done,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8)
     path = store_path / done["id"] / "run.json"
     before = path.read_bytes()
@@ -164,7 +167,7 @@ def test_a_lost_repetition_keeps_the_old_record(store_path):
     "created", mostly(["1999-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"], "1999-01-01T00:00:00+00:00")
 )
 def test_what_a_lost_repetition_had_finished_is_kept(created, store_path, monkeypatch):
-    """Whatever the clock of its machine says: a record is new if it is another than before."""
+    """A record is new if its content has changed. The clocks of the machines do not matter."""
     (done,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8)
     common = record_module.common_fields
     monkeypatch.setattr(record_module, "common_fields", lambda *of: common(*of) | {"created": created})
@@ -182,7 +185,7 @@ def test_what_a_lost_repetition_had_finished_is_kept(created, store_path, monkey
 
 
 def test_batches_are_cut_for_the_executor(store_path):
-    """At most ``max_lanes`` lanes, and a batch for each slot: seven jobs of two chains on three slots."""
+    """Seven jobs of two chains on three slots: a batch has at most ``max_lanes`` lanes, and each slot gets a batch."""
     from bdlbench.runs.progress import Silent
 
     plan = Plan(jobs(store_path, seeds=range(7)), Outcome(), Silent())
@@ -201,7 +204,7 @@ def test_batches_are_cut_for_the_executor(store_path):
 
 
 def test_logs_go_to_a_folder_that_is_no_run(store_path):
-    """The executor's folder lies in the store, hidden."""
+    """The executor's folder is a hidden folder in the store."""
     executor = Elsewhere(None)
     (record,) = run_sweep(jobs(store_path, seeds=(0,)), Outcome(), max_lanes=8, executor=executor)
     executor.folder.mkdir()

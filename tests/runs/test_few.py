@@ -1,4 +1,4 @@
-"""Records of runs that leave little to compute from: few draws, predictions that overflow."""
+"""Records of runs with few draws or with predictions that overflow."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ SMALL = [*QUIET, "data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "netwo
     ),
 )
 def test_few_draws_leave_a_record(method, draws, store_path):
-    """What needs four draws a chain is null."""
+    """Values that need four draws in each chain are null."""
     schedule = f"{{num_chains: 2, num_warmup: 10, num_samples: {draws}, thinning: 1}}"
     record = run([*SMALL, f"store.path={store_path}", f"inference={method}", f"inference.schedule={schedule}"])
     assert record["status"] == "complete", record["reason"]
@@ -71,7 +71,10 @@ def test_predictions_that_overflow_are_a_divergence(method, store_path):
 @pytest.mark.parametrize("df", mostly([1.0, 2.0, 3.0], 2.0, 3.0))
 @pytest.mark.parametrize("method", mostly(WIDE, "svi"))
 def test_a_model_without_a_variance_is_scored_by_its_likelihood(method, df, store_path):
-    """Student's t has a mean above df = 1 and no closed form of the CRPS: what does not exist is said, and no draw is lost."""
+    """Student's t has a mean for df > 1 and no closed form of the CRPS.
+
+    Missing scores are named, and no draw is lost.
+    """
     options = [option for option in SMALL if not option.startswith(("network", "metrics"))]
     wanted = ["metrics=[lppd,rmse,crps,coverage_90]", "model=eight_schools", f"store.path={store_path}"]
     composed, labels = configuration.compose([*options, f"inference={method}", *WIDE[method], *wanted])

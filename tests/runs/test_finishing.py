@@ -1,4 +1,4 @@
-"""The end of a run: faults in one run's scores or files stay its own, and being stopped there loses nothing."""
+"""The end of a run: an error in the scores or files of one run affects only that run, and a stop loses nothing."""
 
 import errno
 import shutil
@@ -30,7 +30,7 @@ def jobs(store_path, seeds=(0, 1, 2, 3)):
 
 
 def broken(owner, name, monkeypatch, error, fails):
-    """Have a method raise where ``fails(self)`` says so; returns the calls that went on."""
+    """Make a method raise an error if ``fails(self)`` is true. Return the list of calls that did not raise."""
     original, calls = getattr(owner, name), []
 
     def call(self, *args, **options):
@@ -47,7 +47,7 @@ def broken(owner, name, monkeypatch, error, fails):
     ("error", "reason"), [(OSError(errno.EIO, "Input/output error"), "OSError"), (ValueError("bad"), "ValueError: bad")]
 )
 def test_draws_that_cannot_be_stored_cost_their_own_run_only(error, reason, store_path, monkeypatch):
-    """Its record says why and has no draws; nobody samples again."""
+    """The record has the reason and no draws. No other run is sampled again."""
     sampled = broken(Storage, "observed", monkeypatch, error, lambda _: False)
     broken(PosteriorArrays, "close", monkeypatch, error, lambda arrays: "-s1-" in str(arrays.path) and arrays.written)
     records = sweep.run_sweep(jobs(store_path), Outcome(), max_lanes=8)
@@ -61,7 +61,7 @@ def test_draws_that_cannot_be_stored_cost_their_own_run_only(error, reason, stor
 
 
 def test_a_run_whose_record_cannot_be_written_either_is_reported(store_path, monkeypatch):
-    """The sweep ends, and says so."""
+    """The sweep ends and reports the run."""
     broken(PosteriorArrays, "close", monkeypatch, OSError(errno.EIO, "bad disk"), lambda a: "-s1-" in str(a.path))
     outcome = Outcome()
     records = sweep.run_sweep(jobs(store_path), outcome, max_lanes=8)
@@ -71,7 +71,7 @@ def test_a_run_whose_record_cannot_be_written_either_is_reported(store_path, mon
 
 
 def test_a_fault_in_one_runs_diagnostics_is_its_own(store_path, monkeypatch):
-    """The neighbours' draws are kept and nobody samples again."""
+    """The draws of the other runs are kept, and no run is sampled again."""
     sampled = broken(Storage, "observed", monkeypatch, ValueError(), lambda _: False)
     broken(Storage, "mixing", monkeypatch, ZeroDivisionError("odd"), lambda s: "-s2-" in s.writer.folder.name)
     records = sweep.run_sweep(jobs(store_path), Outcome(), max_lanes=8)
@@ -81,7 +81,7 @@ def test_a_fault_in_one_runs_diagnostics_is_its_own(store_path, monkeypatch):
 
 
 def test_a_run_whose_folder_is_removed_ends_failed_and_its_neighbours_do_not(store_path, monkeypatch):
-    """In one sentence, though its neighbours write checkpoints and go on; no folder is made for it."""
+    """The run fails with one sentence and gets no new folder. The other runs write checkpoints and continue."""
     removed = []
 
     def due(self):
@@ -101,7 +101,10 @@ def test_a_run_whose_folder_is_removed_ends_failed_and_its_neighbours_do_not(sto
 
 
 def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, monkeypatch):
-    """Told to stop after the second of four records: two are there, two have checkpoints, and no step is repeated."""
+    """After a stop at the second of four records, two runs have records and two have checkpoints.
+
+    No step is repeated.
+    """
     whole = sweep.run_sweep(jobs(tmp_path / "whole"), Outcome(), max_lanes=8)
     original, done = group.finish_record, []
 
@@ -127,7 +130,7 @@ def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, m
 
 @pytest.mark.parametrize("place", mostly(range(36), 7, 22))
 def test_a_failure_between_any_two_files_of_the_draws_can_be_continued(place, store_path, monkeypatch):
-    """The disk is full after so many files of Zarr's, with a checkpoint after every block: the next command ends alike."""
+    """The disk is full after each number of Zarr files. The next command continues from a checkpoint and ends alike."""
     made, labels = jobs(store_path, seeds=(0,))[0][:2]
     made["store"]["checkpoint_seconds"] = 1e-9
     original, left = zarr.storage.LocalStore.set, [place]

@@ -1,4 +1,4 @@
-"""From a user's likelihood to the record: hidden rows, moments that do not exist, values that it does not allow."""
+"""A user's likelihood and its record: hidden rows, moments that do not exist, and values outside the support."""
 
 import functools
 from pathlib import Path
@@ -44,7 +44,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def composed(
     archives: Path, model: str, target: str, *more: str, **options: Any
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Two short chains of SGLD on a user's model."""
+    """The configuration of two short chains of SGLD on a user's model."""
     task = "classification" if target == "classes" else "regression"
     short = "{num_chains: 2, num_warmup: 4, num_samples: 8, thinning: 1, batch_size: 8, batching: epoch}"
     data = ["data=npz", f"data.path={archives}/{target}.npz", f"data.task={task}", "data.test_fraction=0.4"]
@@ -74,7 +74,7 @@ def composed(
 def test_what_a_model_cannot_take_is_refused_beforehand(
     archives: Path, store_path: Path, model: str, target: str, more: list[str], options: dict[str, Any], sentence: str
 ) -> None:
-    """One sentence, and nothing is written."""
+    """The message is one sentence, and nothing is written."""
     made, labels = composed(archives, model, target, *more, f"store.path={store_path}", **options)
     with pytest.raises(ConfigError, match=sentence) as refused:
         check_job(make_job(made, labels))
@@ -83,14 +83,14 @@ def test_what_a_model_cannot_take_is_refused_beforehand(
 
 
 def test_counts_and_declared_rows_are_taken(archives: Path) -> None:
-    """The remedies of the refusals are remedies, and a declaration is a note."""
+    """The remedies that refusals name work, and a declaration of the model becomes a note."""
     check_job(make_job(*composed(archives, "poisson", "counts", "data.standardize=x", scale=1.0)))
     job = check_job(make_job(*composed(archives, "centred", "amounts", rows_interact=True)))
     assert any("rows_interact is declared" in note for note in job.dataset.notes)
 
 
 def test_hidden_rows_are_not_scored(archives: Path, store_path: Path) -> None:
-    """The record's scores are those of the rows that the mask of x shows, found again from the stored draws."""
+    """The scores are those of the rows that the mask of x shows, and are found again from the stored draws."""
     made, labels = composed(archives, "masked", "amounts", f"store.path={store_path}")
     whole = make_job(made, labels).dataset
     assert whole.test is not None and whole.y_scaler is not None
@@ -121,7 +121,10 @@ def test_hidden_rows_are_not_scored(archives: Path, store_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_heavy_tail_is_scored_by_its_likelihood(archives: Path, store_path: Path) -> None:
-    """Student's t with learned degrees of freedom, which leave a mean and no variance: no failure, and the record says so."""
+    """Student's t with learned degrees of freedom has a mean and no variance.
+
+    The run is complete and its record says so.
+    """
     made, labels = composed(archives, "learned_tail", "amounts", f"store.path={store_path}")
     record = run_config(made, labels)
     assert record["status"] == "complete", record["reason"]
@@ -167,7 +170,7 @@ SLOW = ("StudentT(1.5)", "truncated Student", "left censored")
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FAMILIES])
 def test_a_score_that_does_not_exist_says_so(name: str) -> None:
-    """Every likelihood has its LPPD; of the others each is there or is named with the reason, and none is NaN."""
+    """Every likelihood has its LPPD. Any other score exists or is named with the reason, and none is NaN."""
     make, missing, there = FAMILIES[name]
     y = jnp.array([0.5 if "censored" in name else 0.0, 1.0, 2.0])
     one = describe(make(), y, jax.random.key(0), "regression")
@@ -190,7 +193,7 @@ def test_a_score_that_does_not_exist_says_so(name: str) -> None:
 
 
 def test_a_mixture_forgets_a_moment() -> None:
-    """Draws before and after one without a variance leave the mean, in both units, and its state goes on."""
+    """If one draw has no variance, the whole mixture keeps only its mean, in both units and after a restore."""
     mixture = PredictiveMixture(gaussian=False)
     block = {"log_lik": np.zeros((2, 3)), "mean": np.arange(6.0).reshape(2, 3), "variance": np.ones((2, 3))}
     mixture.update(block)
@@ -208,7 +211,7 @@ def test_a_mixture_forgets_a_moment() -> None:
 
 
 def test_the_table_says_what_does_not_exist() -> None:
-    """In the cell, and below it with the reason."""
+    """The cell says that the score does not exist, and the reason is below the table."""
     record = {
         "labels": {"data": "d", "inference": "nuts"}, "metrics": {"lppd": -1.0}, "status": "complete", "warnings": [],
         "not_existing": {"rmse": "y given theta has no mean", "crps": "not shown"}, "num_grads": {}, "seconds": {},
@@ -222,7 +225,7 @@ def test_the_table_says_what_does_not_exist() -> None:
 
 
 def test_class_probabilities_are_diagnosed() -> None:
-    """Chains that agree on the label's probability and differ in which other class competes with it do not mix."""
+    """R-hat is large if chains agree on the label's probability and differ in the class that competes with it."""
     rng = np.random.default_rng(0)
     part = np.arange(4.0)[:, None], np.array([0, 1, 2, 0])
     dataset = make_dataset(name="three", task="classification", train=part, test=part, num_classes=3)
@@ -248,7 +251,7 @@ def test_class_probabilities_are_diagnosed() -> None:
 
 
 class Memory(RunWriter):
-    """Arrays by group and name, without a folder."""
+    """A store in memory: arrays by group and name, without a folder."""
 
     def __init__(self) -> None:
         self.arrays: dict[tuple[str, str], np.ndarray] = {}
@@ -267,7 +270,7 @@ class Memory(RunWriter):
 
 
 def test_a_module_that_is_hidden_by_an_installed_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network in random.py of the working folder, which Python does not find; one that is nowhere is another fault."""
+    """The message for a network in the user's random.py differs from that for a module that does not exist."""
     monkeypatch.chdir(tmp_path)
     node = {"_target_": "random.net"}
     with pytest.raises(ConfigError) as plain:

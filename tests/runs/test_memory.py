@@ -75,7 +75,7 @@ def test_the_estimate_is_of_the_size_that_xla_allots(method, store_path, monkeyp
 
 
 def test_lanes_share_temporaries_on_a_cpu_and_not_under_vmap(monkeypatch):
-    """n lanes on one of d devices: one after another one's temporaries, side by side those of all of them."""
+    """On a CPU, the lanes of a device share the temporaries of one lane. Under vmap each lane has its own."""
     need = memory.Footprint(lane=10, working=1000, dataset=7, host=100, chains=4, num_datasets=3, dim=5)
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert need.on_device(5) == 10 * 10 + 1000 + 3 * 7
@@ -87,7 +87,7 @@ def test_lanes_share_temporaries_on_a_cpu_and_not_under_vmap(monkeypatch):
 
 @pytest.mark.parametrize("room", [1.0, 3.0, 7.5])
 def test_the_most_jobs_that_fit(room, monkeypatch):
-    """The largest count within the planned share of what is free; one job where not even one fits."""
+    """The largest number of jobs within the planned share of the free memory; at least one."""
     jobs = [job("inference=sgld", *SHORT["sgld"], f"seed={seed}") for seed in range(8)]
     need = memory.footprint(jobs)
     free = room / memory.SAFETY * need.on_host(1)
@@ -100,7 +100,7 @@ def test_the_most_jobs_that_fit(room, monkeypatch):
 
 
 def test_a_group_is_cut_where_memory_is_short(store_path, monkeypatch):
-    """With room for two of five jobs a sweep runs batches of two, two and one, and all five are complete."""
+    """If two of five jobs fit into memory, a sweep runs batches of two, two and one, and all five are complete."""
     made = [configuration.compose([*SMALL, "inference=sgld", *SHORT["sgld"], f"store.path={store_path}", f"seed={s}"])
             for s in range(5)]  # fmt: skip
     jobs = [make_job(*each) for each in made]
@@ -123,7 +123,10 @@ def test_a_group_is_cut_where_memory_is_short(store_path, monkeypatch):
 
 
 def test_a_group_that_runs_out_is_halved_and_one_that_cannot_run_says_so(store_path, monkeypatch, capsys):
-    """More than two jobs together fail, and one of them alone too: its record names sizes and a remedy, exit code 1."""
+    """If memory runs out, the group is halved.
+
+    A job that fails alone has a record with sizes and a remedy, and exit code 1.
+    """
     original = group._run_lanes
 
     def short(part, *args, **options):
@@ -150,11 +153,11 @@ def test_a_group_that_runs_out_is_halved_and_one_that_cannot_run_says_so(store_p
 
 
 def test_what_a_failed_group_held_is_free_before_its_halves_run(store_path, monkeypatch):
-    """The frames of an error hold the group's arrays for as long as it is being handled."""
+    """An error that is being handled keeps its frames, and these keep the group's arrays."""
     import weakref
 
     class Large:
-        """Stands for an array of the group."""
+        """A large array of a group."""
 
     held, seen = [], []
 
@@ -196,7 +199,7 @@ print(record["status"], record["reason"])
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc and a limit on address space")
 def test_xla_that_really_runs_out_leaves_a_record(store_path):
-    """A full-rank guide over 21,002 weights has a factor of 1.6 GB; the process may take 1 GB more than it has."""
+    """A full-rank guide with 21,002 weights needs 1.6 GB, and the process may allocate only 1 GB more."""
     wanted = [*SMALL, "inference=svi_fullrank", "network.width=7000", "inference.schedule.num_warmup=5"]
     wanted.append("limits.memory=off")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -220,12 +223,12 @@ def test_xla_that_really_runs_out_leaves_a_record(store_path):
     ],
 )
 def test_errors_that_mean_memory(error, is_memory):
-    """XLA's, numpy's, C++'s and Python's own."""
+    """The errors of XLA, NumPy, C++ and Python are recognised."""
     assert memory.is_out_of_memory(error) is is_memory
 
 
 def test_limits_of_the_machine_are_read(tmp_path):
-    """Free memory as the kernel counts it, and the tightest control group above the process."""
+    """The free memory is that of the kernel, or the smallest rest of the limits of the control groups."""
     info = tmp_path / "meminfo"
     info.write_text("MemTotal: 100 kB\nMemAvailable:      42 kB\n")
     assert memory._free(info) == 42 * 1024
@@ -246,7 +249,7 @@ def test_limits_of_the_machine_are_read(tmp_path):
 
 
 def test_control_groups_of_version_1_are_read(tmp_path):
-    """Memory has a tree of its own there, and a group without a limit has a very large one."""
+    """In version 1 memory has a separate tree, and a group without a limit has a very large one."""
     own = tmp_path / "own"
     own.write_text("11:cpu,cpuacct:/job\n4:memory:/job/step\n1:name=systemd:/job\n")
     inner = tmp_path / "cgroup" / "memory" / "job" / "step"
@@ -260,7 +263,7 @@ def test_control_groups_of_version_1_are_read(tmp_path):
 
 
 def test_what_can_never_fit_is_refused_with_a_record(store_path, monkeypatch):
-    """Before any array is made; ``limits.memory=off`` tries it all the same, and so does a machine that has as much."""
+    """The job is refused before any array is made, unless ``limits.memory=off`` or the machine has enough memory."""
     asked = [*SMALL, "inference=sgld", *SHORT["sgld"], f"store.path={store_path}"]
     made = make_job(*configuration.compose(asked))
     shared, lane, _, _ = arrange([made])
@@ -282,7 +285,7 @@ def test_what_can_never_fit_is_refused_with_a_record(store_path, monkeypatch):
 
 @pytest.mark.parametrize("method", ["smc", "svgd"])
 def test_a_population_fills_its_slots_with_all_its_particles(method):
-    """Draws on the device stay within their megabyte, or are one."""
+    """The draws on the device take at most one megabyte, or are a single draw."""
     one = job(f"inference={method}", "network.width=100")
     shared, lane, _, _ = arrange([one])
     lane = lane._replace(active=np.ones(len(lane.dataset), bool))

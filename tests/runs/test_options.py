@@ -22,7 +22,7 @@ KIN = {f"inference={preset}" for preset in PRESETS} - {f"inference={preset}" for
 
 @pytest.mark.parametrize("option", mostly(OPTIONS, *[option for option in OPTIONS if option not in KIN]))
 def test_a_group_option_makes_a_job(option):
-    """With every other group at its default, on data that fit it: its program is built and traced, as before a run."""
+    """Each option, with the other groups at their defaults and fitting data, gives a program that can be traced."""
     overrides = [*(LABELLED if option == "likelihood=categorical" else SMALL), option]
     job = make_job(*configuration.compose(overrides))
     group, name = option.split("=")
@@ -32,14 +32,14 @@ def test_a_group_option_makes_a_job(option):
 
 
 def test_the_model_option_without_a_network_makes_a_job():
-    """Eight schools carries no network, prior or likelihood."""
+    """The model eight_schools has no network, prior or likelihood."""
     job = make_job(*configuration.compose(["model=eight_schools", "data=eight_schools"]))
     assert not {"network", "prior", "likelihood"} & set(job.config)
     check_job(job)
 
 
 def test_every_metric_is_found_by_its_name():
-    """Each metrics yaml adds one entry of its own name."""
+    """Each yaml of a metric has one entry with the name of the file."""
     names = sorted(path.stem for path in (conf_dir() / "metrics").glob("*.yaml"))
     composed, _ = configuration.compose([*SMALL, f"metrics=[{','.join(names)}]"])
     assert sorted(composed["metrics"]) == names
@@ -47,7 +47,10 @@ def test_every_metric_is_found_by_its_name():
 
 
 def test_init_writes_out_where_chains_start(tmp_path):
-    """Each value has the identity of its start written out; null has the preset's; the record says it in words."""
+    """Each value has the id of a run that sets the same start directly.
+
+    Null has that of the preset. The record describes it.
+    """
     from bdlbench.runs import start
 
     small = ["data=cosine_gap", "data.n_cluster=10", "data.n_test=4", f"store.path={tmp_path}"]

@@ -1,4 +1,4 @@
-"""What is shown of a sweep: the count of its groups and runs, the estimated end, one display, lines off a terminal."""
+"""The progress of a sweep: counts of groups and runs, the estimated end, one display, and lines without a terminal."""
 
 import io
 import re
@@ -14,7 +14,7 @@ STATS = {"loss": np.full((2, 3), 1.5)}
 
 
 def records(complete, failed=0):
-    """Records of a group, as far as progress looks at them."""
+    """Records of a group with the entries that the progress reads."""
     good = [{"id": f"run{i}", "status": "complete", "reason": None} for i in range(complete)]
     return good + [{"id": f"bad{i}", "status": "failed", "reason": "ValueError: no"} for i in range(failed)]
 
@@ -29,7 +29,10 @@ class Hand:
 
 
 def test_the_estimate_is_what_is_left_at_the_pace_so_far():
-    """25 of 100 runs in 60 s leave 180 s; half of a group of 50 counts as 25 more: 60 s; nothing done, no estimate."""
+    """25 of 100 runs in 60 s leave 180 s.
+
+    With half of a group of 50 more, 60 s are left. At the start there is no estimate.
+    """
     clock = Hand()
     tally = Tally(3, 100, clock)
     assert tally.seconds_left is None and tally.when() == ""
@@ -50,7 +53,7 @@ def test_the_estimate_is_what_is_left_at_the_pace_so_far():
 
 
 def test_groups_side_by_side_are_counted_when_they_end():
-    """Of several groups under way nobody knows whose steps are told, so only whole runs count."""
+    """If several groups run, it is not known to which one a step belongs, so only finished runs count."""
     tally = Tally(2, 20, Hand())
     tally.begin(10)
     tally.begin(10)
@@ -67,12 +70,12 @@ def test_groups_side_by_side_are_counted_when_they_end():
     [(0.0, "1 s"), (89.2, "90 s"), (90.0, "2 min"), (181.0, "4 min"), (7800.0, "2 h 10 min"), (260_000.0, "3 days")],
 )
 def test_durations_in_words(seconds, words):
-    """Rounded up, in the unit one would say."""
+    """Durations are rounded up and have the usual unit."""
     assert in_words(seconds) == words
 
 
 def test_a_line_a_group(capsys):
-    """How many of the group, of the sweep, failed and why, and when it will end."""
+    """The line has the counts of the group and of the sweep, the failed runs with reasons, and the estimated end."""
     lines = Lines(every=1e9)
     lines.sweep_begin(2, 6)
     lines.group_begin(4)
@@ -93,7 +96,7 @@ def test_a_line_a_group(capsys):
 
 @pytest.mark.parametrize("make", [lambda: Lines(every=1e9), lambda: Bars(Console(file=io.StringIO()))])
 def test_one_run_is_no_sweep(make, capsys):
-    """Nothing of a sweep is said, and what the run came to is."""
+    """For a single run the outcome is shown, and no sweep is mentioned."""
     shown = make()
     shown.sweep_begin(1, 1)
     shown.group_begin(1)
@@ -108,14 +111,14 @@ def test_one_run_is_no_sweep(make, capsys):
 
 
 def screen(shown, width=160):
-    """What is on the screen now, as plain text."""
+    """The present content of the screen as plain text."""
     console = Console(file=io.StringIO(), width=width)
     console.print(shown._render())
     return console.file.getvalue()
 
 
 def test_one_display_has_both_bars():
-    """The group in progress above, the whole sweep beneath; counts move with what is told."""
+    """The bar of the running group is above the bar of the sweep, and both show the present counts."""
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     bars = Bars(console)
     bars.sweep_begin(2, 6)
@@ -142,7 +145,7 @@ def test_one_display_has_both_bars():
 
 
 def test_a_display_that_nobody_ends_is_ended_at_exit(monkeypatch):
-    """An interruption leaves the display as it is; the interpreter's end gives the cursor back."""
+    """After an interruption the display stays. At the exit of the interpreter, the cursor is visible again."""
     left = []
     monkeypatch.setattr(progress.atexit, "register", left.append)
     console = Console(file=io.StringIO(), force_terminal=True)
@@ -154,7 +157,7 @@ def test_a_display_that_nobody_ends_is_ended_at_exit(monkeypatch):
 
 
 def test_the_mode_chooses(monkeypatch):
-    """Bars on a terminal, lines elsewhere, nothing where it is off."""
+    """The mode gives bars on a terminal, lines elsewhere, and nothing with ``off``."""
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     assert isinstance(make_progress("auto"), Bars)
     assert isinstance(make_progress("lines"), Lines)
@@ -165,7 +168,7 @@ def test_the_mode_chooses(monkeypatch):
 
 @pytest.mark.parametrize(("terminal", "before"), [(False, ""), (True, "\r\x1b[2K")])
 def test_notes_alone_make_the_sweeps_bar_give_way(terminal, before, monkeypatch, capsys):
-    """A line of a worker's on the terminal takes the place of the bar's, which is drawn again beneath it."""
+    """A worker's line on the terminal replaces the bar, which is drawn again below it."""
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: terminal)
     shown = make_progress("notes")
     shown.start("run", 100)

@@ -50,7 +50,7 @@ def options(method, store, *more):
 
 @contextmanager
 def compilations() -> Iterator[list[str]]:
-    """Programs handed to XLA meanwhile, those found in the persistent cache included."""
+    """The number of programs given to XLA, including those found in the persistent cache."""
     found: list[str] = []
 
     def listen(event: str, seconds: float, **facts: object) -> None:
@@ -74,7 +74,7 @@ NUMBER = {
 
 @pytest.mark.parametrize("method", mostly(SHORT, "svi"))
 def test_other_numbers_compile_nothing(method, store_path, monkeypatch):
-    """Another seed, split, step size, prior scale, temperature: not one program, and other results each time."""
+    """Another seed, split, step size, prior scale or temperature compiles no program and gives other results."""
     monkeypatch.setattr(loop, "_PROGRAMS", loop.ProgramCache(64))  # another test may have run the same
     with compilations() as first:
         records = [run(options(method, store_path))]
@@ -93,7 +93,7 @@ def test_other_numbers_compile_nothing(method, store_path, monkeypatch):
 
 @pytest.mark.parametrize("method", mostly(SHORT, "nuts", "svi"))
 def test_a_run_is_found_again_and_repeats_bit_for_bit(method, tmp_path):
-    """The same id is not run twice; in another store, and when asked to, it gives the same bits."""
+    """A run with the same id is not repeated. In another store, or with ``rerun``, it has the same bits."""
     first = run(options(method, tmp_path / "a"))
     with compilations() as found:
         assert run(options(method, tmp_path / "a")) == first
@@ -108,7 +108,7 @@ def test_a_run_is_found_again_and_repeats_bit_for_bit(method, tmp_path):
 
 
 def test_jobs_of_a_group_are_what_they_are_alone(tmp_path):
-    """Bitwise: three seeds and step sizes side by side, and each by itself."""
+    """Runs with three seeds and step sizes have the same bits together and alone."""
     changes = [["seed=0"], ["seed=1", "inference.step_size=2e-4"], ["seed=2", "data.seed=5"]]
     alone = [run(options("sgld", tmp_path / "alone", *change)) for change in changes]
     jobs = [make_job(*configuration.compose(options("sgld", tmp_path / "group", *change))) for change in changes]
@@ -121,7 +121,7 @@ def test_jobs_of_a_group_are_what_they_are_alone(tmp_path):
 
 
 def test_an_integer_and_its_float_are_one_run():
-    """Values are coerced by the factory's annotations before the run is named."""
+    """Values get the types of the factory's annotations before the run gets its id."""
     job = lambda *more: make_job(
         *configuration.compose([*SMALL, "inference=sgld", "inference.schedule.batch_size=8", *more])
     )
@@ -132,7 +132,7 @@ def test_an_integer_and_its_float_are_one_run():
 
 
 def test_paths_are_no_part_of_a_run():
-    """Nor are progress and the store; seeds, rows and numbers are."""
+    """Progress and store are not part of the id either. Seeds, rows and numbers are."""
     job = lambda *more: make_job(*configuration.compose([*SMALL, *more])).id
     one = job()
     for same in ("store.path=elsewhere", "progress=lines", "rerun=true", "metrics=[lppd]"):
@@ -145,7 +145,7 @@ def test_paths_are_no_part_of_a_run():
 
 
 def test_the_target_id_names_the_distribution_alone():
-    """Not the method, the seed or the precision; the prior, the rows and the temperature are part of it."""
+    """The id depends on prior, rows and temperature, and not on the method, the seed or the precision."""
     target = lambda *more: make_job(*configuration.compose([*SMALL, *more])).target_id
     one = target()
     for same in (
@@ -168,7 +168,7 @@ def test_the_target_id_names_the_distribution_alone():
 
 
 def test_factories_of_the_package_have_names_of_their_own():
-    """A factory is named by its section and function: two modules must not have one name in one section."""
+    """A factory is named by section and function, so two modules of a section must not use the same name."""
     found = {}
     for path in sorted(configuration.conf_dir().rglob("*.yaml")):
         section = path.parent.name
@@ -179,7 +179,7 @@ def test_factories_of_the_package_have_names_of_their_own():
 
 @pytest.mark.quick
 def test_a_factory_that_has_moved_is_found_where_it_lies_now(monkeypatch):
-    """A stored configuration names its old place; the run has the same id."""
+    """A stored configuration with the old path of the factory gives a run with the same id."""
     config, labels = configuration.compose([*SMALL])
     new, old = config["network"]["_target_"], "bdlbench.nets.perceptron.MLP"
     stored = {**config, "network": {**config["network"], "_target_": old}}
@@ -192,7 +192,7 @@ def test_a_factory_that_has_moved_is_found_where_it_lies_now(monkeypatch):
 
 
 def test_a_linen_network_runs(store_path):
-    """By ``network._target_``."""
+    """``network._target_`` may name a Linen network."""
     own = ["network._target_=models_of_users.LinenMLP", "~network.depth", "~network.activation"]
     record = run(options("nuts", store_path, *own))
     assert record["status"] == "complete"
@@ -202,7 +202,7 @@ def test_a_linen_network_runs(store_path):
 
 @pytest.mark.parametrize("method", mostly(SHORT, "svi"))
 def test_a_numpyro_model_runs(method, store_path):
-    """By ``model._target_``: robust regression, without network, prior or likelihood groups."""
+    """``model._target_`` may name a NumPyro model, without the groups network, prior and likelihood."""
     composed, labels = configuration.compose(
         [o for o in options(method, store_path) if not o.startswith(("network", "data"))]
         + ["model=eight_schools", "data=eight_schools"]
@@ -220,7 +220,7 @@ def test_a_numpyro_model_runs(method, store_path):
 
 
 def test_a_diverging_run_says_so(store_path):
-    """Every chain of SGLD with a step of 1e6: status, reason with its step, nothing averaged."""
+    """With a step size of 1e6 all chains diverge. The record has the status and the step, and no averages."""
     record = run(options("sgld", store_path, "inference.step_size=1e6"))
     assert record["status"] == "diverged"
     assert "non-finite in 2 of 2 chains, first at step" in record["reason"]
@@ -231,7 +231,7 @@ def test_a_diverging_run_says_so(store_path):
 
 
 def test_a_diverging_job_leaves_its_group_alone(store_path):
-    """The others' records are complete, and every record, its own too, is that of a run by itself."""
+    """The other records are complete, and each record is the same as that of a run alone."""
     jobs = [
         make_job(*configuration.compose(options("sgld", store_path, f"inference.step_size={size}")))
         for size in ("1e-4", "1e6", "2e-4")
@@ -280,7 +280,7 @@ def test_one_bad_chain_does_not_spoil_the_others(store_path):
 
 
 def folders(store):
-    """What lies in a store."""
+    """The names of the folders in a store."""
     return sorted(path.name for path in Path(store).iterdir()) if Path(store).exists() else []
 
 
@@ -321,7 +321,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_options_end_in_one_sentence(name, store_path):
-    """Before anything is compiled or written: a sentence that names the field."""
+    """A sentence names the field before anything is compiled or written."""
     overrides, words = BAD[name]
     usual = [] if any(o.startswith(("data=", "model=")) for o in overrides) else SMALL
     with compilations() as compiled, pytest.raises((ConfigError, HydraException, OmegaConfBaseException)) as caught:
@@ -346,14 +346,14 @@ def test_bad_options_end_in_one_sentence(name, store_path):
     ],
 )
 def test_what_the_composition_refuses_comes_with_a_remedy(override, words):
-    """Hydra speaks of types and structs; the user gave a group or a mapping."""
+    """Hydra's errors about types and structs become sentences about groups and mappings."""
     with pytest.raises((ValueError, HydraException)) as caught:
         configuration.compose([override])
     assert re.search(words, sentence(caught.value)), sentence(caught.value)
 
 
 def test_the_remedies_work():
-    """A group left out, and a mapping replaced as a whole."""
+    """The named remedies work: a group is left out, and a mapping is replaced as a whole."""
     composed, labels = configuration.compose(["~tuned", "~inference.schedule", "+inference.schedule={num_chains: 1}"])
     assert composed["inference"]["schedule"] == {"num_chains": 1}
     assert "tuned" not in labels
@@ -372,7 +372,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_bad_data_end_in_one_sentence(name, tmp_path):
-    """A CSV file that cannot be learned from."""
+    """A CSV file without usable data is refused."""
     text, words = FILES[name]
     (tmp_path / "rows.csv").write_text(text)
     store = tmp_path / "store"
@@ -385,14 +385,14 @@ def test_bad_data_end_in_one_sentence(name, tmp_path):
 
 
 def test_arrays_that_do_not_fit_are_refused(tmp_path):
-    """x and y of different lengths."""
+    """Arrays x and y of different lengths are refused."""
     np.savez(tmp_path / "rows.npz", x=np.zeros((5, 2)), y=np.arange(4.0))
     with pytest.raises(ConfigError, match="5 rows of inputs but 4 targets"):
         run(["data=npz", f"data.path={tmp_path}/rows.npz", f"store.path={tmp_path}/store"])
 
 
 def test_an_unwritable_store_is_refused(tmp_path):
-    """A file stands where the store should be."""
+    """A file at the path of the store is refused."""
     (tmp_path / "store").write_text("")
     with compilations() as compiled, pytest.raises(ConfigError, match=r"store\.path: cannot write"):
         run([*SMALL, f"store.path={tmp_path}/store/below"])
@@ -400,7 +400,7 @@ def test_an_unwritable_store_is_refused(tmp_path):
 
 
 def command(*arguments):
-    """The command line in a process of its own."""
+    """Run the command line in a separate process."""
     program = "import sys; from bdlbench.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -409,7 +409,7 @@ def command(*arguments):
 
 
 def test_the_command_ends_with_one_sentence_and_code_1(store_path):
-    """No traceback."""
+    """The output has no traceback."""
     done = command("likelihood=categorical", f"store.path={store_path}")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("Error: likelihood=categorical is for classification")
@@ -418,7 +418,7 @@ def test_the_command_ends_with_one_sentence_and_code_1(store_path):
 
 
 def test_a_sweep_goes_on_after_a_bad_and_a_diverging_job(store_path):
-    """Of three jobs one is refused, one diverges and one completes; the exit code says that something failed."""
+    """One of three jobs is refused, one diverges and one is complete. The exit code is 1."""
     done = command("-m", *options("sgld", store_path), "inference.step_size=1e-4,1e6,-1")
     assert done.returncode == 1, done.stderr
     assert "must be a positive finite number" in done.stderr

@@ -1,4 +1,4 @@
-"""What a review found once: equal runs in one sweep, files that change, options nobody looks at."""
+"""Equal runs in one sweep, files that change, and options that nothing reads."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def write(path, scale):
 
 
 def test_a_file_that_changes_is_another_run(tmp_path, store_path):
-    """The data of a process are kept, but not beyond the file they came from."""
+    """Loaded data are kept in memory only until their file changes."""
     path = tmp_path / "my.csv"
     asked = [*SHORT, "data=csv", f"data.path={path}", "data.target=y", f"store.path={store_path}"]
     write(path, 1.0)
@@ -34,7 +34,10 @@ def test_a_file_that_changes_is_another_run(tmp_path, store_path):
 
 
 def test_equal_runs_of_one_sweep_are_one_run(store_path):
-    """``n_train=null`` and all rows by number come to the same data; one run serves both jobs, and nobody waits."""
+    """``n_train=null`` and the number of all rows give the same data.
+
+    Both jobs get one run, without waiting for a lock.
+    """
     size = len(make_job(*compose(SHORT)).dataset.train.y)
     options = [[*SHORT, f"store.path={store_path}", f"data.n_train={n}"] for n in ("null", size)]
     outcome = Outcome()
@@ -45,7 +48,7 @@ def test_equal_runs_of_one_sweep_are_one_run(store_path):
 
 
 def test_a_run_that_another_process_has_finished_is_taken(store_path, monkeypatch):
-    """Found missing, then finished by somebody else before this process has the folder's lock."""
+    """The run is missing at first, and another process finishes it before this process gets the lock."""
     asked = [*SHORT, f"store.path={store_path}"]
     done = run(asked)
     looked = []
@@ -73,7 +76,7 @@ def test_a_run_that_another_process_has_finished_is_taken(store_path, monkeypatc
     ],
 )
 def test_options_are_refused_before_anything_is_written(options, sentence, store_path):
-    """One sentence, and no store."""
+    """The message is one sentence, and no store is made."""
     asked = ["inference=map", *options, f"store.path={store_path}"]
     with pytest.raises(ConfigError, match=sentence):
         check_job(make_job(*compose(asked)))
@@ -115,14 +118,14 @@ SMC += "initial_step_size: 0.2, target_accept_prob: 0.8, schedule: {num_warmup: 
     ],
 )
 def test_refusals_of_stages_name_their_own_fields(options, sentence):
-    """A stage's options by the path that the user wrote, and stages that have no place where they stand."""
+    """Messages name an option of a stage by the path that the user wrote. Stages in a wrong place are refused."""
     with pytest.raises(ConfigError) as refused:
         check_job(make_job(*compose(["data=diabetes", *options])))
     assert str(refused.value).startswith(sentence)
 
 
 def test_a_term_that_reads_the_rows_is_not_estimated_from_batches():
-    """It is no likelihood, so nothing says how its value on a batch estimates its value on all rows."""
+    """Such a term is not a likelihood, so it is not known how to estimate it from a batch."""
     composed, labels = compose(["data=diabetes", "inference=sgld", "inference.schedule.batch_size=32"])
     composed["model"] = {"_target_": "models_of_users.small_outputs"}
     for section in ("network", "prior", "likelihood"):
@@ -137,12 +140,15 @@ def test_a_term_that_reads_the_rows_is_not_estimated_from_batches():
 
 
 def test_a_sampler_from_the_prior_may_come_first():
-    """A method that begins by itself is a first stage for any other."""
+    """A method that chooses its own start may be the first stage before any other method."""
     check_job(make_job(*compose(["inference=nuts", "network.width=3", f"inference.before=[{SMC}]"])))
 
 
 def test_a_stored_run_stands_for_the_stages_before(store_path):
-    """Of a mode it is one, so that Laplace may go without stages; what draws its own starts refuses it as it does them."""
+    """A stored mode replaces the stages before Laplace.
+
+    Methods with their own start refuse a stored run, as they refuse stages.
+    """
     parent = run([*SHORT, f"store.path={store_path}"])["id"]
     asked = ["network.width=3", f"store.path={store_path}", f"warm_start={parent}"]
     check_job(make_job(*compose(["inference=laplace", *asked])))
@@ -153,7 +159,7 @@ def test_a_stored_run_stands_for_the_stages_before(store_path):
 
 
 def test_dead_chains_cost_nothing_more(store_path):
-    """A diverged run's price is the same alone and beside others: up to the first bad step of each chain."""
+    """The cost of a diverged run ends at the first bad step of each chain, whether it runs alone or with others."""
     asked = [
         "inference=sgld",
         "progress=off",

@@ -1,4 +1,4 @@
-"""Metrics of stored runs from their draws: the values of the run itself, added in one rename, and nothing run again."""
+"""Further metrics of stored runs are computed from the draws, equal those of the run, and need no new sampling."""
 
 import json
 
@@ -24,7 +24,7 @@ def options(method, store, *more):
 
 
 def leaves(node, path=""):
-    """Numbers of nested dictionaries by their paths."""
+    """The numbers in nested dictionaries by their paths."""
     if not isinstance(node, dict):
         return {path: node}
     return {p: v for key, value in node.items() for p, v in leaves(value, f"{path}/{key}").items()}
@@ -50,7 +50,7 @@ def test_the_values_are_those_of_the_run_itself(method, store_path):
 
 
 def test_a_found_run_gets_what_it_lacks_and_is_not_run_again(store_path, monkeypatch):
-    """Also the same metric with other options, and each says with which it was computed."""
+    """The same metric with other options is computed too, and the record has the options of each."""
     first = run(options("nuts", store_path, "metrics=[lppd]"))
     monkeypatch.setattr(group, "run_group", None)  # sampling again would call it
     more = run(options("nuts", store_path, "metrics=[lppd,rmse,coverage_90]"))
@@ -64,7 +64,7 @@ def test_a_found_run_gets_what_it_lacks_and_is_not_run_again(store_path, monkeyp
 
 
 def test_what_cannot_be_rescored_is_refused_by_name_and_kept(store_path):
-    """A linearised run, whose anchor is not among its draws; found again, it stays as it is."""
+    """A linearised run is refused, since its draws do not contain its anchor. Its record does not change."""
     record = run(options("laplace", store_path, "metrics=[lppd]"))
     store = Store(store_path)
     with pytest.raises(ConfigError, match=rf"{record['id']}.*linearised"):
@@ -73,7 +73,7 @@ def test_what_cannot_be_rescored_is_refused_by_name_and_kept(store_path):
 
 
 def test_damaged_draws_are_not_scored(store_path, capsys):
-    """Bytes that do not fit their checksum are refused by name, and the record stays as it is."""
+    """Files that do not match their checksums are refused by name, and the record does not change."""
     record = run(options("nuts", store_path, "metrics=[lppd]"))
     folder = Store(store_path).path / record["id"]
     before = (folder / "run.json").read_bytes()
@@ -85,7 +85,7 @@ def test_damaged_draws_are_not_scored(store_path, capsys):
 
 
 def test_a_run_that_is_made_again_meanwhile_gets_no_values_of_its_old_draws(store_path, monkeypatch):
-    """The files named in the record that is changed are those that were scored."""
+    """The files in the changed record are those that were scored."""
     record = run(options("nuts", store_path, "metrics=[lppd]"))
     store, scores = Store(store_path), rescore.all_scores
 
@@ -101,7 +101,7 @@ def test_a_run_that_is_made_again_meanwhile_gets_no_values_of_its_old_draws(stor
 
 
 def test_the_command_adds_metrics(store_path, capsys):
-    """By the names of conf/metrics; what a record has already is said."""
+    """The command takes names of conf/metrics and reports metrics that the record has already."""
     record = run(options("nuts", store_path, "metrics=[lppd]"))
     where = ["--store", str(store_path)]
     assert main(["rescore", *where, "--metric", "rmse", "joint_log_loss"]) == 0
@@ -115,7 +115,7 @@ def test_the_command_adds_metrics(store_path, capsys):
 
 
 def test_a_record_is_changed_whole_and_by_one_process(store_path):
-    """A change that raises leaves the old record; a run that is being written is left alone."""
+    """An error in the change keeps the old record, and a run that is being written is not changed."""
     record = run(options("nuts", store_path, "metrics=[lppd]"))
     store = Store(store_path)
     path = store.path / record["id"] / "run.json"
@@ -134,7 +134,7 @@ def test_a_record_is_changed_whole_and_by_one_process(store_path):
 
 
 def test_records_of_the_layout_before_are_read_and_rescored(store_path):
-    """Without target_id and metric_options; what they were asked for stands in their configuration."""
+    """Old records have no target_id and metric_options. Their configuration has the options."""
     record = run(options("nuts", store_path, "metrics=[lppd]"))
     store = Store(store_path)
 

@@ -38,11 +38,11 @@ MOST = 3
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
+    """An exception in place of kill -9, which nothing catches."""
 
 
 class Notes(Silent):
-    """Keeps what a user would have read."""
+    """A progress display that keeps the messages for the user."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -81,7 +81,7 @@ class Killer:
 
 
 def in_pieces(overrides: list[str]) -> dict:
-    """The record of a run that is started again whenever it was killed."""
+    """Start a run again after each kill, and return its record."""
     composed = configuration.compose(overrides)
     while True:
         try:
@@ -168,7 +168,7 @@ def interrupted(path, *more: str, after: int, monkeypatch) -> str:
 
 
 def resumed(path, *more: str) -> list[str]:
-    """Run it again to its end; what it said."""
+    """Run it again to its end, and return the messages."""
     notes = Notes()
     (job,) = jobs_of(path, *SVI, *more, seeds=[0])
     (record,) = run_group([job], Store(path), notes)
@@ -177,7 +177,7 @@ def resumed(path, *more: str) -> list[str]:
 
 
 def rewrite(file, change) -> None:
-    """Change the arrays of a checkpoint, its CRCs fitting."""
+    """Change the arrays of a checkpoint and make its CRCs fit."""
     with np.load(file) as found:
         arrays = {name: found[name] for name in found.files}
     change(arrays)
@@ -233,7 +233,7 @@ def test_seconds_are_those_of_all_attempts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("preset", mostly(["sgld", "nuts", "svi"], "sgld"))
 def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
-    """It goes on from its checkpoint, not from its parent's draws, and the parent's price is counted once."""
+    """The run continues from its checkpoint, not from its parent's draws. The cost of the parent is counted once."""
     parent = run([*SMALL, *shortened("map", warmup=20, samples=1, before=0), f"store.path={tmp_path}/whole"])
     shutil.copytree(tmp_path / "whole", tmp_path / "pieces")
     overrides = [*SMALL, *shortened(preset, warmup=8, samples=8, before=6), f"warm_start={parent['id']}"]
@@ -266,7 +266,7 @@ def test_rerun_starts_over(tmp_path, monkeypatch):
 
 
 def test_without_checkpoints_nothing_is_kept(tmp_path, monkeypatch):
-    """store.checkpoint_seconds=null writes none, and is no part of a run's name."""
+    """With store.checkpoint_seconds=null no checkpoint is written. The option is not part of the id."""
     run_id = interrupted(tmp_path, "store.checkpoint_seconds=null", after=6, monkeypatch=monkeypatch)
     assert not (tmp_path / run_id / "checkpoint").exists()
     assert not any("continues" in note for note in resumed(tmp_path))

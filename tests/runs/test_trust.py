@@ -33,7 +33,7 @@ PAYLOADS = (
 
 @pytest.mark.parametrize("target", [*PAYLOADS, None, 3, ["optax.adam"]])
 def test_everything_else_is_refused(target):
-    """Writers, unpicklers, modules that lie about, and what a library's module happens to import."""
+    """Writers, unpicklers, other modules, and objects that a library's module imports from elsewhere are refused."""
     assert not is_trusted(target)
 
 
@@ -51,13 +51,13 @@ def test_a_name_that_is_refused_is_not_imported(tmp_path, monkeypatch):
      "numpyro.distributions.LogNormal", "flax.nnx.Linear", "flax.linen.Dense", "bdlbench.inference.hmc.nuts"],
 )  # fmt: skip
 def test_what_configurations_need_is_trusted(target):
-    """Optimisers, schedules, distributions, modules and the package's own factories."""
+    """Optimisers, schedules, distributions, modules and the package's own factories are trusted."""
     assert is_trusted(target)
 
 
 @pytest.mark.parametrize("preset", ["nuts", "svi", "mile", "laplace", "sgld"])
 def test_a_shipped_configuration_is_trusted_whole(preset):
-    """So that no run of the package's own parts needs to be trusted."""
+    """Every shipped configuration is trusted, so a run of the package's own parts needs no ``trust``."""
     config, _ = compose([f"inference={preset}"])
     assert list(untrusted(config)) == []
     assert len(shipped_targets()) > 60
@@ -73,7 +73,7 @@ def test_a_shipped_configuration_is_trusted_whole(preset):
     ],
 )
 def test_the_refusal_names_what_it_found_and_how_to_trust(change, words):
-    """One sentence with the very words to give."""
+    """The message is one sentence with the entry and the option that trusts it."""
     config, _ = compose([])
     with pytest.raises(
         ConfigError, match=rf"run 'x' was configured with {words}.*give trust=True in Python, or --trust"

@@ -130,7 +130,7 @@ def test_a_sweep_over_parents_is_one_program_and_changes_no_bit(tmp_path):
 
 
 def test_another_data_set_is_allowed_and_noted(store_path):
-    """A posterior that starts from that of other rows, or under another prior, says so."""
+    """If the parent has other rows or another prior, the record says so."""
     parent = run(options("map", store_path))["id"]
     child = run(options("sgld", store_path, f"warm_start={parent}", "data.seed=7", "prior.weight_scale=2.0"))
     assert f"warm start: run {parent} had other data, another prior" in child["notes"]
@@ -144,7 +144,7 @@ def spoil(store, run_id, chain):
 
 
 def test_chains_that_diverged_are_passed_over(store_path):
-    """The finite chain starts all others, from different draws of it."""
+    """All chains start at different draws of the finite chain."""
     parent = run(options("nuts", store_path))["id"]
     theirs = ends(store_path, parent, 10)
     spoil(store_path, parent, 0)
@@ -167,7 +167,7 @@ def test_chains_that_diverged_are_passed_over(store_path):
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(asked, sentence, store_path):
-    """Before anything is compiled or written."""
+    """It is refused before anything is compiled or written."""
     run(options("map", store_path))
     spoil(store_path, run(options("svi", store_path))["id"], None)
     before = sorted(path.name for path in store_path.iterdir())
@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(asked, sentence, store_pat
     ("status", "sentence"), [("failed", "run 'other' failed"), ("complete", "run 'other' .*stored no draws")]
 )
 def test_a_run_without_draws_starts_nothing(status, sentence, store_path):
-    """One that failed, and one whose draws are gone."""
+    """A failed run, and a run whose draws are gone, are refused as parents."""
     config, labels = compose(options("map", store_path))
     record = {"labels": labels, "metrics": {}, "seconds": {}, "num_grads": {}, "device": "", "versions": {}}
     with Store(store_path).writer("other", config) as writer:

@@ -35,7 +35,7 @@ def test_minibatch_gradients_average_to_the_full_gradient(num_rows, batch):
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 7, 16, 17, 100, 101, 320, 353, 1021, 4097, 45_730])
 def test_permute_is_a_bijection(num_rows):
-    """Every row once, for several keys, and the keys give different orders."""
+    """For several keys each row occurs once, and different keys give different orders."""
     orders = [np.asarray(permute(random.key(seed), jnp.arange(num_rows), num_rows)) for seed in range(3)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(num_rows))
@@ -67,7 +67,7 @@ def test_permute_is_uniform(num_rows):
 
 @pytest.mark.parametrize(("num_rows", "size"), [(12, 4), (12, 5), (12, 12), (13, 1), (10, 7), (353, 32), (7, 6)])
 def test_each_epoch_sees_each_row_once(num_rows, size):
-    """Batches laid end to end are permutations of the rows, one an epoch, also where B does not divide N."""
+    """Successive batches form one permutation of the rows in each epoch, also if B does not divide N."""
     schedule = Schedule(1, 0, 1, 1, size, "epoch")
     epochs = 2 * size
     steps = num_rows * epochs // size
@@ -89,7 +89,7 @@ def test_iid_batches_are_uniform():
 
 @pytest.mark.parametrize("size", [0, 101])
 def test_a_batch_larger_than_the_data_is_refused(size):
-    """So is an empty one."""
+    """Batches that are larger than the data, and empty batches, are refused."""
     with pytest.raises(ConfigError, match=f"batch_size={size} does not fit 100"):
         check(Schedule(1, 0, 1, 1, size), 100)
 

@@ -43,7 +43,7 @@ METHODS = ("nuts", "sgld", "svi", "map")
 
 
 def bits(outcome):
-    """Everything of a run that a block could have spoilt."""
+    """All results of a run that could depend on the division into blocks."""
     blocks = outcome.blocks
     stats = [b for b in blocks if b.draws is not None]
     return {
@@ -55,7 +55,7 @@ def bits(outcome):
 
 
 def same(a, b):
-    """Bitwise equality of two runs."""
+    """Assert that two runs are equal bit by bit."""
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
@@ -89,7 +89,7 @@ def test_a_chain_does_not_feel_its_neighbours(name):
 
 @pytest.mark.parametrize("name", mostly(METHODS, "sgld", "map"))
 def test_a_data_set_of_its_own_changes_nothing(name):
-    """A lane that picks its rows out of several data sets has the bits of one that has them alone."""
+    """A lane has the same bits whether the program has one data set or several."""
     other = gaussian(3, 5, seed=1, copies=8)
     one = program(stages(name))
     alone = bits(sample(one, rows(other), lanes_of(2)))
@@ -100,7 +100,7 @@ def test_a_data_set_of_its_own_changes_nothing(name):
 
 @pytest.mark.parametrize("name", mostly(METHODS, "sgld", "svi"))
 def test_the_same_seed_repeats_and_another_does_not(name):
-    """Programs compiled apart, with the same keys: the same bits; other keys: other draws, lanes all different."""
+    """Two compilations with the same keys give the same bits. Other keys give other draws, and all lanes differ."""
     first, again = (bits(sample(program(stages(name)), rows(PROBLEM), lanes_of(3))) for _ in range(2))
     same(first, again)
     other = bits(sample(program(stages(name)), rows(PROBLEM), lanes_of(3, seed=1)))

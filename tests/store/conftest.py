@@ -15,7 +15,7 @@ CONFIG = {
 
 
 def record_of(inference: str = "nuts", **changes: Any) -> dict[str, Any]:
-    """A complete record, some of its fields changed."""
+    """A complete record with some fields changed."""
     record = {
         "status": "complete",
         "labels": {"data": "diabetes", "model": "bnn", "network": "mlp", "inference": inference},
@@ -31,7 +31,7 @@ def record_of(inference: str = "nuts", **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(name="record_of")
 def record_of_fixture() -> Callable[..., dict[str, Any]]:
-    """The function above."""
+    """The function :func:`record_of` as a fixture."""
     return record_of
 
 

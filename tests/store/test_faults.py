@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_starts_over(store, damage, config, record_of):
 
 
 def test_checkpoints_hold_native_arrays_alone(store, config):
-    """What npz would silently turn into bytes or a pickle is refused."""
+    """Arrays that npz would store as bytes or as a pickle are refused."""
     import ml_dtypes
 
     with store.writer("run", config) as writer:
@@ -204,7 +204,7 @@ def test_checkpoints_hold_native_arrays_alone(store, config):
 
 
 def test_a_busy_run_is_refused_or_waited_for(store, config, record_of):
-    """While one writes, another is told who does; one that waits then finds the run finished."""
+    """While one process writes, a second one gets its name. A process that waits then finds the finished run."""
     messages: list[str] = []
     found: list[Exception] = []
 
@@ -247,7 +247,7 @@ def test_a_run_deleted_while_waited_for_is_written_anew(store, config, record_of
 
 
 def test_a_finished_run_is_kept_unless_overwritten(store, make_run, config, record_of):
-    """The second writer of a finished run is refused; with overwrite it replaces the record and every file."""
+    """The second writer of a finished run is refused. With ``overwrite`` it replaces the record and every file."""
     make_run("run", metrics={"lppd": 1.0})
     with pytest.raises(RunExists), store.writer("run", config):
         pass
@@ -293,7 +293,7 @@ def test_a_rerun_that_is_killed_at_its_two_renames_is_not_lost(renames, tmp_path
 
 
 def test_a_rerun_continues_from_its_checkpoint(store, make_run, config, record_of):
-    """It is an attempt like any other; the old run counts until its end."""
+    """A rerun is resumed like any other attempt. The old run counts until the rerun is finished."""
     make_run("run", metrics={"lppd": 1.0})
     with store.writer("run", config, resume=True, overwrite=True) as writer:
         writer.checkpoint({"t": np.array(4)})
@@ -368,7 +368,7 @@ def test_what_lies_beside_a_finished_record_is_swept_when_it_is_found(store, mak
 
 
 def test_a_writer_is_used_inside_its_block(store, config, record_of):
-    """After finish, and outside the context, nothing can be written any more."""
+    """After finish, and outside of the context, writing raises an error."""
     with store.writer("run", config) as writer:
         writer.finish(record_of())
         with pytest.raises(RuntimeError, match="inside its 'with' block"):
@@ -426,7 +426,7 @@ def test_looking_up_reads_only_so_much(store, config, record_of, monkeypatch):
 
 
 def test_a_later_schema_is_never_set_aside(store, config, record_of):
-    """It is sound, and not ours to move."""
+    """Such a record is not damaged, so this version must not move it."""
     small_run(store, config, record_of)
     path = store.path / "run/run.json"
     whole = path.read_text()
