@@ -48,7 +48,7 @@ ARVIZ = "metrics/test_mixing.py::test_each_column_has_the_numbers_of_arviz[smoot
 UNCERTAINTY = "metrics/test_uncertainty.py"
 SPLITS = "data/test_splits.py"
 TABLES = "report/test_tables.py"
-FIDELITY, CERTIFICATE = "evaluation/test_fidelity.py", "evaluation/test_certificate.py"
+FIDELITY, CERTIFICATE = "metrics/test_fidelity.py", "evaluation/test_certificate.py"
 FIT = "api/test_fit.py"
 
 MUTANTS: dict[str, tuple[Mutant, ...]] = {
@@ -76,8 +76,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         *of(
             "metrics/mixture.py",
             (
-                'out["lpd"] - np.log(scale)',
-                'out["lpd"] + np.log(scale)',
+                "out[name] - np.log(scale)",
+                "out[name] + np.log(scale)",
                 f"{MIXTURE}::test_original_units_equal_a_mixture_in_original_units",
             ),
             (
@@ -103,8 +103,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ("x, f + change)", "x, f + 2 * change)", "sampling/test_linearised.py"),
             ("(theta - anchor,)", "(anchor - theta,)", "sampling/test_linearised.py"),
             (
-                "if anchor is None else linearised(",
-                "if anchor is None or True else linearised(",
+                "if anchor is None else linearised(target, anchor, theta, at.x)",
+                "if anchor is None or True else linearised(target, anchor, theta, at.x)",
                 f"{FIT}::test_laplace_predicts_linearised_and_warns_of_its_params",
             ),
             (
@@ -128,7 +128,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         *of(
             "runs/look.py",
             ("self.shown.T.reshape(-1)", "self.shown.reshape(-1)", TALLY),
-            ("np.swapaxes(split, 1, 2)", "split", f"{TALLY}::test_particles_are_followed_through_the_draws"),
+            (
+                "np.swapaxes(split, 1, 2).reshape(-1, split",
+                "split.reshape(-1, split",
+                f"{TALLY}::test_particles_are_followed_through_the_draws",
+            ),
         ),
     ),
     "diagnostics that are reported": (
@@ -547,12 +551,15 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     ),
     "tables": (
         *of(
-            "report/tables.py",
+            "metrics/resampling.py",
             (
-                "math.sqrt(1 / len(means) + _overlap(spread))",
-                "math.sqrt(1 / len(means))",
+                "math.sqrt(1 / num_splits + rho / (1 - rho))",
+                "math.sqrt(1 / num_splits)",
                 f"{TABLES}::test_aggregate_corrects_for_overlapping_splits",
             ),
+        ),
+        *of(
+            "report/tables.py",
             (
                 'size["test"] / size["train"]',
                 'size["test"] / (size["train"] + size["test"])',
@@ -567,7 +574,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     ),
     "evaluation": (
         *of(
-            "evaluation/fidelity.py",
+            "metrics/fidelity.py",
             (
                 "bias=_bias(energy.of_pairs_apart(over)",
                 "bias=_bias(energy.of_all_pairs(over)",
@@ -585,7 +592,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ),
         ),
         *of(
-            "evaluation/energy.py",
+            "metrics/energy.py",
             (
                 "(size * (size - 1))",
                 "(size * size)",
