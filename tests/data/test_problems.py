@@ -1,6 +1,8 @@
 """The lists of problems for tuning and for judging."""
 
+import csv
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import yaml
@@ -29,6 +31,16 @@ def test_tuned_settings_come_from_the_list_for_tuning():
     for name in tuned:
         assert any(name == f"{data}_{method}" for data in found.tuning for method in methods), name
         assert not any(name == f"{data}_{method}" for data in found.judging for method in methods), name
+
+
+def test_the_search_for_settings_uses_the_list_for_tuning_alone():
+    """Its spaces, and the trials that have been made."""
+    search = Path(__file__).parents[2] / "experiments" / "tuning"
+    spaces = set(yaml.safe_load((search / "spaces.yaml").read_text())["data"])
+    with (search / "trials.csv").open(newline="") as file:
+        tried = {row["data"] for row in csv.DictReader(file)}
+    assert spaces
+    assert spaces | tried <= set(problems().tuning)
 
 
 @pytest.mark.parametrize(
