@@ -138,17 +138,20 @@ def in_words(found: Sequence[Frontier], price: str) -> str:
 def _method(one: Frontier, metric: str, price: str, name: str, curves: Mapping[object, Curve]) -> str:
     last = [curve.value[-1] for curve in curves.values()]
     paid = np.mean([curve.price[-1] for curve in curves.values()])
-    text = f"- {name}: {_number(float(np.mean(last)))} after {tables.count(float(paid))} {_UNITS[price]} ({_seeds(len(last))})"
+    finest = one.finest(metric)
+    text = f"- {name}: {_number(float(np.mean(last)), finest)} after {tables.count(float(paid))} {_UNITS[price]} ({_seeds(len(last))})"
     if metric == "bias":
         return f"{text}."
     fitted = frontiers.fit(list(curves.values()), least=0.0 if metric == "1/worth" else -math.inf)
     if fitted is None:
         return f"{text}; fewer than three looks after warm-up, so no fit."
     limit, low, high = fitted.limit
-    between = "" if fitted.num_seeds < 2 else f" ({_number(low)} to {_number(high)})"
-    text += f"; with more draws it goes to {_number(limit)}{between}, and S draws add {_number(fitted.slope[0])}/S"
-    if metric == "1/worth" and limit < one.finest(metric):
-        text += f", which is below what {one.ceiling:,} draws of the reference can tell"
+    between = "" if fitted.num_seeds < 2 else f" ({_number(low, finest)} to {_number(high, finest)})"
+    text += (
+        f"; with more draws it goes to {_number(limit, finest)}{between}, and S draws add {_number(fitted.slope[0])}/S"
+    )
+    if metric == "1/worth" and limit < finest:
+        text += f"; {one.ceiling:,} draws of the reference tell no more"
     return f"{text}."
 
 
@@ -180,8 +183,11 @@ def figure(one: Frontier) -> "Figure":
     return frontier(bands, title=one.title, finest={metric: one.finest(metric) for metric in frontiers.METRICS})
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "unknown"
+def _number(value: float, finest: float = -math.inf) -> str:
+    """A value as text. One below ``finest``, which the reference cannot resolve, is shown as below it."""
+    if not math.isfinite(value):
+        return "unknown"
+    return f"< {finest:.3g}" if value < finest else f"{value:.3g}"
 
 
 def _seeds(number: int) -> str:

@@ -86,7 +86,8 @@ def test_the_command_says_fits_and_crossings_and_draws_them(tmp_path, capsys):
     assert "line (reference line)" in said
     assert "nuts is nearer than sgld from 4" in said.split("1/worth against")[1].split("NLL against")[0]
     assert said.count("no crossing") == 1  # of the bias, which is below the resolution for both
-    assert "below what 4,000 draws of the reference can tell" in said
+    assert "4,000 draws of the reference tell no more" in said
+    assert "nuts: < 0.05 after" in said and "it goes to < 0.00025" in said
     assert "bias (sd) against gradients" in said
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     # With the price of tuning sgld begins where nuts is done.
