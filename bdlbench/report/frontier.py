@@ -139,7 +139,8 @@ def _method(one: Frontier, metric: str, price: str, name: str, curves: Mapping[o
     last = [curve.value[-1] for curve in curves.values()]
     paid = np.mean([curve.price[-1] for curve in curves.values()])
     finest = one.finest(metric)
-    text = f"- {name}: {_number(float(np.mean(last)), finest)} after {tables.count(float(paid))} {_UNITS[price]} ({_seeds(len(last))})"
+    value = _number(float(np.mean(last)), finest)
+    text = f"- {name}: {value} after {tables.count(float(paid))} {_UNITS[price]} ({_seeds(len(last))})"
     if metric == "bias":
         return f"{text}."
     fitted = frontiers.fit(list(curves.values()), least=0.0 if metric == "1/worth" else -math.inf)
