@@ -109,6 +109,15 @@ def test_a_record_of_another_form_is_named_and_hides_no_other(store, odd, capsys
     assert not store.has("one")
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_hides_no_other_run(store, make):
+    """A folder or a pipe in the place of a lock file is held by nobody, and asking does not wait."""
+    for name in ("three", "four"):
+        (store.path / name).mkdir()
+    make(store.path / "three" / ".lock")
+    assert [store.holder(id) for id in store.unfinished()] == [None, None]
+
+
 def test_a_changed_digit_is_said_wherever_runs_are_listed(store):
     """The table of runs reads no number that does not fit its record's checksum."""
     path = store.path / "one" / "run.json"
