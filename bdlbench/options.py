@@ -87,7 +87,7 @@ def coerced(
     path : str
         The path of the node in the configuration, for error messages.
     reserved : names
-        Entries of ``node`` that are not options of the factory. Names that begin with an underscore are not either.
+        Entries of ``node`` that are not options of the factory. ``_target_``, ``_args_`` and ``_partial_`` are not either.
     provided : names
         Parameters that the caller supplies later, so that ``node`` need not have them.
 
@@ -100,6 +100,8 @@ def coerced(
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     out = dict(node)
     for key, value in node.items():
+        if key.startswith("_") and key not in ("_target_", "_args_", "_partial_"):
+            raise ConfigError(f"{path}.{key}={value!r} is no option of a factory: leave it out.")
         if key.startswith("_") or key in reserved:
             continue
         if key not in known and not open_ended:

@@ -304,13 +304,18 @@ class _ImputedTargets(Messenger):
 
 
 class _RefusedPriors(Messenger):
-    """Refuses the priors from which no start can be drawn, by the name of their site."""
+    """Refuses the priors from which no start can be drawn, or that have no density, by the name of their site."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        """Raise ConfigError if the distribution of a latent site cannot be sampled."""
+        """Raise ConfigError if the distribution of a latent site cannot be sampled or has no density."""
         fn = msg["fn"] if msg["type"] == "sample" else None
         while isinstance(fn, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
             fn = fn.base_dist
+        if isinstance(fn, dist.Delta) and not msg["is_observed"]:
+            raise ConfigError(
+                f"model: latent site '{msg['name']}' has a Delta prior, which is a single value and no density: use "
+                "numpyro.deterministic, or the value itself."
+            )
         if isinstance(fn, dist.ImproperUniform):
             raise ConfigError(
                 f"model: latent site '{msg['name']}' has an ImproperUniform prior, from which no start can be drawn: use a "

@@ -77,7 +77,7 @@ def comparison(records: Sequence[Record], *, aggregate: bool = False) -> "Table"
     from rich.table import Table
 
     content = contents(records, aggregate=aggregate)
-    caption = escape("\n".join(content.notes))
+    caption = escape("\n".join(map(printable, content.notes)))
     # Only the first and the last column may wrap, so that the table fits into 80 characters.
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -306,6 +306,8 @@ def _first_line(error: BaseException) -> str:
 
 MOST_STEPS = 2**31 - 1
 """The largest number of steps of a stage, because the step index is a 32-bit number."""
+MOST_CHAINS = 2**24
+"""The largest number of chains. Arrays of one number a chain are made before the memory of a run is known."""
 POSITIVE = ("learning_rate", "step_size", "init_value", "peak_value")
 SHARES = ("momentum", "decay", "b1", "b2", "b3", "beta")
 """Decay rates of the running averages of optimisers, which must be in [0, 1)."""
@@ -324,6 +326,8 @@ def checked_schedule(node: Any, path: str, last: Schedule | None) -> Schedule:
         value = given.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"{path}.{name}={value} must be a whole number, at least {least}.")
+    if given["num_chains"] > MOST_CHAINS:
+        raise ConfigError(f"{path}.num_chains={given['num_chains']} is more than {MOST_CHAINS:,}: take fewer chains.")
     size = given.get("batch_size")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
         raise ConfigError(f"{path}.batch_size={size} must be a whole number, or null for all rows.")

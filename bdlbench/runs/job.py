@@ -10,6 +10,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.inference import schedules
@@ -293,6 +295,17 @@ def check_job(job: Job) -> Job:
         return _check_job(job)
 
 
+def _check_representable(numbers: Numbers) -> None:
+    """Raise ConfigError for a number that would become infinite or zero in the precision of the run."""
+    kind = np.finfo(default_dtype())
+    for path, value in numbers.items():
+        if value != 0 and math.isfinite(value) and not kind.tiny <= abs(value) <= kind.max:
+            raise ConfigError(
+                f"{path}={value:g} cannot be held in {kind.dtype}, which reaches from {kind.tiny:.3g} to {kind.max:.3g}: "
+                "give a number in this range."
+            )
+
+
 def _check_job(job: Job) -> Job:
     import jax
     import jax.numpy as jnp
@@ -302,6 +315,7 @@ def _check_job(job: Job) -> Job:
             f"temperature={job.numbers['temperature']} must be a positive finite number: use 1 for the Bayesian posterior."
         )
     check_optimizers(job.config["inference"], "inference")
+    _check_representable(job.numbers)
     nodes = stages.nodes(job.config["inference"])
     size = len(job.dataset.train.y)
 

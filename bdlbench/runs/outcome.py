@@ -98,6 +98,9 @@ def sentence(error: BaseException, options: Callable[[str], list[str]] | None = 
             f"{' and '.join(re.findall(r'[$]{([^}]+)}', tied[1]))} must each be one option: choose one, as in "
             "inference=svi, without ~ and without a list."
         )
+    unknown = re.search(r"(Interpolation key|Environment variable) '([^']+)' not found", text)
+    if unknown:
+        return f"${{...}} asks for {unknown[2]}, which does not exist: name one that does, or give the value itself."
     entry = re.fullmatch(r"(.+)\[(\d+)\]", str(getattr(error.__cause__, "full_key", None)))
     if entry and isinstance(error.__cause__, IndexError):
         return no_entry(entry[1], entry[2])

@@ -61,14 +61,19 @@ def is_trusted(target: Any) -> bool:
 def untrusted(node: Any, path: str = "") -> Iterator[str]:
     """Yield each entry of a stored configuration that is not trusted, as ``path=value``.
 
-    Such entries could run code, or read files from a place that the author of the configuration chose.
+    Such entries could run code, or read files from a place that the author of the configuration chose. A stored
+    configuration is resolved, so an interpolation in it is no value of a run. OmegaConf could make a factory from it, or
+    read a variable of the environment.
     """
-    if isinstance(node, Mapping):
+    if isinstance(node, str) and "${" in node:
+        yield f"{path}={node}"
+    elif isinstance(node, Mapping):
         for key, value in node.items():
             place = f"{path}.{key}" if path else str(key)
             if (
                 (key == "_target_" and not is_trusted(value))
                 or key == "_args_"
+                or "${" in str(key)
                 or (path == "paths" and value is not None)
             ):
                 yield f"{place}={value}"

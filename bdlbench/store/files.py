@@ -212,8 +212,9 @@ def holder(folder: Path) -> str | None:
     kernels.
     """
     try:
-        file = open(folder / ".lock")  # noqa: SIM115 (closed below)
-    except (FileNotFoundError, NotADirectoryError):
+        # Without O_NONBLOCK, opening a named pipe would wait.
+        file = open(folder / ".lock", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # noqa: SIM115
+    except OSError:  # there is none, or what has its name is no file that a process could have locked
         return None
     with file:
         try:

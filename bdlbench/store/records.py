@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,19 +59,47 @@ def decode(text: bytes, path: Path, *, check: bool = True) -> Record:
         later = record["schema"] > SCHEMA
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"The record '{path}' is damaged ({error}); delete its run and run it again.") from error
-    if check and record.get("record_sha256") != own_checksum(record):  # first, as the schema may be what broke
+    try:
+        sound = not check or record.get("record_sha256") == own_checksum(record)
+    except ValueError:  # it holds half of a surrogate pair, which no text in UTF-8 has
+        sound = False
+    if not sound:  # first, as the schema may be what broke
         raise StoreError(f"The record '{path}' does not fit its checksum; delete its run and run it again.")
     if later:
         raise LaterSchema(
             f"The record '{path}' has schema {record['schema']}, but this bdlbench reads {SCHEMA}; upgrade bdlbench."
         )
-    for pointer, spelled in record["nonfinite"].items():
-        *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer[1:].split("/"))
-        place: Any = record
-        for key in parents:
-            place = place[int(key)] if isinstance(place, list) else place[key]
-        place[int(last) if isinstance(place, list) else last] = _SPELLED[spelled]
+    try:
+        _check_form(record)
+        for pointer, spelled in record["nonfinite"].items():
+            *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer[1:].split("/"))
+            place: Any = record
+            for key in parents:
+                place = place[int(key)] if isinstance(place, list) else place[key]
+            place[int(last) if isinstance(place, list) else last] = _SPELLED[spelled]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise StoreError(
+            f"The record '{path}' has a field that bdlbench does not write ({error}); delete its run and run it again."
+        ) from error
     return record
+
+
+def _check_form(record: Record) -> None:
+    """Raise an error if a field that every reader uses is missing or has another type than a run writes."""
+    if record["status"] not in STATUSES:
+        raise ValueError(f"status {record['status']}")
+    if not isinstance(record["config"], dict) or not all(
+        {"sha256", "bytes"} <= f.keys() for f in record["files"].values()
+    ):
+        raise TypeError("config or files")
+    if not all(isinstance(text, str) for name in ("warnings", "not_assessed") for text in record.get(name) or ()):
+        raise TypeError("warnings or not_assessed")
+    if not all(value is None or isinstance(value, str | int) for value in record["labels"].values()):
+        raise TypeError("labels")
+    for name in ("metrics", "seconds", "num_grads"):
+        for key, value in flatten(record[name]):
+            if value and not (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
+                raise TypeError(f"{name}.{key} is no number")
 
 
 def encode_line(values: Mapping[str, Any]) -> bytes:

@@ -332,9 +332,17 @@ def test_subsamples_and_improper_priors_are_refused():
     for model, words in (
         (observed(normal, size=3), "subsample_size"),
         (improper, "ImproperUniform"),
+        (fixed, "'w' has a Delta prior.*numpyro.deterministic"),
     ):
         with pytest.raises(ConfigError, match=words):
             make_target(model, X, Y)
+
+
+def fixed(x, y=None):
+    """A prior of a single value."""
+    w = numpyro.sample("w", dist.Delta(1.0)) + numpyro.sample("v", dist.Normal(0, 1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w, 1.0), obs=y)
 
 
 def improper(x, y=None):

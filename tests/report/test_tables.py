@@ -81,14 +81,14 @@ def test_terminal_fits_80_columns(three):
 
 
 def test_text_is_never_markup():
-    """Brackets in a method's name, a reason or a warning are printed, not obeyed."""
+    """Brackets and control characters in a method's name, a reason or a warning are printed, not obeyed."""
     from rich.console import Console
 
-    record = run("[bold]x", status="failed", reason="[/red]", warnings=["[link]"])
+    record = run("[bold]x", status="failed", reason="[/red]", warnings=["[link]", "a\x1b[2Jb"])
     console = Console(width=200)
     with console.capture() as capture:
         console.print(comparison([record]))
-    for text in ("[bold]x", "failed: [/red]; 1", "[link]"):
+    for text in ("[bold]x", "failed: [/red]; 2", "[link]", r"a\x1b[2Jb"):
         assert text in capture.get()
 
 

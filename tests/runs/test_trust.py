@@ -30,6 +30,9 @@ PAYLOADS = (
     "hydra.utils.get_method",
 )
 
+MADE = "${oc.create:{_target_: posix.system, command: id}}"
+"""An interpolation that OmegaConf replaces by a factory when the configuration is instantiated."""
+
 
 @pytest.mark.parametrize("target", [*PAYLOADS, None, 3, ["optax.adam"]])
 def test_everything_else_is_refused(target):
@@ -70,6 +73,13 @@ def test_a_shipped_configuration_is_trusted_whole(preset):
         ({"data": {"_target_": "bdlbench.data.files.csv", "_args_": ["x"]}}, r"data._args_"),
         ({"paths": {"data": None, "mirror": "http://127.0.0.1/"}}, r"paths.mirror"),
         ({"inference": {"before": [{"_target_": "os.system"}]}}, r"inference.before.0._target_=os.system"),
+        (
+            {"network": {"_target_": "bdlbench.networks.mlp.MLP", "activation": MADE}},
+            r"network.activation=\$\{oc.create",
+        ),
+        ({"inference": {"before": [{"scales": [MADE]}]}}, r"inference.before.0.scales.0=\$\{oc.create"),
+        ({"prior": {MADE: 1}}, r"prior.\$\{oc.create"),
+        ({"data": {"path": "${oc.env:HOME}"}}, r"data.path=\$\{oc.env:HOME"),
     ],
 )
 def test_the_refusal_names_what_it_found_and_how_to_trust(change, words):

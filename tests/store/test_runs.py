@@ -40,18 +40,20 @@ def test_a_record_comes_back(store, make_run, config):
 
 def test_nonfinite_floats_survive_strict_json(store, make_run):
     """NaN and infinities are null in the file, listed in nonfinite, and themselves again when read; None stays None."""
-    metrics = {"lppd": -math.inf, "a/b~c": math.nan, "rhat_max": None, "list": [1.0, math.inf]}
-    make_run("run", metrics=metrics)
+    metrics = {"lppd": -math.inf, "a/b~c": math.nan, "rhat_max": None}
+    make_run("run", metrics=metrics, versions={"list": [1.0, math.inf]})
     stored = strict((store.path / "run/run.json").read_text())
-    assert stored["metrics"] == {"lppd": None, "a/b~c": None, "rhat_max": None, "list": [1.0, None]}
+    assert stored["metrics"] == {"lppd": None, "a/b~c": None, "rhat_max": None}
+    assert stored["versions"] == {"list": [1.0, None]}
     assert stored["nonfinite"] == {
         "/metrics/lppd": "-Infinity",
         "/metrics/a~1b~0c": "NaN",
-        "/metrics/list/1": "Infinity",
+        "/versions/list/1": "Infinity",
     }
     read = store.record("run")["metrics"]
+    assert store.record("run")["versions"] == {"list": [1.0, math.inf]}
     assert math.isnan(read.pop("a/b~c"))
-    assert read == {"lppd": -math.inf, "rhat_max": None, "list": [1.0, math.inf]}
+    assert read == {"lppd": -math.inf, "rhat_max": None}
 
 
 @pytest.mark.parametrize(
@@ -131,17 +133,17 @@ def test_an_empty_store_is_an_empty_table(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_sql_over_runs(store, make_run):
+def test_sql_over_runs(store, make_run, config):
     """Missing is NULL and so left out of a mean; NaN is a number and poisons it; settings can be asked for."""
-    make_run("a", "nuts", metrics={"lppd": -1.0, "rmse": 1.0, "kind": "x"})
-    make_run("b", "nuts", metrics={"lppd": None, "rmse": math.nan, "kind": 2})
-    make_run("c", "svi", metrics={"lppd": -3.0, "rmse": 2, "kind": [1]})
+    make_run("a", "nuts", metrics={"lppd": -1.0, "rmse": 1.0}, config={**config, "kind": "x"})
+    make_run("b", "nuts", metrics={"lppd": None, "rmse": math.nan}, config={**config, "kind": 2})
+    make_run("c", "svi", metrics={"lppd": -3.0, "rmse": 2}, config={**config, "kind": [1]})
     answer = store.sql(
         "select inference, avg(lppd) as m, avg(rmse) as r, count(lppd) as n from runs group by 1 order by 1"
     )
     assert answer["m"].tolist() == [-1.0, -3.0] and answer["n"].tolist() == [1, 1]
     assert math.isnan(answer["r"][0]) and answer["r"][1] == 2.0
-    assert store.sql("select kind from runs order by id")["kind"].tolist() == ["x", "2", "[1]"]
+    assert store.sql('select "config.kind" as k from runs order by id')["k"].tolist() == ["x", "2", "[1]"]
     assert store.sql('select "config.inference.step_size" as s from runs')["s"].tolist() == [1e-5] * 3
     with pytest.raises(ConfigError, match="sql: the query cannot be answered"):
         store.sql("select nothing from runs")

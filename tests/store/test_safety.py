@@ -10,9 +10,11 @@ import pytest
 import zarr
 from archives import NAME, entries, rewrite, unpacked
 
+from bdlbench.cli.results import main as results
 from bdlbench.errors import ConfigError
 from bdlbench.report.escaping import markdown, printable
 from bdlbench.store import Store, StoreError
+from bdlbench.store.records import own_checksum
 
 RECORD = {
     "status": "complete",
@@ -82,6 +84,38 @@ def test_one_bad_record_is_named_and_hides_no_other(store, how):
     with pytest.raises(StoreError):
         store.record("one")
     assert store.verify("one")
+
+
+ODD = [
+    {"metrics": {"lppd": "high"}}, {"metrics": {"lppd": [1.0]}}, {"metrics": {"lppd": 10**400}}, {"seconds": {"sample": "x"}},
+    {"labels": {"data": {"a": 1}}}, {"labels": 3}, {"warnings": [3]}, {"not_assessed": 3}, {"status": "odd"},
+    {"files": [1]}, {"files": {"posterior.zip": 1}}, {"config": 3}, {"nonfinite": 3}, {"nonfinite": {"/no/such": "NaN"}},
+    {"reason": "\ud800"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_a_record_of_another_form_is_named_and_hides_no_other(store, odd, capsys):
+    """A field of another type under a checksum that fits stops neither the table of runs nor any other command."""
+    path = store.path / "one" / "run.json"
+    record = {**json.loads(path.read_text()), **odd}
+    record["record_sha256"] = "none" if "reason" in odd else own_checksum(record)
+    path.write_text(json.dumps(record))
+    for command in (["list"], ["table"], ["compare", "--metric", "lppd", "--delta", "1"]):
+        assert results([*command, "--store", str(store.path)]) in (0, 2)
+        assert "one;" in capsys.readouterr().err
+    assert results(["verify", "--store", str(store.path)]) == 1
+    assert "2 runs checked, 1 damaged" in capsys.readouterr().out
+    assert not store.has("one")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_hides_no_other_run(store, make):
+    """A folder or a pipe in the place of a lock file is held by nobody, and asking does not wait."""
+    for name in ("three", "four"):
+        (store.path / name).mkdir()
+    make(store.path / "three" / ".lock")
+    assert [store.holder(id) for id in store.unfinished()] == [None, None]
 
 
 def test_a_changed_digit_is_said_wherever_runs_are_listed(store):
