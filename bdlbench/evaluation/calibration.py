@@ -22,7 +22,7 @@ from scipy.stats import norm
 from bdlbench.errors import ConfigError
 from bdlbench.metrics import mixing
 from bdlbench.metrics.diagnostics import MIN_DRAWS
-from bdlbench.metrics.uniformity import randomised_ranks
+from bdlbench.metrics.uniformity import Deviation, deviation, p_value, power, randomised_ranks, rank_probabilities
 from bdlbench.sampling import loop
 from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.predictions import Predictor
@@ -245,6 +245,50 @@ def calibrate(
         seconds=seconds,
         compile_seconds=compile_seconds,
     )
+
+
+class Line(NamedTuple):
+    """What the ranks of one quantity say of one method.
+
+    Attributes
+    ----------
+    method, quantity : str
+    p_value : float
+    is_uniform : bool
+        Whether the ranks stay inside the simultaneous envelope at :func:`level`.
+    deviation : Deviation
+    """
+
+    method: str
+    quantity: str
+    p_value: float
+    is_uniform: bool
+    deviation: Deviation
+
+
+def level(fitted: Mapping[str, Calibration], alpha: float) -> float:
+    """The level of one test, ``alpha`` / (quantities x methods): exact methods alone would fail anywhere with ``alpha``."""
+    return alpha / sum(len(one.u) for one in fitted.values())
+
+
+def judge(fitted: Mapping[str, Calibration], alpha: float) -> list[Line]:
+    """Test every quantity of every method."""
+    each = level(fitted, alpha)
+    return [
+        Line(method, quantity, p := p_value(u), p > each, deviation(u))
+        for method, one in fitted.items()
+        for quantity, u in one.u.items()
+    ]
+
+
+def smallest_found(num_datasets: int, each: float, probability: float) -> float:
+    """The inflation of the sd that is found with this probability at the level ``each`` in ranks of one quantity."""
+    low, high = 1.0, 16.0
+    for _ in range(12):
+        middle = float(np.sqrt(low * high))
+        found = power(num_datasets, each, rank_probabilities(NUM_DRAWS, inflation=middle))
+        low, high = (low, middle) if found >= probability else (middle, high)
+    return high
 
 
 def negative_log_likelihood(fitted: Calibration, num_draws: int) -> np.ndarray:
