@@ -119,11 +119,17 @@ def fit(
     with computing_in(first.precision):
         data = first.dataset
         simulated = simulate(
-            first.program, first.numbers, data.train.x, data.test.x, num_datasets=num_datasets, seed=first.seed
+            first.program,
+            first.numbers,
+            data.train.x,
+            data.test.x,
+            num_datasets=num_datasets,
+            probes=probes,
+            seed=first.seed,
         )
         for name, job in jobs.items():
             try:
-                fitted[name] = calibrate(job.program, job.numbers, simulated, num_chains=job.num_chains, probes=probes)
+                fitted[name] = calibrate(job.program, job.numbers, simulated, num_chains=job.num_chains)
             except ConfigError as error:
                 outcome.errors.append(f"{sentence(error)} ({name})")
                 continue

@@ -47,15 +47,18 @@ class Simulated(NamedTuple):
         Unconstrained.
     train, fresh : Shared
         x (U, n, ...) and y (U, n); x (U, T, ...) and y (U, T). The inputs are the same in all data sets.
-    numbers : mapping of float
-        Of the prior and the likelihood.
+    truth : dict of arrays (U,)
+        The quantities of :func:`calibrate` at theta, by name.
+    probes : tuple of int
+        Indices of the fresh rows at which the function is ranked.
     seed : int
     """
 
     theta: np.ndarray
     train: Shared
     fresh: Shared
-    numbers: Mapping[str, float]
+    truth: dict[str, np.ndarray]
+    probes: tuple[int, ...]
     seed: int
 
 
@@ -115,7 +118,14 @@ class Twins(NamedTuple):
 
 
 def simulate(
-    program: Program, numbers: Mapping[str, float], x: np.ndarray, fresh_x: np.ndarray, *, num_datasets: int, seed: int
+    program: Program,
+    numbers: Mapping[str, float],
+    x: np.ndarray,
+    fresh_x: np.ndarray,
+    *,
+    num_datasets: int,
+    probes: Sequence[int],
+    seed: int,
 ) -> Simulated:
     """Draw theta from the prior and y from the model, ``num_datasets`` times.
 
@@ -128,14 +138,19 @@ def simulate(
         The inputs of the training rows and of the fresh rows.
     num_datasets : int
         U.
+    probes : sequence of int
+        Indices of fresh rows.
     seed : int
         Data sets of the same seed are the same for all methods.
 
     Raises
     ------
     ConfigError
-        If the model is tempered, or the log density has terms that draws from the prior and from the model do not know.
+        If the model is tempered, the log density has terms that draws from the prior and from the model do not know, or a
+        probe does not exist.
     """
+    if not probes or not all(0 <= probe < len(fresh_x) for probe in probes):
+        raise ConfigError(f"probes={[*probes]} must name test rows, from 0 to {len(fresh_x) - 1}.")
     if num_datasets < MIN_DRAWS:
         raise ConfigError(
             f"num_datasets={num_datasets} must be at least {MIN_DRAWS}: 256 find gross faults, 1,000 fine ones."
@@ -168,23 +183,22 @@ def simulate(
 
     jax.eval_shape(look)
 
-    def one(key: Any) -> tuple[Any, Any, Any]:
-        found, keys = target(), jax.random.split(key, 3)
-        theta = found.sample_prior(keys[0])
-        y = [
-            found.predictive(theta, jnp.asarray(rows)).sample(k) for rows, k in zip((x, fresh_x), keys[1:], strict=True)
-        ]
-        return theta, y[0].astype(placeholder.dtype), y[1].astype(placeholder.dtype)
+    def one(key: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
+        found, (own, train, fresh) = target(), jax.random.split(key, 3)
+        theta = found.sample_prior(own)
+        at, at_fresh = found.predictive(theta, jnp.asarray(x)), found.predictive(theta, jnp.asarray(fresh_x))
+        y, fresh_y = at.sample(train).astype(placeholder.dtype), at_fresh.sample(fresh).astype(placeholder.dtype)
+        truth = {LOG_LIKELIHOOD: at.log_prob(y).sum()} | {_mean(probe): at_fresh.mean[probe] for probe in probes}
+        truth[_new(probes[0])] = fresh_y[probes[0]]
+        return theta, y, fresh_y, truth | {name: v for name, v in found.constrain(theta).items() if not jnp.ndim(v)}
 
     keys = jax.random.split(jax.random.key(seed), num_datasets)
-    theta, y, fresh_y = (np.asarray(a) for a in jax.jit(lambda keys: jax.lax.map(one, keys))(keys))
+    theta, y, fresh_y, truth = jax.tree.map(np.asarray, jax.jit(lambda keys: jax.lax.map(one, keys))(keys))
     many = lambda rows: np.broadcast_to(rows, (num_datasets, *rows.shape))  # noqa: E731
-    return Simulated(theta, Shared(many(x), y), Shared(many(fresh_x), fresh_y), numbers, seed)
+    return Simulated(theta, Shared(many(x), y), Shared(many(fresh_x), fresh_y), truth, tuple(probes), seed)
 
 
-def calibrate(
-    program: Program, numbers: Mapping[str, float], simulated: Simulated, *, num_chains: int, probes: Sequence[int]
-) -> Calibration:
+def calibrate(program: Program, numbers: Mapping[str, float], simulated: Simulated, *, num_chains: int) -> Calibration:
     """Fit one method to all data sets, as the lanes of one program, and rank the truth among its draws.
 
     The quantities are the log likelihood of the training rows, which sees more faults than the others (Modrak et al. 2023),
@@ -199,17 +213,13 @@ def calibrate(
         Of the same prior and model.
     num_chains : int
         Chains of each fit. Their draws are pooled.
-    probes : sequence of int
-        Indices of fresh rows.
 
     Raises
     ------
     ConfigError
-        If a probe does not exist, or no fit reaches its first draw.
+        If no fit reaches its first draw, or the distribution of y cannot be drawn from or has no mean.
     """
-    num_sets, num_fresh = simulated.fresh.y.shape
-    if not probes or not all(0 <= probe < num_fresh for probe in probes):
-        raise ConfigError(f"probes={[*probes]} must name fresh rows, from 0 to {num_fresh - 1}.")
+    num_sets = len(simulated.theta)
     clock, lane = Clock(), _lanes(simulated, numbers, num_chains)
     sample = collect(list(loop.run(program, simulated.train, lane, clock=clock)))
     seconds, compile_seconds = clock.sampling(), clock.seconds.get("compile", 0.0)
@@ -217,22 +227,18 @@ def calibrate(
 
     draws = sample.draws.reshape(len(fine), -1, sample.draws.shape[-1])
     draws = draws[:, evenly(draws.shape[1], -(-NUM_DRAWS // num_chains))]
-    found = _values(program, simulated, lane, draws, sample.anchor, probes)
+    found = _values(program, simulated, lane, draws, sample.anchor)
     kept = evenly(draws.shape[1] * num_chains, NUM_DRAWS)
     pooled = {name: value.reshape(num_sets, -1, *value.shape[2:])[:, kept] for name, value in found.items()}
     log_density = pooled.pop(_FRESH)
-    first = jax.tree.map(lambda leaf: leaf[np.arange(num_sets) * num_chains], lane)
-    truth = {
-        name: value[:, 0]
-        for name, value in _values(program, simulated, first, simulated.theta[:, None], None, probes).items()
-    }
-    truth[_new(probes[0])] = simulated.fresh.y[:, probes[0]]
     failed = ~fine.reshape(num_sets, num_chains).all(1) | ~np.isfinite(log_density).all((1, 2))
     for value in pooled.values():
         failed |= ~np.isfinite(value).all(1)
     rng = np.random.default_rng([simulated.seed, 1])
     u = {
-        name: randomised_ranks(truth[name], np.where(failed[:, None], np.inf, value), rng.uniform(size=num_sets))
+        name: randomised_ranks(
+            simulated.truth[name], np.where(failed[:, None], np.inf, value), rng.uniform(size=num_sets)
+        )
         for name, value in pooled.items()
     }
     return Calibration(
@@ -282,8 +288,13 @@ def judge(fitted: Mapping[str, Calibration], alpha: float) -> list[Line]:
 
 
 def smallest_found(num_datasets: int, each: float, probability: float) -> float:
-    """The inflation of the sd that is found with this probability at the level ``each`` in ranks of one quantity."""
+    """The inflation of the sd that is found with this probability at the level ``each`` in ranks of one quantity.
+
+    Infinite if it is above 16.
+    """
     low, high = 1.0, 16.0
+    if power(num_datasets, each, rank_probabilities(NUM_DRAWS, inflation=high)) < probability:
+        return np.inf
     for _ in range(12):
         middle = float(np.sqrt(low * high))
         found = power(num_datasets, each, rank_probabilities(NUM_DRAWS, inflation=middle))
@@ -323,6 +334,10 @@ def evenly(total: int, wanted: int) -> np.ndarray:
     return np.asarray((np.arange(wanted) + 0.5) * total / wanted).astype(int)
 
 
+def _mean(probe: int) -> str:
+    return f"f at {probe}"
+
+
 def _new(probe: int) -> str:
     return f"y at {probe}"
 
@@ -333,7 +348,6 @@ def _values(
     lane: Lane,
     draws: np.ndarray,
     anchor: np.ndarray | None,
-    probes: Sequence[int],
 ) -> dict[str, np.ndarray]:
     """The quantities of draws (lanes, S, D) by name, (lanes, S), and the log densities of the fresh rows, (lanes, S, T)."""
     train, fresh = simulated.train, simulated.fresh
@@ -346,8 +360,8 @@ def _values(
             f"likelihood: its distribution has no {sorted(missing)[0]}, which calibration ranks: choose another."
         )
     out = {LOG_LIKELIHOOD: predictions["log_lik"][..., :num_train].sum(-1, dtype=np.float64)}
-    out |= {f"f at {probe}": predictions["mean"][..., num_train + probe] for probe in probes}
-    out[_new(probes[0])] = predictions["sample"][..., num_train + probes[0]]
+    out |= {_mean(probe): predictions["mean"][..., num_train + probe] for probe in simulated.probes}
+    out[_new(simulated.probes[0])] = predictions["sample"][..., num_train + simulated.probes[0]]
     out |= {name: value for name, value in predictor.sites(draws).items() if value.ndim == draws.ndim - 1}
     return {**out, _FRESH: predictions["log_lik"][..., num_train:]}
 
