@@ -290,12 +290,12 @@ def judge(fitted: Mapping[str, Calibration], alpha: float) -> list[Line]:
 def smallest_found(num_datasets: int, each: float, probability: float) -> float:
     """The inflation of the sd that is found with this probability at the level ``each`` in ranks of one quantity.
 
-    Infinite if it is above 16.
+    It is found to 1 %, and infinite above 16.
     """
     low, high = 1.0, 16.0
     if power(num_datasets, each, rank_probabilities(NUM_DRAWS, inflation=high)) < probability:
         return np.inf
-    for _ in range(12):
+    for _ in range(8):
         middle = float(np.sqrt(low * high))
         found = power(num_datasets, each, rank_probabilities(NUM_DRAWS, inflation=middle))
         low, high = (low, middle) if found >= probability else (middle, high)

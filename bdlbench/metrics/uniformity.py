@@ -107,10 +107,10 @@ def power(num: int, level: float, probabilities: ArrayLike) -> float:
 def rank_probabilities(num_draws: int, *, inflation: float, shift: float = 0.0) -> Floats:
     """The probabilities (L + 1,) of the ranks of the truth t ~ N(0, 1) among L draws of N(shift, inflation²).
 
-    P(rank = r) = E[Bin(r; L, Phi((t - shift) / inflation))], as the mean over 4,000 equally likely t.
+    P(rank = r) = E[Bin(r; L, Phi((t - shift) / inflation))], as the mean over 1,000 equally likely t.
     """
     at_least("num_draws", num_draws, 1)
-    t = ndtri((np.arange(4000) + 0.5) / 4000)
+    t = ndtri((np.arange(1000) + 0.5) / 1000)
     return np.asarray(binom.pmf(np.arange(num_draws + 1), num_draws, ndtr((t - shift) / inflation)[:, None]).mean(0))
 
 

@@ -137,8 +137,8 @@ def notes(fitted: Mapping[str, Calibration], alpha: float) -> list[str]:
     each, num = level(fitted, alpha), len(next(iter(fitted.values())).failed)
     out = [
         f"Each of the {round(alpha / each)} tests has the level {each:.2g}, so that exact methods alone would fail anywhere "
-        f"with a probability of {alpha:g} at most. In {num} data sets a test finds an sd that is {_found(num, each, 0.5)} "
-        f"with probability .5, and {_found(num, each, 0.9)} with probability .9."
+        f"with a probability of {alpha:g} at most. In {num} data sets a test finds an sd that is {_found(num, each, 0.9)} "
+        "with probability .9."
     ]
     slow = [name for name, one in fitted.items() if _median(one.ess) < one.num_draws / 2]
     if slow:
