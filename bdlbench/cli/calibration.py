@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn
-
 from bdlbench.cli import launcher
 from bdlbench.errors import ConfigError
 from bdlbench.options import at_least, coerce
@@ -59,7 +57,7 @@ class CalibrationLauncher(launcher.LanesLauncher):
         self.settings = {name: [str(one) for one in given] for name, given in settings.items()}
         self.table, self.figure = table, figure
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Fit every method to the same data sets, print and write the table, and draw the picture."""
         from bdlbench.report import calibration as report
         from bdlbench.runs.job import Job, check_job, make_job
