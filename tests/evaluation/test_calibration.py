@@ -129,9 +129,17 @@ def with_factor(x, y=None):
     regression(x, y)
 
 
+def without_prior(x, y=None):
+    """A model whose parameter cannot be drawn."""
+    w = numpyro.sample("w", dist.ImproperUniform(dist.constraints.real, (), ()))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(w * x[:, 0], 1.0), obs=y)
+
+
 @pytest.mark.parametrize(
     ("model", "numbers", "sentence"),
     [
+        (without_prior, {}, "ImproperUniform prior"),
         (regression, {"temperature": 0.5}, "temperature=0.5: only at 1"),
         (with_factor, {}, "a numpyro.factor"),
         (regression, {"num_datasets": 3}, "num_datasets=3 must be at least 4"),
