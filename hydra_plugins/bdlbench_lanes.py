@@ -1,6 +1,6 @@
 """Hydra finds launchers and sweepers only in this namespace package. Their code is in :mod:`bdlbench.cli`."""
 
-from bdlbench.cli import launcher, trials
+from bdlbench.cli import calibration, launcher, trials
 
 
 class LanesLauncher(launcher.LanesLauncher):
@@ -13,3 +13,7 @@ class GridSweeper(launcher.GridSweeper):
 
 class OptunaSweeper(trials.OptunaSweeper):
     """See :class:`bdlbench.cli.trials.OptunaSweeper`."""
+
+
+class CalibrationLauncher(calibration.CalibrationLauncher):
+    """See :class:`bdlbench.cli.calibration.CalibrationLauncher`."""

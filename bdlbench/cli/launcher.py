@@ -96,6 +96,20 @@ class LanesLauncher(Launcher):
 
         outcome = OUTCOME[-1] if OUTCOME else Outcome()
         executor = make_executor(self.executor, self.options.get(self.executor, {}))  # type: ignore[arg-type]
+        jobs = self.composed(job_overrides, outcome)
+        records = run_sweep(
+            [job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes, executor=executor
+        )
+        done = iter(records)
+        return [
+            returned(overrides, None if job is None else next(done))
+            for overrides, job in zip(job_overrides, jobs, strict=True)
+        ]
+
+    def composed(
+        self, job_overrides: Sequence[Sequence[str]], outcome: Outcome
+    ) -> list[tuple[dict[str, Any], dict[str, str], str] | None]:
+        """Configuration, labels and overrides of each job; None with an error message for one that cannot be composed."""
         composer = Composer(self.context.config_loader, self.config)
         jobs: list[tuple[dict[str, Any], dict[str, str], str] | None] = []
         for overrides in job_overrides:
@@ -104,17 +118,11 @@ class LanesLauncher(Launcher):
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 outcome.errors.append(f"{sentence(error)} ({shlex.join(overrides)})")
                 jobs.append(None)
-        records = run_sweep(
-            [job for job in jobs if job is not None], outcome, max_lanes=self.max_lanes, executor=executor
-        )
-        done = iter(records)
-        return [
-            _returned(overrides, None if job is None else next(done))
-            for overrides, job in zip(job_overrides, jobs, strict=True)
-        ]
+        return jobs
 
 
-def _returned(overrides: Sequence[str], record: Mapping[str, Any] | None) -> JobReturn:
+def returned(overrides: Sequence[str], record: Mapping[str, Any] | None) -> JobReturn:
+    """What Hydra wants back of a job."""
     result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
     result.return_value = record
     return result
