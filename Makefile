@@ -37,6 +37,7 @@ test-adding: .venv/ready  ## the suite in a clean clone with the examples of CON
 
 test-mutants: .venv/ready  ## small changes that make a number wrong, each of which a test must notice; WORDS: only some
 	$(BIN)/python tests/mutants/check.py $(WORDS)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m "slow and long" -k "mutant or caught" tests
 
 test-faults: .venv/ready  ## kill -9, signals, full disks, damaged files, in real processes
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m "faults and not long" tests

@@ -5,6 +5,7 @@ shape is not what its annotation says fails the test that passed it.
 """
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(folder).as_posix()
         if place.startswith(QUICK) and "slow" not in item.keywords:
             item.add_marker(pytest.mark.quick)
+        if "slow" in item.keywords and re.search("mutant|caught", item.name.split("[")[0]):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture
