@@ -1,4 +1,4 @@
-"""The entry point of the command ``bdlbench``. It sets the signal handlers before it imports the slow modules."""
+"""The entry points of the commands. They set the signal handlers before they import the slow modules."""
 
 import signal
 import sys
@@ -40,6 +40,27 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # outside of the main thread no handler could be set
         print("bdlbench: stopped; the same command continues", file=sys.stderr)
         return 130
+
+
+def results() -> int:
+    """The entry point of ``bdlbench-results``: Ctrl-C during its imports ends the process without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from bdlbench.cli import results as command
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return command.main()
+
+
+def references() -> int:
+    """The entry point of ``bdlbench-references``, as :func:`results`."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from bdlbench.cli import references as command
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return command.main()
+    finally:  # while the interpreter ends nobody can catch what Python's own handler raises
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def without_signals(unraisable: Any) -> None:

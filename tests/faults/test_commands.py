@@ -106,6 +106,25 @@ def test_ctrl_c_at_the_end_prints_no_traceback(tmp_path):
         assert "Traceback" not in errors and "found in the store" in said[0], (place, said, errors)
 
 
+@pytest.mark.parametrize("entry", ["results", "references"])
+def test_ctrl_c_while_a_short_command_imports_prints_no_traceback(entry, tmp_path):
+    """It ends before the signal, in good order, or dies of it."""
+    line = f"import sys; from bdlbench.cli import main; print('up', flush=True); sys.exit(main.{entry}())"
+    for place in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-c", line, "list", *(["--store", str(tmp_path)] if entry == "results" else [])],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        time.sleep(0.15 * place)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate()[1]
+        # Before the first line of the function Python's own handler is still there.
+        assert process.returncode in (0, 1, 2, 130, -signal.SIGINT), (place, errors)
+        assert place == 0 or "Traceback" not in errors, (place, errors)
+
+
 def test_a_second_signal_ends_it_at_once(tmp_path):
     """A second signal before the first has taken effect kills the process."""
     process = start(*LONG, f"store.path={tmp_path}", "inference.schedule.num_warmup=100000000")
