@@ -104,10 +104,18 @@ ALWAYS = ("nuts", "laplace", "map", "sgld", "svi")
 """One method of each kind; the others are left to the slow tests."""
 
 
+SOMETIMES = ("hmc", "sghmc", "svgd", "swag")
+"""Methods of the slow tests. Their kin are left to the long ones."""
+
+
 def kinds(methods):
-    """The names of methods, those not of ``ALWAYS`` marked as slow, and SMC, which compiles longest, as long."""
-    mark = {"smc": pytest.mark.long}
-    return [name if name in ALWAYS else pytest.param(name, marks=mark.get(name, pytest.mark.slow)) for name in methods]
+    """The names of methods, those not of ``ALWAYS`` marked as slow or long."""
+    return [
+        name
+        if name in ALWAYS
+        else pytest.param(name, marks=pytest.mark.slow if name in SOMETIMES else pytest.mark.long)
+        for name in methods
+    ]
 
 
 def linear(numbers, x, y):
@@ -281,7 +289,7 @@ OTHERWISE = {"laplace": "its finalize takes K passes", "deep_ensemble": "without
 """What is charged by another count, which the tests of these methods look at."""
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in OTHERWISE])
+@pytest.mark.parametrize("name", [one for one in kinds(EVERY) if getattr(one, "values", (one,))[0] not in OTHERWISE])
 def test_a_step_is_charged_the_densities_that_it_evaluates(name):
     """Each evaluation of the log density of all rows, in a step of warm-up and of sampling, costs one gradient."""
     target = Counted(*make_target(regression, PROBLEM.x, PROBLEM.y))
