@@ -148,7 +148,7 @@ def test_what_a_store_does_not_keep_is_said_beforehand(store_path):
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch):
+def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch, request):
     """An interrupted fit leaves no run, rows or folders. The earlier contents of the store stay."""
     from bdlbench.runs import group
     from bdlbench.runs.progress import Silent
@@ -158,6 +158,9 @@ def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     x, y = rows()
+    # A shell that starts the tests in the background lets them ignore Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     if known:
         bdl.fit(NET, x[:30], y[:30], store=store_path, **MAP)
     before = sorted(store_path.parent.rglob("*"))

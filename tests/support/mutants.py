@@ -361,6 +361,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
                 "inference/test_point.py::test_a_batch_of_an_ensemble_stands_for_all_rows",
             ),
             (
+                "value = _objective(target, objective)\n    stopping",
+                'value = _objective(target, "likelihood")\n    stopping',
+                "inference/test_point.py::test_a_member_reaches_its_closed_form",
+            ),
+            (
                 "(count,)).astype(theta.dtype) / (1 - rate)",
                 "(count,)).astype(theta.dtype)",
                 "inference/test_point.py::test_a_draw_of_dropout_is_the_network_with_units_left_out",
