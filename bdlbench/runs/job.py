@@ -298,10 +298,11 @@ def check_job(job: Job) -> Job:
 def _check_representable(numbers: Numbers) -> None:
     """Raise ConfigError for a number that would become infinite or zero in the precision of the run."""
     kind = np.finfo(default_dtype())
+    smallest, largest = float(kind.tiny), float(kind.max)
     for path, value in numbers.items():
-        if value != 0 and math.isfinite(value) and not kind.tiny <= abs(value) <= kind.max:
+        if value != 0 and math.isfinite(value) and not smallest <= abs(value) <= largest:
             raise ConfigError(
-                f"{path}={value:g} cannot be held in {kind.dtype}, which reaches from {kind.tiny:.3g} to {kind.max:.3g}: "
+                f"{path}={value:g} cannot be held in {kind.dtype}, which reaches from {smallest:.3g} to {largest:.3g}: "
                 "give a number in this range."
             )
 

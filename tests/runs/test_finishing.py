@@ -7,7 +7,6 @@ import signal
 import numpy as np
 import pytest
 import zarr.storage
-from presets import mostly
 
 from bdlbench.runs import configuration, group, sweep
 from bdlbench.runs.group import run_config
@@ -128,7 +127,14 @@ def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, m
     assert all(store.verify(record["id"]) == [] for record in records)
 
 
-@pytest.mark.parametrize("place", mostly(range(36), 7, 22))
+PLACES = [
+    place if place in (7, 22) else pytest.param(place, marks=pytest.mark.long if place % 3 else pytest.mark.slow)
+    for place in range(36)
+]
+"""Two places run every time, every third with the slow tests, and the others with the long ones."""
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_a_failure_between_any_two_files_of_the_draws_can_be_continued(place, store_path, monkeypatch):
     """The disk is full after each number of Zarr files. The next command continues from a checkpoint and ends alike."""
     made, labels = jobs(store_path, seeds=(0,))[0][:2]
