@@ -1,5 +1,6 @@
 """The entry points of the commands. They set the signal handlers before they import the slow modules."""
 
+import importlib
 import signal
 import sys
 import threading
@@ -44,21 +45,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def results() -> int:
     """The entry point of ``bdlbench-results``: Ctrl-C during its imports ends the process without a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from bdlbench.cli import results as command
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return command.main()
+    return _short("results")
 
 
 def references() -> int:
     """The entry point of ``bdlbench-references``, as :func:`results`."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from bdlbench.cli import references as command
+    return _short("references")
 
+
+def _short(module: str) -> int:
+    """Run a command that has nothing to save when it is stopped."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    command = importlib.import_module(f"bdlbench.cli.{module}")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return command.main()
+        return int(command.main())
     finally:  # while the interpreter ends nobody can catch what Python's own handler raises
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

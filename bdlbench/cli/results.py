@@ -7,7 +7,8 @@ import argparse
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdlbench import __version__
@@ -20,6 +21,7 @@ from bdlbench.store import RunBusy, Store, StoreError
 from bdlbench.store.records import LABELS, STATUSES, encode, flatten
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console, RenderableType
 
 DEFAULT_STORE = "results/store"
@@ -219,13 +221,9 @@ def _show(arguments: argparse.Namespace) -> None:
 def _table(arguments: argparse.Namespace) -> None:
     from bdlbench.report.tables import comparison, comparison_markdown
 
-    store = Store(arguments.store)
-    chosen = {store.find(prefix) for prefix in arguments.ids}
-    rows = [row for row in _selected(store, arguments) if not chosen or row["id"] in chosen]
-    if not rows:
-        _say_empty(arguments)
+    records = _records(Store(arguments.store), arguments)
+    if not records:
         return
-    records = [store.record(row["id"]) for row in rows]
     if arguments.markdown:
         print(comparison_markdown(records, aggregate=arguments.aggregate), end="")
     else:
@@ -235,13 +233,11 @@ def _table(arguments: argparse.Namespace) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     from bdlbench.report import verdicts
 
-    store = Store(arguments.store)
-    rows = _of_problems(_selected(store, arguments), arguments.problems)
-    if not rows:
-        _say_empty(arguments)
+    records = _records(Store(arguments.store), arguments)
+    if not records:
         return
     leagues = verdicts.compare(
-        [store.record(row["id"]) for row in rows],
+        records,
         metric=arguments.metric,
         delta=arguments.delta,
         by_data=arguments.by == "data",
@@ -256,57 +252,37 @@ def _compare(arguments: argparse.Namespace) -> None:
 def _paper(arguments: argparse.Namespace) -> None:
     from bdlbench.report import paper
 
-    store = Store(arguments.store)
-    rows = _of_problems(_selected(store, arguments), arguments.problems)
-    if not rows:
-        _say_empty(arguments)
+    records = _records(Store(arguments.store), arguments)
+    if not records:
         return
-    records = [store.record(row["id"]) for row in rows]
     found = paper.paper(records, metrics=arguments.metric, columns=arguments.columns, rho=arguments.rho)
     show = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}
     print(show[arguments.format](found), end="")
 
 
 def _ranks(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from bdlbench.report import ranks
 
-    store = Store(arguments.store)
-    rows = _of_problems(_selected(store, arguments), arguments.problems)
-    if not rows:
-        _say_empty(arguments)
+    records = _records(Store(arguments.store), arguments)
+    if not records:
         return
-    records = [store.record(row["id"]) for row in rows]
     found = ranks.ranking(records, metric=arguments.metric, rho=arguments.rho, by=arguments.by)
     print(ranks.as_markdown(found), end="")
     if arguments.figure:
-        from bdlbench.report.figures import save
-
-        path = Path(arguments.figure)
-        for place, one in enumerate(found, start=1):
-            print(save(ranks.figure(one), path if place == 1 else path.with_stem(f"{path.stem}-{place}")))
+        _save([ranks.figure(one) for one in found], arguments.figure)
 
 
 def _frontier(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from bdlbench.report import frontier
 
     store = Store(arguments.store)
-    chosen = {store.find(prefix) for prefix in arguments.ids}
-    rows = [row for row in _selected(store, arguments) if not chosen or row["id"] in chosen]
-    if not rows:
-        _say_empty(arguments)
+    records = _records(store, arguments)
+    if not records:
         return
-    found = frontier.gather(store, [store.record(row["id"]) for row in rows], tuning=arguments.tuning)
+    found = frontier.gather(store, records, tuning=arguments.tuning)
     print(frontier.in_words(found, arguments.price), end="")
     if arguments.figure:
-        from bdlbench.report.figures import save
-
-        path = Path(arguments.figure)
-        for place, one in enumerate((one for one in found if one.curves), start=1):
-            print(save(frontier.figure(one), path if place == 1 else path.with_stem(f"{path.stem}-{place}")))
+        _save([frontier.figure(one) for one in found if one.curves], arguments.figure)
 
 
 def _fidelity(arguments: argparse.Namespace) -> None:
@@ -394,8 +370,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
         from bdlbench.runs.outcome import sentence
 
         raise ConfigError(f"--metric: {sentence(error)}") from error
-    chosen = {store.find(prefix) for prefix in arguments.ids}
-    rows = [row for row in _selected(store, arguments) if not chosen or row["id"] in chosen]
+    rows = _selected(store, arguments)
     if not rows:
         _say_empty(arguments)
         return 0
@@ -438,7 +413,17 @@ def _data(arguments: argparse.Namespace) -> None:
     _print(_grid(columns, [[in_text(getattr(entry, name)) for name in columns] for entry in catalogue()]))
 
 
+def _records(store: Store, arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
+    """The records of the runs that the arguments choose. Where there are none, it says so."""
+    rows = _selected(store, arguments)
+    if not rows:
+        _say_empty(arguments)
+    return [store.record(row["id"]) for row in rows]
+
+
 def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the runs that the ids, the status, the filter and the list of problems choose, as far as a command has them."""
+    chosen = {store.find(prefix) for prefix in getattr(arguments, "ids", ())}
     rows = [row for row in store.rows(config=True) if not arguments.status or row["status"] in arguments.status]
     known = dict.fromkeys(name for row in rows for name in row)
     for text in arguments.filter:
@@ -451,7 +436,17 @@ def _selected(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any
                 f"--filter: no run has '{key}'; use a label ({', '.join(LABELS)}), seed, split or a setting."
             )
         rows = [row for row in rows if _fits(row.get(column), value)]
-    return rows
+    rows = [row for row in rows if not chosen or row["id"] in chosen]
+    return _of_problems(rows, getattr(arguments, "problems", None))
+
+
+def _save(figures: Sequence["Figure"], first: str) -> None:
+    """Write figures to ``first``, and from the second on with -2, -3, ... in the name; print the paths."""
+    from bdlbench.report.figures import save
+
+    path = Path(first)
+    for place, figure in enumerate(figures, start=1):
+        print(save(figure, path if place == 1 else path.with_stem(f"{path.stem}-{place}")))
 
 
 def _of_problems(rows: list[dict[str, Any]], chosen: str | None) -> list[dict[str, Any]]:

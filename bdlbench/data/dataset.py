@@ -57,6 +57,11 @@ class Scaler(NamedTuple):
         return np.asarray(self.loc + self.scale * np.asarray(standardised, np.float64))
 
 
+def units_of(scaler: Scaler | None) -> tuple[float, float]:
+    """``loc`` and ``scale`` of one target, (0, 1) if it was not standardised."""
+    return (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+
+
 @dataclass(frozen=True, eq=False)  # arrays cannot be compared by ==, so checksums are compared instead
 class Dataset:
     """A data set that is split and scaled, as NumPy arrays in the memory of the host.

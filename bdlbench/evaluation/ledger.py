@@ -108,7 +108,7 @@ class _Setting(NamedTuple):
 def _ledger(job: Job, name: str, say: Callable[[str], object]) -> Ledger:
     reference = artefacts.load(name)
     measure = _Measure(job, reference)
-    if job.program.stages[-1].schedule.thinning == 0:
+    if job.independent:
         return _of_restarts(job, measure, say)
     schedule = job.program.stages[-1].schedule
     can_halve = STEP_SIZE in job.numbers and _method(job).halves
@@ -219,7 +219,7 @@ class _Measure:
         values = against.values_at(
             self.reference, self.predictor, self.job.dataset.y_scaler, draws[:, ::every], sample.anchor
         )
-        alone = self.job.program.stages[-1].schedule.thinning == 0 and len(values) == 1
+        alone = self.job.independent and len(values) == 1
         return fidelity(values[..., self.chosen], self.prepared, independent=alone, joint=False).bias
 
 

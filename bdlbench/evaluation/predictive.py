@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bdlbench.data.dataset import units_of
 from bdlbench.data.inputs import new_inputs
 from bdlbench.metrics.calibration import mixture_quantile
 from bdlbench.runs.arrangement import arrange
@@ -95,8 +96,7 @@ def _predictive(
     if task == "classification":
         return {"probs": found["probs"]}
 
-    scaler = dataset.y_scaler
-    loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+    loc, scale = units_of(dataset.y_scaler)
     if any(name not in found or not np.isfinite(found[name]).all() for name in ("mean", "variance")):
         raise ConfigError(
             f"id: y given theta has no finite mean and variance in run '{run_id}': use "

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdlbench.data.dataset import Dataset
+from bdlbench.data.dataset import Dataset, units_of
 from bdlbench.errors import ConfigError
 from bdlbench.references.problems import MAX_QUANTITIES, Problem, sampler_options
 from bdlbench.runs import configuration
@@ -146,8 +146,7 @@ class Quantities:
     def _one(self, target: Target, theta: Array, x: Array) -> Array:
         parts = []
         p = target.predictive(theta, x)
-        scaler = self.dataset.y_scaler
-        loc, scale = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
+        loc, scale = units_of(self.dataset.y_scaler)
         for quantity in self.problem.quantities:
             if quantity == "probs":
                 parts.append(class_probabilities(p).reshape(-1))

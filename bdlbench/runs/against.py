@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bdlbench.data.dataset import Dataset, Scaler
+from bdlbench.data.dataset import Dataset, Scaler, units_of
 from bdlbench.errors import ConfigError
 from bdlbench.metrics import fidelity
 from bdlbench.references import artefacts
@@ -109,10 +109,9 @@ def values_at(
     predictions = predictor.function(draws, anchor)
     if reference.sites and sites is None:
         sites = predictor.sites(draws)
-    units = (0.0, 1.0) if scaler is None else (float(scaler.loc), float(scaler.scale))
     shape = len(draws), int(np.prod(draws.shape[1:-1]))
     kept = {name: sites[name].reshape(shape) for name in reference.sites} if sites is not None else {}
-    return reference.quantities(predictions, kept, units)
+    return reference.quantities(predictions, kept, units_of(scaler))
 
 
 def predictor_at(

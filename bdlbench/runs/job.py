@@ -81,6 +81,11 @@ class Job:
         return self.program.stages[-1].schedule.num_chains
 
     @property
+    def independent(self) -> bool:
+        """Whether the draws of a chain are independent, because they are drawn from a fitted distribution."""
+        return self.program.stages[-1].schedule.thinning == 0
+
+    @property
     def precision(self) -> Precision:
         """The floating-point precision of the run's computations."""
         return precision_of(self.config)

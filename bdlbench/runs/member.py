@@ -59,11 +59,6 @@ class Member(NamedTuple):
     seconds: Mapping[str, float]
     reference: str | None = None
 
-    @property
-    def independent(self) -> bool:
-        """Whether the draws of a chain are drawn from a fitted distribution."""
-        return self.job.program.stages[-1].schedule.thinning == 0
-
     def num_grads(self) -> dict[str, float]:
         """Return the gradient evaluations by phase, in units of the full training set, as a sum over the chains."""
         spent = {phase: rows / len(self.job.dataset.train.y) for phase, rows in self.tally.row_grads.items()}
@@ -86,7 +81,7 @@ class Member(NamedTuple):
         found, taken = tally.scores(self.job.metrics, self.job.dataset), self.share(clock, num_jobs)
         price = {"num_grads": sum(self.num_grads().values()), "seconds": taken["warmup"] + taken["sample"]}
         if self.reference is not None:
-            alone = self.independent or tally.population > 1
+            alone = self.job.independent or tally.population > 1
             found = {**found, **against.at_look(self.reference, tally.function.values, independent=alone)}
         self.storage.writer.append_curve({"phase": phase, "num_draws": tally.num_draws, **price, **found})
 
@@ -104,7 +99,7 @@ class Member(NamedTuple):
             self.reference,
             self.tally.function.values,
             sum(self.num_grads().values()),
-            independent=self.independent,
+            independent=self.job.independent,
             population=self.tally.population,
         )
 

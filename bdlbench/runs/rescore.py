@@ -147,9 +147,8 @@ def compare(store: Store, run_id: str, name: str, *, job: Job | None = None, tru
     job = load_job(store, run_id, trust=trust) if job is None else seen(job)
     with computing_in(job.precision):
         values, population = _stored_values(store, run_id, job, artefacts.load(name))
-        independent = job.program.stages[-1].schedule.thinning == 0
         price = sum(record["num_grads"].values())
-        found = against.compared(name, values, price, independent=independent, population=population)
+        found = against.compared(name, values, price, independent=job.independent, population=population)
     return store.amend(run_id, lambda now: {**now, "fidelity": found})
 
 

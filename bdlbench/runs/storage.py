@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bdlbench.data import Dataset
+from bdlbench.data.dataset import units_of
 from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS, function_diagnostics
 from bdlbench.runs.look import Look
 from bdlbench.runs.scores import original
@@ -98,8 +99,8 @@ class Storage:
 
     def _units(self) -> tuple[float, float]:
         """Scale and offset that turn standardised targets into original ones."""
-        scaler = self.dataset.y_scaler
-        return (1.0, 0.0) if scaler is None else (float(scaler.scale), float(scaler.loc))
+        loc, scale = units_of(self.dataset.y_scaler)
+        return scale, loc
 
     def _write(
         self,

@@ -162,8 +162,7 @@ def _predictions(
 
     def one(args: tuple[Array, Array]) -> dict[str, Array]:
         key, theta = args
-        p = target.predictive(theta, at.x) if anchor is None else linearised(target, anchor, theta, at.x)
-        return describe(p, at.y, key, task)
+        return describe(_predictive(target, anchor, theta, at.x), at.y, key, task)
 
     return jax.lax.map(one, (keys, draws), batch_size=TOGETHER)
 
@@ -181,12 +180,17 @@ def _function(
     target, x = _target(program, shared, lane), rows.rows(lane.dataset).x
 
     def one(theta: Array) -> dict[str, Array]:
-        p = target.predictive(theta, x) if anchor is None else linearised(target, anchor, theta, x)
+        p = _predictive(target, anchor, theta, x)
         if task == "classification":
             return {"probs": class_probabilities(p)}
         return {"mean": jnp.broadcast_to(p.mean, p.shape()), "variance": jnp.broadcast_to(p.variance, p.shape())}
 
     return jax.lax.map(one, draws, batch_size=TOGETHER)
+
+
+def _predictive(target: Target, anchor: Array | None, theta: Array, x: Any) -> dist.Distribution:
+    """p(y | x, theta), of the linearised network where there is an anchor."""
+    return target.predictive(theta, x) if anchor is None else linearised(target, anchor, theta, x)
 
 
 def linearised(target: Target, anchor: Array, theta: Array, x: Any) -> dist.Distribution:

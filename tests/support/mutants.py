@@ -69,7 +69,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         *of(
             "runs/storage.py",
             ("- math.log(scale)", "+ math.log(scale)", REGRESSION),
-            ("(float(scaler.scale), float(scaler.loc))", "(float(scaler.scale), 0.0)", REGRESSION),
+            ("return scale, loc", "return scale, 0.0", REGRESSION),
             ('(("mean", "mean"), ("y", "sample"))', '(("mean", "sample"), ("y", "mean"))', REGRESSION),
             ("np.repeat(values, look.population, 0)", "np.tile(values, (look.population, 1))", "runs/test_storage.py"),
         ),
@@ -103,8 +103,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ("x, f + change)", "x, f + 2 * change)", "sampling/test_linearised.py"),
             ("(theta - anchor,)", "(anchor - theta,)", "sampling/test_linearised.py"),
             (
-                "if anchor is None else linearised(target, anchor, theta, at.x)",
-                "if anchor is None or True else linearised(target, anchor, theta, at.x)",
+                "if anchor is None else linearised(target, anchor, theta, x)",
+                "if anchor is None or True else linearised(target, anchor, theta, x)",
                 f"{FIT}::test_laplace_predicts_linearised_and_warns_of_its_params",
             ),
             (
