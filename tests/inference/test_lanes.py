@@ -49,7 +49,7 @@ def methods():
         read._replace(num_samples=1),
         {"optimizer": optimizer, "objective": "posterior", **OFF},
     )
-    yield "mc_dropout", mc_dropout, read, {"optimizer": optimizer, "rate": 0.1, **OFF}
+    yield "mc_dropout", mc_dropout, read, {"optimizer": optimizer, "objective": "posterior", "rate": 0.1, **OFF}
     batch = read._replace(batch_size=4)
     yield "swag", swag, batch, {"optimizer": optax.sgd(0.01), "rank": 5, "collect_after": 4, "collect_every": 3}
     yield "ivon", ivon, read, {"learning_rate": 0.01, "hessian_init": 1.0, "beta1": 0.9, "beta2": 0.999}
