@@ -14,7 +14,7 @@ from bdlbench.runs.configuration import conf_dir
 from bdlbench.store import Store
 
 pytestmark = pytest.mark.faults
-KILLS = 5
+KILLS = 3
 BUDGET = {
     # preset: warm-up steps, draws, steps of the stage before: some seconds of work on a small machine
     "map": (40_000, 1, 0), "swag": (20_000, 400, 4_000), "svi": (12_000, 400, 4_000), "ivon": (20_000, 400, 0),
@@ -41,7 +41,7 @@ def test_every_family_is_killed():
     "preset", [name if name in KINDS else pytest.param(name, marks=pytest.mark.long) for name in BUDGET]
 )
 def test_kills_change_no_bit(preset, tmp_path):
-    """A run is killed five times, at its first checkpoint and at random times, and still ends with the same bits."""
+    """A run is killed three times, at its first checkpoint and at random times, and still ends with the same bits."""
     warmup, samples, before = BUDGET[preset]
     overrides = [*QUICK, *shortened(preset, warmup, samples, before)]
     code, errors = command(*overrides, f"store.path={tmp_path}/cold")  # fills the compilation cache
