@@ -125,7 +125,7 @@ def warnings(job: Job, tally: Tally, diagnostics: Mapping[str, Any]) -> list[str
     out += [job.parent.warning()] if job.parent else []
     if job.numbers["temperature"] != 1:
         out.append(f"tempered: T = {job.numbers['temperature']:g}, not the Bayesian posterior")
-    out += tuned.warnings(job.config, job.labels)
+    out += tuned.warnings(job.config, job.labels, job.dataset.task)
     return out
 
 

@@ -35,7 +35,7 @@ from bdlbench.runs.configuration import (
 from bdlbench.runs.start import with_init
 from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.programs import Numbers, Program
-from bdlbench.types import Data, Method, Precision, Schedule, Stage, Target
+from bdlbench.types import Data, Method, Precision, Schedule, Stage, Target, Task
 
 RESULT_VERSION = 3
 """A part of the identity of every run. It is increased when the same configuration gives different results."""
@@ -147,10 +147,23 @@ def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Datase
     """Return a hash of the posterior. It does not depend on the method, the seed or the precision of a run.
 
     It depends on the model, network, prior, likelihood and temperature, and on the training rows with their scaling.
+    The likelihood ``auto`` is the same as the one that it stands for.
     """
-    parts = {name: identity_of(fill(program[name], numbers), name) for name in TARGET_SECTIONS if name in program}
+    filled = {name: fill(program[name], numbers) for name in TARGET_SECTIONS if name in program}
+    if "likelihood" in filled:
+        filled["likelihood"] = _likelihood_of(filled["likelihood"], dataset.task)
+    parts = {name: identity_of(node, name) for name, node in filled.items()}
     rest = {"temperature": numbers["temperature"], "task": dataset.task, "rows": dataset.rows_checksum}
     return short_hash(json.dumps(parts | rest, sort_keys=True))
+
+
+def _likelihood_of(node: Mapping[str, Any], task: Task) -> Mapping[str, Any]:
+    """Return the configuration of a likelihood, in which ``auto`` is replaced by the one that it stands for."""
+    if node.get("_target_") != "bdlbench.model.likelihoods.auto":
+        return node
+    if task == "classification":
+        return {"_target_": "bdlbench.model.likelihoods.categorical"}
+    return {**node, "_target_": "bdlbench.model.likelihoods.gaussian"}
 
 
 def short_hash(text: str) -> str:

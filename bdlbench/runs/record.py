@@ -181,6 +181,6 @@ def common_fields(job: Job, seconds: Mapping[str, float], num_jobs: int) -> Reco
         "notes": [*job.dataset.notes, *(job.parent.notes if job.parent else ())],
         "start": start.described(job.program, job.parent),
         "warm_start": job.parent and job.parent.record(),
-        "warnings": tuned.warnings(job.config, job.labels),
+        "warnings": tuned.warnings(job.config, job.labels, job.dataset.task),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -1,7 +1,6 @@
 """Warn if tuned settings are used with another network, prior or likelihood than those they were tuned for.
 
-In a file of ``conf/tuned``, ``tuned_for`` names the network, prior and likelihood with which the settings were found,
-and
+In a file of ``conf/tuned``, ``tuned_for`` names the network, prior and likelihood with which the settings were found, and
 ``tuning_num_grads`` is the number of gradient evaluations of the search. Both are written to the record. They do not
 change what a run computes, so that they are not part of its id.
 """
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bdlbench.errors import ConfigError
+from bdlbench.types import Task
 
 PARTS = ("network", "prior", "likelihood")
 NONE = "none"
@@ -51,19 +51,28 @@ def check_tuned_for(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"tuning_num_grads={price!r} must be a number of gradients, zero or more, or null.")
 
 
-def warnings(config: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+def warnings(config: Mapping[str, Any], labels: Mapping[str, str], task: Task) -> list[str]:
     """Return one warning if the run's network, prior or likelihood differs from ``tuned_for``, otherwise none.
 
-    Parts and options that ``tuned_for`` does not name are not compared.
+    Parts and options that ``tuned_for`` does not name are not compared. The likelihood ``auto`` is compared as the one
+    that it stands for.
     """
     own = described(config, labels)
     pairs = [
-        pair for part, wanted in (config.get("tuned_for") or {}).items() for pair in _differing(part, wanted, own[part])
+        pair
+        for part, wanted in (config.get("tuned_for") or {}).items()
+        for pair in _differing(part, _of_task(wanted, task), _of_task(own[part], task))
     ]
     if not pairs:
         return []
     theirs, ours = (" and ".join(side) for side in zip(*pairs, strict=True))
     return [f"the settings were tuned for {theirs}, not for {ours}"]
+
+
+def _of_task(part: Mapping[str, Any], task: Task) -> Mapping[str, Any]:
+    if part.get("name") != "auto":
+        return part
+    return {"name": "categorical"} if task == "classification" else {**part, "name": "gaussian"}
 
 
 def _differing(path: str, wanted: Any, own: Any) -> Iterator[tuple[str, str]]:

@@ -155,6 +155,7 @@ def test_the_target_id_names_the_distribution_alone():
         "inference=mc_dropout",
         "metrics=[lppd]",
         "precision=float64",
+        "likelihood=gaussian",  # what auto stands for
     ):
         assert target(same) == one, same
     for other in (
