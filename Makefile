@@ -20,16 +20,16 @@ python:
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
-compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, one table
-	$(BIN)/bdlbench -m inference=nuts,svi,sgld data=diabetes
+compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, in one table with their distance from exact draws
+	$(BIN)/bdlbench -m inference=nuts,svi,sgld reference=diabetes
 
-test: .venv/ready  ## the whole test suite: some eight minutes on 2 cores
+test: .venv/ready  ## the tests of a change: some eight minutes on 2 cores
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 tests
 
 test-quick: .venv/ready  ## for every commit: one law a family of methods, and what is fast
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m quick $(QUICK)
 
-test-slow: .venv/ready  ## tests as in the suite, of further methods and cases
+test-slow: .venv/ready  ## the tests that take more than some seconds each, with the laws of further methods
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m "slow and not long" tests
 
 test-adding: .venv/ready  ## the suite in a clean clone with the examples of CONTRIBUTING.md; SELECT: arguments of pytest

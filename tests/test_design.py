@@ -136,6 +136,7 @@ def test_reading_a_store_needs_no_jax():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_importing_computes_nothing():
     """No import initialises a JAX backend. An array that is created at import would do so and fix the devices."""
     program = (

@@ -7,9 +7,12 @@ from typing import Any
 
 from bdlbench.errors import ConfigError
 from bdlbench.report.tables import comparison_markdown
+from bdlbench.runs import configuration
+from bdlbench.runs.start import with_init
 from bdlbench.store import Store, StoreError
 
 METHODS = ("nuts", "svi", "sgld")
+REFERENCE = "diabetes"
 BEGIN = "<!-- results: written by `make readme` -->"
 END = "<!-- end of results -->"
 
@@ -21,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     readme = Path(arguments[0] if arguments else "README.md")
     try:
-        records = compared(Store(readme.parent / "results" / "store"), readme.parent / "conf")
+        records = compared(Store(readme.parent / "results" / "store"))
         text = readme.read_text(encoding="utf-8")
         readme.write_text(replaced(text, section(records), readme.name), encoding="utf-8")
     except (ConfigError, StoreError) as error:
@@ -30,26 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compared(store: Store, conf: Path) -> list[Record]:
-    """The runs that ``make compare`` makes: one for each method, with the settings in ``conf``.
+def compared(store: Store) -> list[Record]:
+    """The runs that ``make compare`` makes: one for each method, with the shipped settings.
 
     Parameters
     ----------
     store : Store
-    conf : path
-        Folder of configuration groups. Hydra is not used. A stored configuration is complete, so the run of a method is
-        the one whose sections equal those of the yamls.
 
     Raises
     ------
     ConfigError
         If a run is missing.
     """
+    wanted = {method: _shipped(method) for method in METHODS}
     found: dict[str, Record] = {}
     for row in store.rows():  # in order of creation, so that a later run replaces an earlier one
         if row["data"] == "diabetes" and row["inference"] in METHODS:
             record = store.record(row["id"])
-            if _as_shipped(record, conf):
+            config = wanted[row["inference"]]
+            if all(record["config"].get(name) == value for name, value in config.items()):
                 found[row["inference"]] = record
     missing = [method for method in METHODS if method not in found]
     if missing:
@@ -57,32 +59,11 @@ def compared(store: Store, conf: Path) -> list[Record]:
     return [found[method] for method in METHODS]
 
 
-def _as_shipped(record: Record, conf: Path) -> bool:
-    import yaml
-
-    def read(file: Path) -> dict[str, Any]:
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-
-    top = read(conf / "config.yaml")
-    chosen = {name: option for item in top["defaults"] if isinstance(item, dict) for name, option in item.items()}
-    groups = {"data": "diabetes", "inference": record["labels"]["inference"]}
-    for item in read(conf / "model" / f"{chosen['model']}.yaml")["defaults"]:
-        for name, option in item.items():
-            groups[name.split("@")[0].strip("/")] = option
-    wanted = {group: read(conf / group / f"{option}.yaml") for group, option in groups.items()}
-    tuned = conf / "tuned" / f"diabetes_{groups['inference']}.yaml"
-    if tuned.exists():
-        settings = read(tuned)
-        wanted = _merged(wanted, {name: settings[name] for name in wanted if name in settings})
-    wanted |= {name: top[name] for name in ("seed", "temperature")}
-    wanted["inference"].pop("init", None)  # a record has the start that it stands for
-    return all(record["config"].get(name) == value for name, value in wanted.items())
-
-
-def _merged(base: Any, over: Any) -> Any:
-    if isinstance(base, Mapping) and isinstance(over, Mapping):
-        return {key: _merged(base.get(key), over[key]) if key in over else base[key] for key in {**base, **over}}
-    return over
+def _shipped(method: str) -> dict[str, Any]:
+    """The parts of a run's configuration that decide what it computes."""
+    config, _ = configuration.compose([f"reference={REFERENCE}", f"inference={method}"])
+    parts = (*configuration.PROGRAM_SECTIONS, "data", "seed", "temperature", "precision")
+    return {name: config[name] for name in parts} | {"inference": with_init(config["inference"])}
 
 
 def section(records: Sequence[Record]) -> str:

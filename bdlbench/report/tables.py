@@ -182,6 +182,8 @@ def contents(records: Sequence[Record], *, aggregate: bool = False) -> Compariso
         below.append(f"± is {'; '.join(over[key] for key in sorted(over))}. ESS and R-hat are the worst of the runs.")
     for text in dict.fromkeys(_reference(record["fidelity"]) for record in records if record.get("fidelity")):
         below.append(text)
+    if any((record.get("fidelity") or {}).get("test", {}).get("weak") for record in records):
+        below.append("*: from one or two chains, which may all miss a mode.")
     if left_out:
         below.append(f"{left_out} of {len(records)} runs are not complete: they are counted and enter no mean.")
     below += footnotes(notes) + footnotes({f"not assessed: {text}": owners for text, owners in missing.items()})
@@ -229,11 +231,10 @@ def _resolution(blocks: Sequence[Any]) -> float:
 
 
 def _reference(found: Mapping[str, Any]) -> str:
-    weak = "*: from one or two chains, which may all miss a mode."
     text = f"worth (in exact draws) and bias (in sd) at test points are against the reference {found['reference']}"
     if not found["certified"]:
-        return f"{text}, which is not certified. {weak}"
-    return f"{text}, which resolves no less than {found['resolution']:g} sd. {weak}"
+        return f"{text}, which is not certified."
+    return f"{text}, which resolves no less than {found['resolution']:g} sd."
 
 
 def count(value: float | None) -> str:

@@ -40,6 +40,7 @@ def classifier():
                    num_samples=10, thinning=1, batch_size=8, progress=False)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -66,6 +67,7 @@ def test_draws_are_those_of_the_command_line(method, settings, store_path):
         np.testing.assert_array_equal(values, fitted.sites[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_prediction_has_the_units_of_the_caller(posterior):
     """A fit to a shifted and stretched target predicts the shifted and stretched values.
 
@@ -113,6 +115,7 @@ def test_variance_splits_and_quantiles_are_of_the_mixture(posterior):
     assert not np.array_equal(p.sample(), p.sample(seed=1))
 
 
+@pytest.mark.slow
 def test_classes_are_the_callers(classifier):
     """Classes keep their names and probabilities sum to one.
 
@@ -144,6 +147,7 @@ def test_params_are_the_modules_and_apply_binds_them(posterior):
     np.testing.assert_allclose(outputs.reshape(40, -1) * y.std() + y.mean(), posterior.predict(x).means, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_linen_modules_and_instances(posterior):
     """A Linen class with bound options, its instance, and an NNX instance can be fitted and applied."""
     x, y = rows()
@@ -157,6 +161,7 @@ def test_linen_modules_and_instances(posterior):
     np.testing.assert_array_equal(fitted.params["kernel"][0, 0], instance.kernel[...])
 
 
+@pytest.mark.slow
 def test_a_numpyro_model_of_counts_keeps_its_units():
     """Counts are not standardised, and their quantiles are computed from draws."""
     x, _ = rows()
@@ -168,6 +173,7 @@ def test_a_numpyro_model_of_counts_keeps_its_units():
     np.testing.assert_array_equal(p.quantile(0.5), np.quantile(p.sample(), 0.5, axis=0))
 
 
+@pytest.mark.slow
 def test_trees_of_inputs_reach_the_model_with_their_types():
     """Whole numbers stay whole and floats are standardised. A tree of another structure is refused."""
     rng = np.random.default_rng(0)
@@ -189,6 +195,7 @@ class OnTree(nnx.Module):
         return self.a(x["one"]) + self.b(x["two"])
 
 
+@pytest.mark.slow
 def test_networks_on_trees():
     """A Flax module may read a tree."""
     x, y = rows()
@@ -196,6 +203,7 @@ def test_networks_on_trees():
     assert np.corrcoef(fitted.predict({"one": x[:, :2], "two": x[:, 2:]}).mean, y)[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_tables_are_read_by_name():
     """Columns may have another order. An additional column gives a warning, and a missing column is refused."""
     x, y = rows()
@@ -237,6 +245,7 @@ def test_diagnostics_and_repr_say_what_a_reader_must_know(posterior):
     assert "warning: bulk ESS" in repr(posterior)
 
 
+@pytest.mark.slow
 def test_laplace_predicts_linearised_and_warns_of_its_params():
     """Predictions use the linearised network and differ from the network at the draws. A warning says so."""
     x, y = rows()
@@ -248,6 +257,7 @@ def test_laplace_predicts_linearised_and_warns_of_its_params():
     assert np.abs(outputs - fitted.predict(x).means).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_populations_are_chains():
     """The particles of SMC and SVGD are returned as chains."""
     x, y = rows()

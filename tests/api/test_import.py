@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import bdlbench
 
 LOOK = """
@@ -17,6 +19,7 @@ def test_the_import_alone_takes_nothing_with_it():
     subprocess.run([sys.executable, "-c", LOOK], check=True)
 
 
+@pytest.mark.slow
 def test_api_and_scikit_learn_change_no_setting_of_jax():
     """Importing all parts starts no device and changes no precision, cache or x64 setting.
 
@@ -30,6 +33,8 @@ before = {name: getattr(jax.config, name) for name in names}
 import bdlbench, bdlbench.sklearn
 bdlbench.fit, bdlbench.load
 from jax._src import xla_bridge
+
+import pytest
 assert not xla_bridge._backends, "an import started JAX"
 assert {name: getattr(jax.config, name) for name in names} == before
 """

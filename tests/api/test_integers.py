@@ -24,6 +24,7 @@ def fitted():
     return bdl.fit(model=groups, x=X, y=Y, **MAP | {"num_warmup": 500})
 
 
+@pytest.mark.slow
 def test_an_array_of_integers_stays_as_it_is(fitted, tmp_path):
     """At the fit, at a prediction, in an update, saved and loaded; the notes say that it was not scaled."""
     predicted = fitted.predict(X).mean
@@ -60,6 +61,7 @@ def test_floats_and_tables_are_amounts():
         np.testing.assert_allclose(np.asarray(fitted.standardize(x)).mean(0), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stored_run_is_served_with_integers(store_path, tmp_path):
     """From Python and from the shell, with its data and without them."""
     np.savez(tmp_path / "a.npz", x=X, y=Y)

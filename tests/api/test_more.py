@@ -19,6 +19,7 @@ from bdlbench.store import Store
 MAP = {"inference": "map", "num_warmup": 20, "progress": False}
 
 
+@pytest.mark.slow
 def test_a_stored_fit_has_the_draws_of_one_in_memory(store_path):
     """The run is in the store and its rows are beside the store. The same call finds the run again."""
     x, y = rows()
@@ -71,6 +72,7 @@ def _moved(store_path):
     return place
 
 
+@pytest.mark.slow
 def test_a_fit_to_a_tree_of_inputs_is_kept(store_path):
     """Its predictions are those of memory; it opens in another place, predicts, is saved, and takes more rows."""
     x, y = rows()
@@ -147,6 +149,7 @@ def test_what_a_store_does_not_keep_is_said_beforehand(store_path):
     assert not list(store_path.parent.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [False, True])
 def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch, request):
     """An interrupted fit leaves no run, rows or folders. The earlier contents of the store stay."""
@@ -170,6 +173,7 @@ def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch, r
     assert sorted(store_path.parent.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_several_targets_have_noise_of_their_own():
     """For each draw the joint log density is the sum over the targets. Each target has its own prediction."""
     x, y = rows()
@@ -192,6 +196,7 @@ def test_several_targets_have_noise_of_their_own():
         p.log_prob(y)
 
 
+@pytest.mark.slow
 def test_score_table_compares_posteriors():
     """The table has one row for each posterior, with the RMSE and LPPD of its predictions."""
     x, y = rows()

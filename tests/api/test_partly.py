@@ -16,6 +16,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", mostly(METHODS, "sghmc", "laplace"))
 def test_the_body_stays_at_the_mode(method, tmp_path):
     """In every draw the hidden layer has the weights of the MAP. The last layer varies, and the cost is counted."""
@@ -34,6 +35,7 @@ def test_the_body_stays_at_the_mode(method, tmp_path):
     assert np.isfinite(fitted.update(x[:3], y[:3]).predict(x).mean).all()
 
 
+@pytest.mark.slow
 def test_a_predicate_chooses_weights_by_path():
     """A function chooses the weights, also for classification. If it chooses none or all, it is refused."""
     x, y = rows()
@@ -48,6 +50,7 @@ def test_a_predicate_chooses_weights_by_path():
             bdl.fit(NET, x, labels, bayesian=choice, **kept)
 
 
+@pytest.mark.slow
 def test_the_last_layer_of_a_gaussian_network_has_its_closed_form():
     """Given the body, y is linear in the last layer: NUTS agrees with the exact posterior mean.
 

@@ -25,6 +25,7 @@ def posterior():
     return bdl.fit(NET, *rows(), **TINY)
 
 
+@pytest.mark.slow
 def test_a_folder_serves_equal_predictions(posterior, tmp_path):
     """A loaded posterior has the same bits, diagnostics and warnings, without the training rows."""
     x, y = rows()
@@ -44,6 +45,7 @@ def test_a_folder_serves_equal_predictions(posterior, tmp_path):
     assert not list(tmp_path.glob(".p*"))
 
 
+@pytest.mark.slow
 def test_double_precision_goes_all_the_way(tmp_path):
     """Draws, predictions, parameters and log likelihoods stay in float64 when saved, loaded and updated."""
     x, y = rows()
@@ -81,6 +83,7 @@ def test_rows_may_be_saved_too(posterior, tmp_path):
     np.testing.assert_array_equal(again.data_tree["log_likelihood"]["y"], posterior.data_tree["log_likelihood"]["y"])
 
 
+@pytest.mark.slow
 def test_names_of_classes_and_trees_come_back(tmp_path):
     """Text labels, booleans, and a model on a tree of inputs are saved and loaded."""
     x, y = rows()
@@ -95,6 +98,7 @@ def test_names_of_classes_and_trees_come_back(tmp_path):
     np.testing.assert_array_equal(again.predict(tree).mean, fitted.predict(tree).mean)
 
 
+@pytest.mark.slow
 def test_a_network_is_handed_in_again_or_imported_with_trust(tmp_path):
     """A network is never imported without trust, and a network other than the fitted one is refused."""
     x, y = rows()
@@ -157,6 +161,7 @@ def test_damage_and_other_versions_are_named(posterior, tmp_path):
         posterior.save(tmp_path / "mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", mostly(["nuts", "laplace", "svgd"], "laplace"))
 def test_a_stored_run_is_the_same_posterior(method, store_path):
     """Its scores at the test rows are those of its record, Laplace's linearised ones and those of particles too.

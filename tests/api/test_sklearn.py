@@ -34,6 +34,7 @@ def test_regressor_predicts_means_deviations_and_draws():
     np.testing.assert_allclose(model.predict(table[::-1])[::-1], mean, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_classifier_predicts_probabilities_and_takes_more_rows():
     """Probabilities have the order of classes_. partial_fit is an update with the same classes."""
     x, y = rows()
@@ -47,6 +48,7 @@ def test_classifier_predicts_probabilities_and_takes_more_rows():
         BayesClassifier(**QUICK).partial_fit(x, labels, classes=["high", "low", "mid"])
 
 
+@pytest.mark.slow
 def test_pipelines_cross_validation_and_grid_search():
     """A grid search sets parameters by name, also inside a pipeline."""
     x, y = rows()

@@ -26,6 +26,7 @@ SPEED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [pytest.param(name, marks=SPEED.get(name, [])) for name in SHORT])
 def test_an_update_begins_where_the_method_says(method, monkeypatch):
     """Chains begin at their last draws without the earlier stages, guides at their state, and modes at the anchor."""
@@ -64,6 +65,7 @@ def test_an_update_begins_where_the_method_says(method, monkeypatch):
     assert second.num_draws == first.num_draws
 
 
+@pytest.mark.slow
 def test_an_updated_linear_model_has_the_posterior_of_all_rows():
     """Of y ~ N(a + b x, sigma^2) with known sigma and normal priors, NUTS before and after agrees with the closed form.
 

@@ -54,6 +54,7 @@ def test_every_case_has_the_settings_of_its_method(name):
     assert isinstance(case.factory(target, schedule, **case.options), Method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [speed(name) for name in ROWS])
 def test_rows_are_measured_and_kept(name, tmp_path, capsys):
     """Every row of the table, on tiny problems."""

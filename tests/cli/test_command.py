@@ -95,6 +95,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in [*BAD][1:])])
 def test_the_exit_code_is_the_runs_whatever_becomes_of_its_output(how, store_path):
     """On a terminal that accepts only ASCII, the exit code is still that of the run."""
@@ -117,6 +118,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", [*[*REFUSED][:1], *(pytest.param(name, marks=pytest.mark.slow) for name in [*REFUSED][1:])]
 )

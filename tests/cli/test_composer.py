@@ -80,6 +80,7 @@ def same(one, other):
     return json.dumps(one) == json.dumps(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", SET, ids=" ".join)
 def test_values_are_set_as_hydra_sets_them(overrides, composer, monkeypatch):
     """The result is the configuration and labels of a single run.
@@ -95,6 +96,7 @@ def test_values_are_set_as_hydra_sets_them(overrides, composer, monkeypatch):
     assert handed == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", LEFT, ids=" ".join)
 def test_what_it_cannot_set_is_left_to_hydra(overrides, composer, monkeypatch):
     handed = by_hydra(composer, monkeypatch)

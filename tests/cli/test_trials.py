@@ -303,6 +303,7 @@ def bdlbench(*overrides):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_tunes(store_path):
     """Four trials run in one program. The best one and a table of all are printed."""
     done = bdlbench(
@@ -319,6 +320,7 @@ def test_the_command_tunes(store_path):
     assert len(values) == 8 and len({value[:8] for value in values}) == 4
 
 
+@pytest.mark.slow
 def test_hydras_own_joblib_launcher_keeps_working(store_path):
     """Each job has its own process, without lanes. Records, errors and the exit code are returned from the workers."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
@@ -328,6 +330,7 @@ def test_hydras_own_joblib_launcher_keeps_working(store_path):
     assert "map" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["hydra.launcher.max_lanes", "hydra.launcher.processes.num_workers"])
 def test_an_executors_option_is_refused_by_the_command(option, store_path):
     done = bdlbench("hydra/launcher=lanes_processes", f"{option}=0", f"store.path={store_path}")

@@ -31,6 +31,7 @@ def facts(name):
     return {"train": list(data.train.x.shape), "test": test, "checksum": data.checksum}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
 def test_content(name):
     """Nothing has changed."""

@@ -135,6 +135,7 @@ def test_contrast_translate_and_noise() -> None:
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_mnist1d_is_the_packages_and_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     """Rows equal a fresh call of the package to nine decimals; NumPy's global state is as before; a cached load too."""
     files = fetch.files_at(tmp_path)

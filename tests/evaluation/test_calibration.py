@@ -51,6 +51,7 @@ def simulated(one, seed, num_datasets=NUM_SETS, **numbers):
     )
 
 
+@pytest.mark.slow
 def test_exact_draws_pass_and_wrong_ones_are_found(tmp_path):
     """Exact draws pass at a level of 10^-6 a quantity. Of draws with twice the sd the function's ranks fail.
 

@@ -41,6 +41,7 @@ def test_exact_draws_are_certified():
     assert len({one.name for one in found}) == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(wrong_draws.WRONG))
 def test_no_wrong_draws_are_certified(name):
     """Every criterion that must find this fault does, and where chains mix in the wrong law their mixing is no witness."""

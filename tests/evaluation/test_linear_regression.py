@@ -99,6 +99,7 @@ def records(tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 def test_nuts_finds_the_exact_moments(records):
     """All nine first and second moments; MCSE from 16 independent chains, so Student's t with 15 degrees of freedom.
 

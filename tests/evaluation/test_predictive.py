@@ -39,6 +39,7 @@ def dependent(x, y=None):
         numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_unconstrain_is_the_inverse_of_constrain():
     """To 1e-3: theta within +-3 is at worst 1e-2 of a support's width away from its edge, where the float32 rounding of
     the constrained value, 6e-8, comes back as 6e-6; the LKJ factor's chain of square roots loses two more digits."""
@@ -72,6 +73,7 @@ def original_test_rows(job):
     return job.dataset.x_scaler.original(job.dataset.test.x)
 
 
+@pytest.mark.slow
 def test_predictions_at_the_test_rows_are_those_the_run_stored(stored):
     """Through named sites and original units and back: float32 rounding of theta and x, and no more."""
     store, ids = stored

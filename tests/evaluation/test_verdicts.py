@@ -122,6 +122,7 @@ def sampled():
     return questions(), hierarchical(questions(), delta=0.2, seed=5)
 
 
+@pytest.mark.slow
 def test_hierarchical_model_is_its_integral(sampled):
     """The NUTS draws of mu_0 against quadrature in two dimensions, for two questions with different spreads.
 

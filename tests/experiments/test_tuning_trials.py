@@ -164,6 +164,7 @@ def test_other_columns_are_refused():
 # ---- the files that are written from them
 
 
+@pytest.mark.slow
 def test_tuned_files_are_what_the_trials_say():
     """No file more and none less: neither may be changed without the other."""
     wanted = {file: text for file, text in write.files(ROWS).items() if text is not None}
@@ -294,6 +295,7 @@ def test_what_is_no_tuning_is_refused(changed, message):
         make_job({**config, **changed}, labels)
 
 
+@pytest.mark.slow
 def test_a_record_has_the_price_and_the_warning(store_path):
     """And the table shows the price in a column of its own; a run without tuned settings has no such number."""
     short = "inference.schedule={num_chains: 1, num_warmup: 2, num_samples: 2, thinning: 1, batch_size: 8}"

@@ -47,6 +47,7 @@ def check_adjusted(dim, condition, factory=adjusted_module.adjusted_mclmc, num_s
     return moments(drawn.draws, problem.mean, temperature * problem.cov)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_warmup", "shares"),
     mostly(
@@ -87,12 +88,14 @@ def test_adjusted_mclmc_reaches_gaussians(dim, condition):
     assert verdict.mcse <= 0.01, verdict
 
 
+@pytest.mark.slow
 def test_it_samples_the_tempered_target():
     """With T = 2 the covariance is exactly doubled, not quadrupled."""
     verdict = check_adjusted(2, 1, temperature=2.0)
     assert verdict.passes, verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     first_of(

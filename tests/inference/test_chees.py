@@ -114,6 +114,7 @@ def test_chees_counts_every_particle_that_diverges():
 # ---- a run of a population
 
 
+@pytest.mark.slow
 def test_each_particle_is_a_chain_of_the_store(store_path):
     """C lanes of P particles give C P chains of draws, predictions and statistics. Each chain follows one particle."""
     options = [

@@ -111,6 +111,7 @@ def cases() -> list[Any]:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "values"), cases())
 def test_what_is_no_number_is_refused_by_name(name, values):
     """Negative numbers, zero, NaN, infinity, text, truth values and lists are refused with the name of the option."""

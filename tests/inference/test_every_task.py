@@ -93,6 +93,7 @@ def refusal(made: dict[str, Any], labels: dict[str, str]) -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", by_family(PRESETS, *FIRST))
 def test_a_preset_fits_a_task_or_says_why_not(preset, archives):
     """Each preset is built and traced on each task. It is refused exactly if the table says so."""
@@ -119,6 +120,7 @@ def test_every_task_has_a_preset_of_each_kind():
     assert {turn(preset) for preset in MINIBATCHES} == set(TASKS) - {"eight schools"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", by_family(PRESETS, *FAST))
 def test_a_preset_runs_to_its_record(preset, archives, store_path):
     """The run is complete and has the task's metrics, which are finite. No step diverges in this short run."""

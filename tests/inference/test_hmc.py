@@ -43,6 +43,7 @@ from bdlbench.types import ConfigError, Data, Schedule, Target
 LANES = 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dim", "condition"), mostly([(2, 1), (2, 100), (10, 1), (10, 100), (50, 1), (50, 100)], (10, 100))
 )
@@ -63,6 +64,7 @@ def test_nuts_with_a_full_mass_matrix_reaches_a_gaussian():
     assert verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_hmc_cut_short_is_exact():
     """If eps cannot reach the trajectory length in 5 steps, only 5 are taken.
 
@@ -77,6 +79,7 @@ def test_hmc_cut_short_is_exact():
     assert drawn.stat("reached_max_leapfrog_steps").all()
 
 
+@pytest.mark.slow
 def test_nuts_says_which_draws_reached_its_depth():
     """Of depth 2 a tree has at most 3 leapfrog steps: the draws with so many say so, and the depth is that of the steps."""
     one = program((nuts_stage(60, num_warmup=20, max_tree_depth=2),))
@@ -145,6 +148,7 @@ PUBLISHED = np.array(
 )
 
 
+@pytest.mark.slow
 def test_eight_schools_against_published_means(schools):
     """Ten posterior means against posteriordb's, within both standard errors at the family-wise limit.
 
@@ -156,6 +160,7 @@ def test_eight_schools_against_published_means(schools):
     assert z.max() <= limit(10, LANES - 1), z
 
 
+@pytest.mark.slow
 def test_nuts_agrees_with_numpyros_driver(schools):
     """Our NUTS agrees with ``numpyro.infer.MCMC`` on the same model."""
     data, chains = schools_data().train, 32
@@ -239,6 +244,7 @@ def check_nuts(temperature=1.0, seed=0):
     return moments(drawn.draws, problem.mean, temperature * problem.cov)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", mostly([1.0, 2.0], 2.0))
 def test_nuts_passes_what_its_mutants_fail(temperature):
     """With T = 2 the covariance of a Gaussian is doubled."""
@@ -246,6 +252,7 @@ def test_nuts_passes_what_its_mutants_fail(temperature):
     assert verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_skipping_the_acceptance_test_is_caught(monkeypatch):
     """A NUTS that always moves to the newest half of its trajectory, whatever its weight, fails."""
     always = lambda current, new: jax.numpy.where(new.turning | new.diverging, 0.0, 1.0)
@@ -255,6 +262,7 @@ def test_skipping_the_acceptance_test_is_caught(monkeypatch):
     assert not verdict.passes, verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "condition"), mostly([(2, 100), (10, 100), (50, 1)], (2, 100)))
 def test_hmc_reaches_gaussians(dim, condition):
     """All first and second moments are right, from overdispersed starts."""
@@ -270,6 +278,7 @@ def test_hmc_samples_the_tempered_target():
     assert verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_a_mutant_of_hmc_fails():
     """A sampler with twice the potential fails."""
     doubled = mutate(
@@ -278,6 +287,7 @@ def test_a_mutant_of_hmc_fails():
     assert not check_hmc(2, 1, doubled.hmc, num_samples=200).passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new", mostly(["/ self.temperature / self.temperature +", "+"], "+"))
 def test_a_mutant_target_is_caught(new, monkeypatch):
     """A target that is tempered twice or not at all fails."""
@@ -287,6 +297,7 @@ def test_a_mutant_target_is_caught(new, monkeypatch):
     assert not verdict.passes, verdict
 
 
+@pytest.mark.slow
 def test_reusing_a_step_key_is_caught(monkeypatch):
     """A sampler with the same momentum in all transitions fails."""
     mutant = mutate("bdlbench.sampling.programs", "random.fold_in(step_key, t)", "random.fold_in(step_key, 0)")

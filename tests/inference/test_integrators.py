@@ -59,6 +59,7 @@ def leapfrog(request):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_leapfrog_is_reversible(leapfrog):
     """100 steps, a change of the momentum's sign and 100 steps lead back to the start to 1e-10.
@@ -106,6 +107,7 @@ def test_populations_take_the_kernels_own_integrator(factory, options, monkeypat
     assert asked == [((), {})]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_energy_error_is_of_second_order(leapfrog):
     """|H' - H| over a fixed time falls as eps^2: slope 2 +- 0.1 over a factor of 16 in eps."""

@@ -47,6 +47,7 @@ def test_ivon_reaches_the_mean_field_fixed_point():
     assert verdict.mcse <= 0.01, verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     first_of(

@@ -59,6 +59,7 @@ def methods():
     yield "laplace", laplace, Schedule(2, 0, 5, 0), {"structure": "last_layer", "evidence": True}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("factory", "schedule", "options"),

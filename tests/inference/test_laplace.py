@@ -91,6 +91,7 @@ def prior_hessian(target, data, theta):
     return jax.hessian(energy)(theta)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("likelihood", ["learned", "heteroscedastic", "categorical"])
 def test_the_precision_is_the_expected_hessian(likelihood, monkeypatch):
@@ -112,6 +113,7 @@ def test_the_precision_is_the_expected_hessian(likelihood, monkeypatch):
     np.testing.assert_allclose(block, (fisher + prior)[np.ix_(last, last)], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_laplace_is_exact_on_a_linear_network(temperature):
@@ -126,6 +128,7 @@ def test_laplace_is_exact_on_a_linear_network(temperature):
     np.testing.assert_allclose(precision, np.diag(np.diag(wanted)), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["full", "diagonal"])
 def test_draws_have_the_moments_of_a_gaussian(structure):
     """After a MAP stage that has converged, 1,000 draws of each lane have the right moments."""
@@ -141,6 +144,7 @@ def test_draws_have_the_moments_of_a_gaussian(structure):
     assert all(np.isfinite(block.anchor).all() for block in drawn.blocks if block.draws is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("likelihood", ["learned", "categorical"])
 def test_evidence_is_stationary_where_it_stops(likelihood):
@@ -176,6 +180,7 @@ def test_evidence_is_stationary_where_it_stops(likelihood):
         np.testing.assert_array_equal(state.theta, theta)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("name", "old", "new", "likelihood"),
@@ -259,6 +264,7 @@ def found_by_laplace_torch(likelihood, asked, folder):
     return {name.removeprefix(start): values for name, values in known.items() if name.startswith(start)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("likelihood", ["fixed", "categorical"])
 def test_agreement_with_laplace_torch(likelihood, tmp_path):

@@ -92,6 +92,7 @@ def step_errors(factory=mclmc_module.mclmc):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_step_is_the_written_one_and_blackjaxs():
     """The equations written out, in double precision, and ``blackjax.mclmc``'s kernel."""
@@ -194,6 +195,7 @@ def decoherence_error(factory=mclmc_module.mclmc):
     return abs(float(finalized.decoherence) / wanted - 1)
 
 
+@pytest.mark.slow
 def test_decoherence_length_is_the_autocorrelation_time():
     """To single precision of sums over 1,000 positions."""
     assert decoherence_error() < 1e-3
@@ -305,6 +307,7 @@ def stationary_bias(eps, num_steps, factory=mclmc_module.mclmc):
     return means.mean(), means.std(ddof=1) / np.sqrt(256)
 
 
+@pytest.mark.slow
 def test_mclmcs_bias_shrinks_with_the_step():
     """Law 3: at least of second order. Halving a large step leaves under a third of the bias; a fine one has none."""
     (coarse, error), (half, half_error) = stationary_bias(3.0, 2000), stationary_bias(1.5, 2000)

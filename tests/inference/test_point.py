@@ -175,6 +175,7 @@ def stopped_run(block_seconds, every=4, factory=deep_ensemble):
     return outcome.draws, sum(b.num_grads for b in outcome.blocks)
 
 
+@pytest.mark.slow
 def test_a_member_that_has_stopped_is_left():
     """It is charged looks times 4 steps of 5 / 24 gradients, and where blocks end changes no bit."""
     (draws, grads), (again, charged) = stopped_run(1e9), stopped_run(0.002)
@@ -201,6 +202,7 @@ def rows_seen(batch_size):
     return outcome.stat("rows"), outcome.draws[:, 0], sum(b.num_grads for b in outcome.blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [5, None])
 def test_rows_held_out_are_never_trained_on(batch_size):
     """Five epochs of 18 rows, each row five times, or 18 steps of them all; the six others are each lane's own choice."""
@@ -304,6 +306,7 @@ def dropped_functions_differ(factory):
     return worst, np.concatenate(kept)
 
 
+@pytest.mark.slow
 def test_a_draw_of_dropout_is_the_network_with_units_left_out():
     """Equal to single precision; the number of kept units is binomial, within the two-sided family-wise limit."""
     worst, kept = dropped_functions_differ(mc_dropout)
@@ -424,6 +427,7 @@ def test_map_is_the_plain_optimiser():
     np.testing.assert_allclose(moved.theta, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -112,6 +112,7 @@ def test_draws_have_64_bits(preset):
     assert_double(draws.theta)
 
 
+@pytest.mark.slow
 def test_both_precisions_in_one_sweep(store_path):
     """They share no program: the run in 32 bits has the bits that it has alone, the other one is stored in 64 bits."""
     single, labels = configuration.compose([*SHORT, f"store.path={store_path / 'alone'}"])

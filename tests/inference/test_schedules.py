@@ -34,6 +34,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_takes_the_schedule_at_its_own_t(name):
     """The bits, noise included, of the method whose number is the schedule's value at t; a constant is the number."""
@@ -61,6 +62,7 @@ RECURSIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", RECURSIONS)
 def test_the_path_is_that_of_the_recursion_at_each_step(name, monkeypatch):
@@ -87,6 +89,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly(SCHEDULES, "sghmc"))
 def test_a_run_follows_a_schedule(name, store_path):
     """From the command line; also where optax branches on a number in Python, so that it cannot be traced."""
@@ -125,6 +128,7 @@ FALLS_BELOW = "{_target_: optax.linear_schedule, init_value: 0.01, end_value: -0
 MAP = "_target_: bdlbench.inference.point.maximum_a_posteriori, schedule: {num_warmup: 40, num_samples: 0, thinning: 0}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "path"),
     [
@@ -194,6 +198,7 @@ def test_learning_rates_that_begin_and_end_at_zero_pass():
         check_job(make_job(*configuration.compose(["inference=map", *options])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "options", "power"),
     [

@@ -116,6 +116,7 @@ def check_momentum(name, schedule, factory=None, h=0.35, friction=1.0, seed=0):
     return moments(drawn.draws, loc, cov)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "h"), [("sghmc", 0.35), ("baoa", 0.7)])
 def test_momentum_methods_have_the_law_of_their_recursion(name, h):
     """All moments, at steps where the discretisation leaves a law far from the posterior's."""

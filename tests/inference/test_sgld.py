@@ -180,6 +180,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly(CHECKS, "full batch", "epochs", "decay"))
 def test_sgld_obeys_its_own_law(name):
     """Each is passed once in 10^6 runs too few; the draws are enough to tell a bias of some hundredths."""
@@ -206,6 +207,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly(MUTANTS, "loses sqrt 2", "never decays"))
 def test_a_mutant_sampler_is_caught(name):
     """A wrong step fails the check that a right one passes."""
@@ -226,6 +228,7 @@ TARGET_MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly(TARGET_MUTANTS, "drops N / B", "tempers twice"))
 def test_a_mutant_target_is_caught(name, monkeypatch):
     """A log density that is scaled or tempered wrongly fails too."""
@@ -326,6 +329,7 @@ def check_control_variates(factory=langevin.sgld_cv, eps=0.02):
     return moments(drawn.draws, loc, cov)
 
 
+@pytest.mark.slow
 def test_control_variates_have_the_law_of_their_recursion():
     verdict = check_control_variates()
     assert verdict.passes, verdict

@@ -65,6 +65,7 @@ def check_smc(dim, condition, factory=smc_module.smc, seed=0, temperature=1.0, n
     return population_moments(problem, drawn, temperature)
 
 
+@pytest.mark.slow
 def test_smc_finds_the_evidence():
     """E[Z hat / Z] = 1, Z in closed form: y ~ N(0, I + PRIOR_SCALE^2 X X'). Lambda ends at 1.
 
@@ -92,6 +93,7 @@ def test_smc_takes_the_stages_that_the_warm_up_did_not():
     assert (finalized.num_grads >= 2 * SMC["num_particles"] * (SMC["num_moves"] + 2)).all()
 
 
+@pytest.mark.slow
 def test_a_mutant_of_smc_fails():
     """SMC without resampling fails, if its moves are too short to correct for it."""
     mutant = mutate(
@@ -173,6 +175,7 @@ def test_lanes_that_are_done_go_on(monkeypatch):
 # ---- divergences
 
 
+@pytest.mark.slow
 def test_smc_counts_every_particle_that_diverges():
     """At a step far beyond stability all P diverge at each of the 3 x 2 steps, and the loop says so; else none does."""
     for size, share in ((1e9, 1), (0.2, 0)):
@@ -190,6 +193,7 @@ def test_smc_reaches_a_gaussian():
     assert verdict.mcse <= 0.01, verdict
 
 
+@pytest.mark.slow
 def test_smc_samples_the_tempered_target():
     """T = 2 doubles the covariance, once: the bridge begins at the prior as it is."""
     verdict = check_smc(2, 1, temperature=2.0)
@@ -269,6 +273,7 @@ def two_modes(x, y=None, *, how):
         numpyro.sample("y", dist.Normal(0.0 * theta, 1.0), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", mostly(["prior", "factor", "masked", "scaled"], "factor"))
 def test_what_is_not_drawn_from_is_tempered(how):
     """The mode at 3 has mass 0.9 = P(theta > 0) up to Phi(-6), and log Z is y's density; 32 lanes are independent.

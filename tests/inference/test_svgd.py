@@ -40,6 +40,7 @@ def svgd_on_normal(dim, num, steps, factory=svgd, seed=0, scale=0.5):
     return np.asarray(method.draw(jax.random.key(0), run(jax.random.key(seed)))), method, data
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_svgd_moves_along_the_stein_direction():
     """One step of rate 1 against the double sum of the paper, N = 1, in double precision."""

@@ -60,6 +60,7 @@ def check_svi(guide="mean_field", factory=svi, *, batch=None, temperature=1.0, s
     return moments(drawn.draws, problem.mean, law)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", mostly(["mean_field", "full_rank", "low_rank"], "full_rank"))
 def test_a_guide_reaches_its_fixed_point(guide):
     """Mean-field underestimates every variance of a correlated target by a known factor; the others are exact."""
@@ -94,6 +95,7 @@ def test_guides_that_do_not_fit_are_refused():
             _check_guide(guide, rank, dim)
 
 
+@pytest.mark.slow
 def test_dropping_the_weight_of_a_batch_is_caught(monkeypatch):
     """A guide that is fitted on minibatches without the factor N / B is too wide, and fails."""
     old, new = "data.total(terms.log_lik)", "terms.log_lik.sum()"
@@ -149,6 +151,7 @@ def test_a_low_rank_guide_of_enough_factors_is_exact():
     assert verdict.passes, verdict
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("guide", mostly(["mean_field", "low_rank", "full_rank", "iaf"], "full_rank", "iaf"))
 def test_log_q_is_the_density_of_the_draw(guide):
@@ -203,6 +206,7 @@ def test_log_q_of_an_ill_conditioned_factor_keeps_its_digits():
     np.testing.assert_array_equal(theta, q.sample(jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_the_record_has_khat_and_warns(tmp_path):
     """Of the ratios that the store keeps; log p to a constant is the closed form's, log q the density of the draws."""
     rng = np.random.default_rng(11)

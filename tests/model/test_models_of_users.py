@@ -48,6 +48,7 @@ def positive(w, x, y):
     return x[:, 0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mask", "obs_mask"])
 @pytest.mark.parametrize("fn", [normal, lambda w, x: dist.Bernoulli(logits=w * x[:, 1])])
 def test_hidden_rows_have_no_likelihood(how, fn):
@@ -344,6 +345,7 @@ def estimate(x, y=None):
         numpyro.sample("y", dist.Normal(w + noise, 1.0), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "refused"),
     [

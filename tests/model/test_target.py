@@ -42,6 +42,7 @@ def network_target(network, likelihood=GAUSSIAN, prior=PRIOR, y=Y, temperature=1
     return make_target(model, X, y, temperature)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [0, 1, 2, 4])
 @pytest.mark.parametrize("width", [1, 5])
 def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
@@ -65,6 +66,7 @@ def test_mlp_of_any_depth_is_the_written_out_network(depth, width):
     assert float(terms.log_jacobian) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_every_activation_has_finite_gradients(activation):
     """At a draw from the prior."""
@@ -74,6 +76,7 @@ def test_every_activation_has_finite_gradients(activation):
     assert np.isfinite(grad).all()
 
 
+@pytest.mark.slow
 def test_a_linen_module_is_as_good_as_an_nnx_one():
     """The same weights in both give the same outputs and log density."""
     linen = network_target(functools.partial(users.LinenMLP, width=4))
@@ -130,6 +133,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_likelihoods_against_scipy(name):
     """The rows' log likelihood, predictive and linearised likelihood are one distribution, and SciPy's."""

@@ -55,6 +55,7 @@ def made(tmp_path_factory):
         yield jobs[0], store, records, values.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_run_is_compared_at_the_points_of_its_reference(made):
     """Its stored w x + b and sigma, compared by hand, give the numbers of its record. Another posterior has none."""
     _, store, (record, other), reference = made

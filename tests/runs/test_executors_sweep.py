@@ -61,6 +61,7 @@ class Elsewhere:
             yield index, (work(task) if answer is None else answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -88,6 +89,7 @@ def test_an_executor_gives_the_bits_of_one_process(name, options, tmp_path):
     assert Store(tmp_path / name).finished() == sorted(record["id"] for record in there)
 
 
+@pytest.mark.slow
 def test_a_lost_batch_leaves_a_failure_for_each_of_its_runs(store_path):
     """The other batch is done, and the exit code is 1. The same command then runs only the failed runs."""
     outcome = Outcome()

@@ -12,6 +12,7 @@ QUIET = ["progress=off"]
 SMALL = [*QUIET, "data=cosine_gap", "data.n_cluster=10", "data.n_test=4", "network.width=3", "metrics=[lppd,rmse,crps]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "draws"),
     mostly(
@@ -38,6 +39,7 @@ WIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", mostly(WIDE, "svi"))
 def test_predictions_that_overflow_are_a_divergence(method, store_path):
     """Finite draws, about half of which give a test row a log likelihood beyond single precision.
@@ -68,6 +70,7 @@ def test_predictions_that_overflow_are_a_divergence(method, store_path):
     assert record["metrics"]["rhat_max"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("df", mostly([1.0, 2.0, 3.0], 2.0, 3.0))
 @pytest.mark.parametrize("method", mostly(WIDE, "svi"))
 def test_a_model_without_a_variance_is_scored_by_its_likelihood(method, df, store_path):

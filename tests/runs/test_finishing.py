@@ -42,6 +42,7 @@ def broken(owner, name, monkeypatch, error, fails):
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "reason"), [(OSError(errno.EIO, "Input/output error"), "OSError"), (ValueError("bad"), "ValueError: bad")]
 )
@@ -79,6 +80,7 @@ def test_a_fault_in_one_runs_diagnostics_is_its_own(store_path, monkeypatch):
     assert len(sampled) == 4
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_is_removed_ends_failed_and_its_neighbours_do_not(store_path, monkeypatch):
     """The run fails with one sentence and gets no new folder. The other runs write checkpoints and continue."""
     removed = []
@@ -99,6 +101,7 @@ def test_a_run_whose_folder_is_removed_ends_failed_and_its_neighbours_do_not(sto
     assert len(sampled) == 3 and not removed[0].exists() and outcome.exit_code == 1
 
 
+@pytest.mark.slow
 def test_being_stopped_between_two_records_loses_no_draw(store_path, tmp_path, monkeypatch):
     """After a stop at the second of four records, two runs have records and two have checkpoints.
 
@@ -134,6 +137,7 @@ PLACES = [
 """Two places run every time, every third with the slow tests, and the others with the long ones."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_failure_between_any_two_files_of_the_draws_can_be_continued(place, store_path, monkeypatch):
     """The disk is full after each number of Zarr files. The next command continues from a checkpoint and ends alike."""

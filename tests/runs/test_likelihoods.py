@@ -55,6 +55,7 @@ def composed(
     return made, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "target", "more", "options", "sentence"),
     [
@@ -89,6 +90,7 @@ def test_counts_and_declared_rows_are_taken(archives: Path) -> None:
     assert any("rows_interact is declared" in note for note in job.dataset.notes)
 
 
+@pytest.mark.slow
 def test_hidden_rows_are_not_scored(archives: Path, store_path: Path) -> None:
     """The scores are those of the rows that the mask of x shows, and are found again from the stored draws."""
     made, labels = composed(archives, "masked", "amounts", f"store.path={store_path}")
@@ -168,6 +170,7 @@ SLOW = ("StudentT(1.5)", "truncated Student", "left censored")
 """Incomplete beta functions, and what another case covers."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FAMILIES])
 def test_a_score_that_does_not_exist_says_so(name: str) -> None:
     """Every likelihood has its LPPD. Any other score exists or is named with the reason, and none is NaN."""

@@ -43,6 +43,7 @@ def job(*more):
     return make_job(*configuration.compose([*SMALL, *more]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", mostly(SHORT, "sgld", "svgd"))
 def test_the_estimate_is_of_the_size_that_xla_allots(method, store_path, monkeypatch):
     """Arguments, results and temporaries of every program of a run: the largest is within the estimate, or nearly.
@@ -85,6 +86,7 @@ def test_lanes_share_temporaries_on_a_cpu_and_not_under_vmap(monkeypatch):
     assert need.on_device(1) == 2 * 10 + 2 * 1000 + 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [1.0, 3.0, 7.5])
 def test_the_most_jobs_that_fit(room, monkeypatch):
     """The largest number of jobs within the planned share of the free memory; at least one."""
@@ -99,6 +101,7 @@ def test_the_most_jobs_that_fit(room, monkeypatch):
     assert memory.jobs_that_fit(jobs, share=0.01) == 1
 
 
+@pytest.mark.slow
 def test_a_group_is_cut_where_memory_is_short(store_path, monkeypatch):
     """If two of five jobs fit into memory, a sweep runs batches of two, two and one, and all five are complete."""
     made = [configuration.compose([*SMALL, "inference=sgld", *SHORT["sgld"], f"store.path={store_path}", f"seed={s}"])
@@ -122,6 +125,7 @@ def test_a_group_is_cut_where_memory_is_short(store_path, monkeypatch):
     assert outcome.exit_code == 0 and len(outcome.records) == 5
 
 
+@pytest.mark.slow
 def test_a_group_that_runs_out_is_halved_and_one_that_cannot_run_says_so(store_path, monkeypatch, capsys):
     """If memory runs out, the group is halved.
 
@@ -197,6 +201,7 @@ print(record["status"], record["reason"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc and a limit on address space")
 def test_xla_that_really_runs_out_leaves_a_record(store_path):
     """A full-rank guide with 21,002 weights needs 1.6 GB, and the process may allocate only 1 GB more."""

@@ -20,6 +20,7 @@ OPTIONS = [
 KIN = {f"inference={preset}" for preset in PRESETS} - {f"inference={preset}" for preset in FIRST}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", mostly(OPTIONS, *[option for option in OPTIONS if option not in KIN]))
 def test_a_group_option_makes_a_job(option):
     """Each option, with the other groups at their defaults and fitting data, gives a program that can be traced."""

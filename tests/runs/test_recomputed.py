@@ -130,6 +130,7 @@ def assert_close(found, expected):
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_regression(regression):
     """Stored predictions, densities and draws of y; scores in both units and at shifted rows; detection; mixing."""
     record, store, parts = regression
@@ -192,6 +193,7 @@ def test_the_price_of_a_regression(regression):
     assert curve["lppd"].iloc[-1] == record["metrics"]["lppd"]
 
 
+@pytest.mark.slow
 def test_a_classification(classification):
     """Probabilities of three classes, their scores, detection by entropy, and mixing of the likelihood and of a class."""
     record, store, parts = classification

@@ -72,6 +72,7 @@ NUMBER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", mostly(SHORT, "svi"))
 def test_other_numbers_compile_nothing(method, store_path, monkeypatch):
     """Another seed, split, step size, prior scale or temperature compiles no program and gives other results."""
@@ -91,6 +92,7 @@ def test_other_numbers_compile_nothing(method, store_path, monkeypatch):
     assert other, "another width is another program"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", mostly(SHORT, "nuts", "svi"))
 def test_a_run_is_found_again_and_repeats_bit_for_bit(method, tmp_path):
     """A run with the same id is not repeated. In another store, or with ``rerun``, it has the same bits."""
@@ -107,6 +109,7 @@ def test_a_run_is_found_again_and_repeats_bit_for_bit(method, tmp_path):
     assert rerun["metrics"] == first["metrics"]
 
 
+@pytest.mark.slow
 def test_jobs_of_a_group_are_what_they_are_alone(tmp_path):
     """Runs with three seeds and step sizes have the same bits together and alone."""
     changes = [["seed=0"], ["seed=1", "inference.step_size=2e-4"], ["seed=2", "data.seed=5"]]
@@ -192,6 +195,7 @@ def test_a_factory_that_has_moved_is_found_where_it_lies_now(monkeypatch):
     assert job.id == make_job(config, labels).id
 
 
+@pytest.mark.slow
 def test_a_linen_network_runs(store_path):
     """``network._target_`` may name a Linen network."""
     own = ["network._target_=models_of_users.LinenMLP", "~network.depth", "~network.activation"]
@@ -201,6 +205,7 @@ def test_a_linen_network_runs(store_path):
     assert posterior["network.Dense_0.kernel"].shape == (2, 10, 1, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", mostly(SHORT, "svi"))
 def test_a_numpyro_model_runs(method, store_path):
     """``model._target_`` may name a NumPyro model, without the groups network, prior and likelihood."""
@@ -231,6 +236,7 @@ def test_a_diverging_run_says_so(store_path):
     assert Store(store_path).record(record["id"])["status"] == "diverged"
 
 
+@pytest.mark.slow
 def test_a_diverging_job_leaves_its_group_alone(store_path):
     """The other records are complete, and each record is the same as that of a run alone."""
     jobs = [
@@ -254,6 +260,7 @@ def test_a_diverging_job_leaves_its_group_alone(store_path):
         assert one.equals(other)
 
 
+@pytest.mark.slow
 def test_one_bad_chain_does_not_spoil_the_others(store_path):
     """Chains that fall into the right-hand well of a prior draw's choosing meet NaN; the left ones are kept.
 
@@ -320,6 +327,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_bad_options_end_in_one_sentence(name, store_path):
     """A sentence names the field before anything is compiled or written."""
@@ -418,6 +426,7 @@ def test_the_command_ends_with_one_sentence_and_code_1(store_path):
     assert folders(store_path) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_bad_and_a_diverging_job(store_path):
     """One of three jobs is refused, one diverges and one is complete. The exit code is 1."""
     done = command("-m", *options("sgld", store_path), "inference.step_size=1e-4,1e6,-1")

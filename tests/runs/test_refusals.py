@@ -21,6 +21,7 @@ def write(path, scale):
     np.savetxt(path, rows, delimiter=",", header="a,b,y", comments="")
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_is_another_run(tmp_path, store_path):
     """Loaded data are kept in memory only until their file changes."""
     path = tmp_path / "my.csv"
@@ -158,6 +159,7 @@ def test_a_stored_run_stands_for_the_stages_before(store_path):
         check_job(make_job(*compose(["inference=smc", *asked])))
 
 
+@pytest.mark.slow
 def test_dead_chains_cost_nothing_more(store_path):
     """The cost of a diverged run ends at the first bad step of each chain, whether it runs alone or with others."""
     asked = [

@@ -30,6 +30,7 @@ def leaves(node, path=""):
     return {p: v for key, value in node.items() for p, v in leaves(value, f"{path}/{key}").items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nuts", pytest.param("svgd", marks=pytest.mark.slow)])
 def test_the_values_are_those_of_the_run_itself(method, store_path):
     """Every metric that a run has, shifted rows included, computed again from what is stored.
@@ -63,6 +64,7 @@ def test_a_found_run_gets_what_it_lacks_and_is_not_run_again(store_path, monkeyp
     assert set(other["metric_options"]) == {"lppd", "rmse", "coverage_90"}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_rescored_is_refused_by_name_and_kept(store_path):
     """A linearised run is refused, since its draws do not contain its anchor. Its record does not change."""
     record = run(options("laplace", store_path, "metrics=[lppd]"))

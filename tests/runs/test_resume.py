@@ -90,6 +90,7 @@ def in_pieces(overrides: list[str]) -> dict:
             continue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", by_family(PRESETS, "nuts", "sgld", "svi"))
 def test_every_method_continues_from_the_end_of_any_block(preset, tmp_path, monkeypatch):
     """Law 7: blocks of single steps, checkpoints and kills after random ones of them, and one run in long blocks."""
@@ -118,6 +119,7 @@ def same_groups(one, other):
 SVI = shortened("svi", warmup=10, samples=12, before=3)
 
 
+@pytest.mark.slow
 def test_a_group_whose_runs_were_left_at_different_places(tmp_path, monkeypatch):
     """Kills between the checkpoints of three lanes' runs: each goes on from its own, with those left at the same."""
     store = Store(tmp_path / "whole")
@@ -184,6 +186,7 @@ def rewrite(file, change) -> None:
     np.savez(file, **arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -231,6 +234,7 @@ def test_seconds_are_those_of_all_attempts(tmp_path, monkeypatch):
     same_groups(tmp_path / "whole", path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", mostly(["sgld", "nuts", "svi"], "sgld"))
 def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
     """The run continues from its checkpoint, not from its parent's draws. The cost of the parent is counted once."""
@@ -254,6 +258,7 @@ def test_a_warm_started_run_continues(preset, tmp_path, monkeypatch):
     same_groups(tmp_path / "whole", tmp_path / "pieces")
 
 
+@pytest.mark.slow
 def test_rerun_starts_over(tmp_path, monkeypatch):
     """An explicit repetition uses no checkpoint of the run; one that was killed is continued by the same command."""
     run_id = interrupted(tmp_path, after=6, monkeypatch=monkeypatch)

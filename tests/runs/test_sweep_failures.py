@@ -18,6 +18,7 @@ SGLD = [
 ]
 
 
+@pytest.mark.slow
 def test_an_exception_nan_and_memory_each_leave_their_record(store_path, monkeypatch):
     """Of four lanes of one program one is fine, one diverges, one meets an error and one runs out of memory."""
     original = group._run_lanes
@@ -55,6 +56,7 @@ def test_an_exception_nan_and_memory_each_leave_their_record(store_path, monkeyp
         assert Store(store_path).record(record["id"])["reason"] == record["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     mostly(["lanes", "basic", "joblib", "lanes hydra.sweeper.max_batch_size=1", "optuna"], "lanes", "optuna"),

@@ -29,6 +29,7 @@ def npz_run(folder: Path, x: np.ndarray, y: np.ndarray, *overrides: str) -> tupl
     return Store(path), record
 
 
+@pytest.mark.slow
 def test_an_offset_changes_no_score_and_no_stored_digit(tmp_path: Path) -> None:
     """y = 2e7 + N(0, 1) and inputs as large are scored and stored as they are without the offset, to 1e-6 relative.
 
@@ -83,6 +84,7 @@ class Embedding(nnx.Module):
         return self.table(x)[:, 0, :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["linen_embedding", "Embedding"])
 def test_indices_of_groups_reach_the_network_as_integers(tmp_path: Path, network: str) -> None:
     """An embedding, which takes integers alone, is trained on an archive of integers; predictions take integers too."""

@@ -39,6 +39,7 @@ def ends(store, run_id, num_draws):
     return draws.reshape(-1, num_draws, draws.shape[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "places"),
     [
@@ -63,6 +64,7 @@ def test_chains_begin_at_the_stored_draws(method, places, store_path):
     np.testing.assert_allclose(ends(store_path, record["id"], 1)[:, 0], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_parents_price_is_the_childs(store_path):
     """Gradients and seconds of parent and grandparent are in the record, the curve and the warnings; no stage before."""
     first = run(options("map", store_path))
@@ -108,6 +110,7 @@ def test_the_beginning_of_an_id_is_enough_and_the_bits_repeat(tmp_path):
     assert draws[0].equals(draws[1])
 
 
+@pytest.mark.slow
 def test_a_sweep_over_parents_is_one_program_and_changes_no_bit(tmp_path):
     """Two parents and none: three runs; the warm ones share lanes and are what they are alone, and compile nothing."""
     parents = [run(options("map", tmp_path / "alone", f"seed={seed}"))["id"] for seed in (0, 1)]
@@ -152,6 +155,7 @@ def test_chains_that_diverged_are_passed_over(store_path):
     np.testing.assert_allclose(found, theirs[1, [9, 7, 5, 3, 1]], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [

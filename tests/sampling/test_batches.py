@@ -16,6 +16,7 @@ from bdlbench.sampling.batches import check, permute, rows_of_step
 from bdlbench.types import ConfigError, Data, Schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_rows", "batch"), [(24, 8), (24, 24), (24, 7), (25, 10), (23, 1)])
 @pytest.mark.usefixtures("x64")
 def test_minibatch_gradients_average_to_the_full_gradient(num_rows, batch):
@@ -33,6 +34,7 @@ def test_minibatch_gradients_average_to_the_full_gradient(num_rows, batch):
 # ---- minibatches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 7, 16, 17, 100, 101, 320, 353, 1021, 4097, 45_730])
 def test_permute_is_a_bijection(num_rows):
     """For several keys each row occurs once, and different keys give different orders."""
@@ -65,6 +67,7 @@ def test_permute_is_uniform(num_rows):
             assert scipy.stats.chisquare(counts).statistic <= most, (first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_rows", "size"), [(12, 4), (12, 5), (12, 12), (13, 1), (10, 7), (353, 32), (7, 6)])
 def test_each_epoch_sees_each_row_once(num_rows, size):
     """Successive batches form one permutation of the rows in each epoch, also if B does not divide N."""

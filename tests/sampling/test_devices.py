@@ -65,6 +65,7 @@ def draws(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nuts", "sgld"])
 def test_two_and_four_devices_give_the_same_bits(draws, name):
     """Lanes taken one after another: 6 fill 2 devices, and on 4 they are padded to 8."""

@@ -61,6 +61,7 @@ def same(a, b):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_blocks_and_marks_change_nothing(name):
     """Blocks of single steps, one long block, and blocks that end at marks leave the same bits."""
@@ -72,6 +73,7 @@ def test_blocks_and_marks_change_nothing(name):
     same(long, run(block_seconds=1e9, marks=lambda stage, phase: [1, 2, 5, 10, 20]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly(METHODS, "nuts", "svi"))
 def test_a_chain_does_not_feel_its_neighbours(name):
     """Lanes alone, in a pair and in a group of seven (padded to the devices) have the same bits."""
@@ -87,6 +89,7 @@ def test_a_chain_does_not_feel_its_neighbours(name):
         same({n: a[some] for n, a in together.items()}, bits(sample(one, rows(PROBLEM), part)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly(METHODS, "sgld", "map"))
 def test_a_data_set_of_its_own_changes_nothing(name):
     """A lane has the same bits whether the program has one data set or several."""
@@ -98,6 +101,7 @@ def test_a_data_set_of_its_own_changes_nothing(name):
     same(alone, bits(sample(one, both, picked)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly(METHODS, "sgld", "svi"))
 def test_the_same_seed_repeats_and_another_does_not(name):
     """Two compilations with the same keys give the same bits. Other keys give other draws, and all lanes differ."""
@@ -108,6 +112,7 @@ def test_the_same_seed_repeats_and_another_does_not(name):
     assert len({lane.tobytes() for lane in first["draws"]}) == 3
 
 
+@pytest.mark.slow
 def test_more_draws_begin_with_the_same_ones():
     """The number of draws changes none of them, and thinning keeps every k-th state of the same chain."""
     plain = lambda samples, thinning: (
@@ -128,6 +133,7 @@ def test_more_draws_begin_with_the_same_ones():
     np.testing.assert_array_equal(every[:, 2::3], plain(20, 3))
 
 
+@pytest.mark.slow
 def test_gradients_are_charged():
     """SGLD is charged B / N a step, SVI its particles, and NUTS its leapfrog steps, of every stage."""
     totals = {}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pytest
 from known_posteriors import lanes_of, program
 
 from bdlbench.model.target import make_target
@@ -42,6 +43,7 @@ def test_probabilities_of_two_classes_are_in_the_order_of_the_labels():
     np.testing.assert_allclose(found, [[0.8, 0.2], [0.1, 0.9]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_particles_of_later_draws_have_noise_of_their_own():
     """Two draws of three particles, predicted together or one after the other: the same six draws of y, all different."""
     draws = np.zeros((1, 2, 3, 2), np.float32)

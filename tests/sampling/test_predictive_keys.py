@@ -20,6 +20,7 @@ PIECES = 3
 """Draws that are predicted together: a piece that does not begin at 0 would share the keys of an earlier one."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", by_family(PRESETS, "svgd"))
 def test_every_draw_of_y_has_noise_of_its_own(preset):
     """y - E[y | theta] over its standard deviation is the draw's noise: S different ones, in each lane and in all.

@@ -151,6 +151,7 @@ def compilations(monkeypatch):
     return done
 
 
+@pytest.mark.slow
 def test_a_call_gives_the_bits_of_a_run(tmp_path):
     """The program, rows and lanes that a run makes of its configuration, and a sampler of the same parts."""
     job, _ = linear_job(
@@ -188,6 +189,7 @@ def test_a_sampler_keeps_the_shapes_used_last():
         assert len(sampler.cache) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", kinds(EVERY))
 def test_rows_of_weight_zero_are_not_there(name):
     """Padded rows give the draws of the rows alone, batches included.
@@ -205,6 +207,7 @@ def test_rows_of_weight_zero_are_not_there(name):
     np.testing.assert_allclose(wide.num_grads, alone.num_grads, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nuts", "laplace", "smc"])
 def test_a_weight_is_a_number_of_equal_rows(name):
     """A row of weight 3 is the same row three times, within the rounding of the test above."""
@@ -218,6 +221,7 @@ def test_a_weight_is_a_number_of_equal_rows(name):
     np.testing.assert_allclose(one.draws, other.draws, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_data_of_growing_size_compile_once(compilations):
     """Rows that arrive one after another within a capacity, learned by NUTS and by minibatches."""
     for name in ("nuts", "sgld"):
@@ -231,6 +235,7 @@ def test_data_of_growing_size_compile_once(compilations):
         assert 0 < first == len(compilations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("capacity", "size", "num_rows", "batching"),
     [
@@ -289,6 +294,7 @@ OTHERWISE = {"laplace": "its finalize takes K passes", "deep_ensemble": "without
 """What is charged by another count, which the tests of these methods look at."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [one for one in kinds(EVERY) if getattr(one, "values", (one,))[0] not in OTHERWISE])
 def test_a_step_is_charged_the_densities_that_it_evaluates(name):
     """Each evaluation of the log density of all rows, in a step of warm-up and of sampling, costs one gradient."""
@@ -345,6 +351,7 @@ def test_dropout_needs_one_fixed_target():
     ).fixed_target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", kinds(FREE))
 def test_methods_that_ask_for_unbiased_gradients_take_an_estimate(name):
     """They run, and another key gives other draws."""

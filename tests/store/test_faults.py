@@ -38,6 +38,7 @@ def python(script: str, *arguments: object) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_concurrent_writers_lose_nothing(tmp_path):
     """8 processes write 20 runs each, 5 of them the same in all: as many records as ids, each whole."""
     script = """

@@ -83,6 +83,7 @@ def subcommands() -> set[str]:
     return set(group.choices or ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_exist(name: str) -> None:
     """Make targets are in the Makefile, subcommands in the parser, and each ``bdlbench`` line composes as it stands."""
@@ -164,6 +165,7 @@ def test_functions_in_tables_exist(name: str) -> None:
             assert set(dotted.split(".")) <= defined, f"{name}: {dotted} in {path}"
 
 
+@pytest.mark.slow
 def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples of CONTRIBUTING.md, put at their paths, make one complete run: method, data, network, prior, metric.
 
@@ -195,6 +197,7 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert sum(record["num_grads"].values()) == pytest.approx(38.4, rel=60 * 2**-24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["network", "model"])
 def test_what_a_reader_brings_along_is_taken(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's own network and own NumPyro model, written out as shown, make a job that traces without a fault."""
@@ -218,7 +221,7 @@ def test_what_a_reader_brings_along_is_taken(group: str, tmp_path: Path, monkeyp
 
 def record_of(method: str, **changes: Any) -> dict[str, Any]:
     """A record of ``make compare``, as far as the table needs it."""
-    config, labels = configuration.compose([f"inference={method}", "data=diabetes"])
+    config, labels = configuration.compose([f"inference={method}", "reference=diabetes"])
     config["inference"] = with_init(config["inference"])  # as a run stores it
     return {
         "status": "complete",
@@ -245,20 +248,20 @@ def test_the_readme_has_its_markers() -> None:
     assert re.search(r"<!-- picture -->\n!\[[^]]+\]\(docs/img/\w+\.png\)", text)
 
 
+@pytest.mark.slow
 def test_the_table_is_written_from_the_runs_as_shipped(tmp_path: Path) -> None:
     """Runs with other settings do not enter; writing twice changes nothing; a missing run is one sentence."""
     store = Store(tmp_path / "results" / "store")
     for method in ("nuts", "svi"):
         write(store, method, record_of(method))
     with pytest.raises(ConfigError, match="lacks the diabetes run of sgld"):
-        readme.compared(store, ROOT / "conf")
+        readme.compared(store)
     write(store, "sgld", record_of("sgld"))
-    config, _ = configuration.compose(["inference=sgld", "data=diabetes", "inference.step_size=1e-3"])
+    config, _ = configuration.compose(["inference=sgld", "reference=diabetes", "inference.step_size=1e-3"])
     config["inference"] = with_init(config["inference"])
     write(store, "other", record_of("sgld", config=config, created="2999-01-01T00:00:00+00:00"))
-    assert [r["id"] for r in readme.compared(store, ROOT / "conf")] == ["nuts", "svi", "sgld"]
+    assert [r["id"] for r in readme.compared(store)] == ["nuts", "svi", "sgld"]
 
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
     file = tmp_path / "README.md"
     file.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
     assert readme.main([str(file)]) == 0
@@ -276,7 +279,7 @@ def test_a_readme_without_markers_is_left_alone(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 1, one sentence, the file unchanged."""
-    monkeypatch.setattr(readme, "compared", lambda store, conf: [])
+    monkeypatch.setattr(readme, "compared", lambda store: [])
     monkeypatch.setattr(readme, "section", lambda records: "table")
     file = tmp_path / "README.md"
     file.write_text(text)

@@ -51,6 +51,7 @@ def tuned(name):
     return compose([f"data={data}", f"inference={method}", "inference.schedule.num_chains=7"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TUNED)
 def test_tuned_settings_override_options_and_the_command_line_overrides_them(name):
     body = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -69,6 +70,7 @@ def test_tuned_settings_are_those_of_their_pair_alone():
     assert compose(["data=diabetes", "inference=sgld"])[0]["inference"] != plain("sgld")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly(TUNED, *[name for name in TUNED if name.startswith("diabetes_")]))
 def test_tuned_settings_are_accepted_by_their_method(name):
     """Factories check ranges and schedules against the rows; nothing is compiled."""

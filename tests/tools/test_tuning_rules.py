@@ -87,6 +87,7 @@ def test_nothing_is_chosen_where_nothing_is_complete():
     assert choose("elbo", [a_score(elbo=math.nan)]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", spaces.METHODS)
 def test_a_space_is_of_options_that_exist(method):
     """And rules that are known; as many distinct trials as the grid has points, or one more for the preset."""
