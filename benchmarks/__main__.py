@@ -39,6 +39,9 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "sweep_repeat": rows_sweep.repeated,
     "store_table": rows_sweep.table,
     "worth": rows_evaluation.worth,
+    "looks": rows_evaluation.looks,
+    "verdicts": rows_evaluation.verdicts,
+    "references": rows_evaluation.check,
 }
 
 

@@ -31,6 +31,7 @@ LIMITS = {
     "nuts": 1, "nuts_chains": 1, "recompile": 1, "sgld": 1, "svi": 1, "linear_regression": 1, "new_process": 1,
     "memory": 0, "checkpoints": 1, "found": 1, "lanes": 0, "deep_ensemble": 2, "sweep_nuts": 1, "sweep_sgld": 2,
     "sweep_growth": 0, "sweep_overhead": 1, "sweep_repeat": 1, "store_table": 1, "worth": 1,
+    "looks": 2, "verdicts": 1, "references": 1,
     **{name: int(case.limit is not None) for name, case in CASES.items()},
 }  # fmt: skip
 """How many rows of each name have a limit; of ``mile`` it depends on whether the other package is here."""
