@@ -13,6 +13,7 @@ from bdlbench.api.problem import Parts, Rows, make_job, make_parts, make_rows
 from bdlbench.data.dataset import Rows as ModelRows
 from bdlbench.errors import ConfigError
 from bdlbench.metrics.diagnostics import CHAIN_DIAGNOSTICS
+from bdlbench.runs import memory
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.diagnosis import diagnosis, status
 from bdlbench.runs.job import Job, check_job
@@ -26,7 +27,7 @@ from bdlbench.sampling.clock import Clock
 from bdlbench.sampling.marks import num_steps
 from bdlbench.sampling.position import Position
 from bdlbench.sampling.predictions import Predictor, is_gaussian
-from bdlbench.sampling.programs import NEVER, Shared
+from bdlbench.sampling.programs import NEVER, Shared, size_of
 from bdlbench.store import RunWriter
 from bdlbench.types import Precision
 
@@ -164,17 +165,25 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
     ------
     FloatingPointError
         If no chain has a finite draw. The message says in one sentence how this happened.
+    ConfigError
+        If the fit needs more memory than the machine has, before it starts.
     """
     clock = Clock()
     shared, lane, _, _ = arrange([job])
-    shared = lanes.replicate(shared)
     last = len(job.program.stages) - 1
+    active = lane._replace(active=np.ones(job.num_chains, bool))
+    stages = [loop.stage_programs(job.program, index, shared, active) for index in range(last + 1)]
+    try:
+        memory.refuse(job, stages, size_of(shared), job.num_chains, keeps_draws=True)
+    except memory.NeverFits as error:
+        raise ConfigError(str(error)) from None
+    shared = lanes.replicate(shared)
     first = job.dataset.train
     num_rows, every, thinning = len(first.y), slice(0, job.num_chains), job.program.stages[last].schedule.thinning
     gaussian = is_gaussian(job.program, job.numbers, first.x, first.y)
     markov = loop.is_markov(job.program, shared, lane)
     tally = Tally(job.num_chains, [], gaussian=gaussian)
-    method = loop.stage_programs(job.program, last, shared, lane._replace(active=np.ones(job.num_chains, bool)))
+    method = stages[last]
     lengths = [num_steps(stage.schedule) for stage in job.program.stages]
     blocks: list[loop.Block] = []
     carried: Position | None = None

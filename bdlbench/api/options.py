@@ -98,6 +98,8 @@ def _of_method(path: str, value: Any, found: dict[str, Any]) -> None:
 def refuse_kept(kept: Mapping[str, Any]) -> None:
     """Raise ConfigError for options of a run in a store, where none is kept."""
     for path in kept:
+        if path == "limits.memory":
+            continue  # a fit in memory has this limit too
         if path == "warm_start":
             raise ConfigError("warm_start names a run in a store: give store='results/store' too, or use update.")
         raise ConfigError(f"{path} belongs to a run that is kept: give store='results/store' too, or leave it out.")

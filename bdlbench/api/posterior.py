@@ -159,6 +159,10 @@ def fit(
             parts, price = partly.fix_the_rest(parts, rows, job, bayesian, given.rest, shown)
             job = make_job(parts, rows, job.seed)
             job = check_job(job)
+        if "limits.memory" in given.kept:
+            limits = {"memory": given.kept["limits.memory"]}
+            configuration.check_limits(limits)
+            job = dataclasses.replace(job, config={**job.config, "limits": limits})
         draws = fitting.sample(job, shown)
         return from_draws(parts, rows, job, draws, progress, price)
 

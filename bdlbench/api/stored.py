@@ -52,14 +52,10 @@ def fit_stored(
     Raises
     ------
     ConfigError
-        For a network or model that another process could not import, and several targets.
+        For a network or model that another process could not import.
     """
     if not isinstance(store, str | os.PathLike | Store):
         raise ConfigError(f"store is a {type(store).__name__}: give the path of a folder, as results/store.")
-    if rows.targets.shape:
-        raise ConfigError(
-            "store keeps runs of one target: fit each column of y by itself, or leave store out and save the posterior."
-        )
     path = Path(store.path if isinstance(store, Store) else store)
     folder = path.with_name(f"{path.name}_rows")
     nodes = _importable(parts)

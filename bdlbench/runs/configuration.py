@@ -461,12 +461,7 @@ def check_options(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"precision={precision!r} is unknown: use float32 or float64.")
     if config["progress"] not in ("auto", "lines", "off"):
         raise ConfigError(f"progress={config['progress']!r} is unknown: use auto, lines or off.")
-    limits = config.get("limits", {})
-    if limits.get("memory", True) not in (True, False, "on", "off"):
-        raise ConfigError(f"limits.memory={limits['memory']!r} is unknown: use on or off.")
-    most = limits.get("attempts")
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
-        raise ConfigError(f"limits.attempts={most!r} must be a whole number, at least 1, or null for any number.")
+    check_limits(config.get("limits", {}))
     rows = config["store"]["predictive_rows"]
     if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
         raise ConfigError(f"store.predictive_rows={rows!r} must be a whole number, at least 1.")
@@ -484,3 +479,12 @@ def refuse_missing(node: Any, path: str = "") -> None:
         if value == "???":
             raise ConfigError(f"{name} is required: give {name}=... on the command line.")
         refuse_missing(value, name)
+
+
+def check_limits(limits: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the options of ``limits`` have values that exist."""
+    if limits.get("memory", True) not in (True, False, "on", "off"):
+        raise ConfigError(f"limits.memory={limits['memory']!r} is unknown: use on or off.")
+    most = limits.get("attempts")
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise ConfigError(f"limits.attempts={most!r} must be a whole number, at least 1, or null for any number.")

@@ -250,7 +250,9 @@ class NeverFits(MemoryError):
     """A job needs more memory than the machine has, even if nothing else runs there."""
 
 
-def refuse(job: Job, stages: Sequence[StagePrograms], data_bytes: int, num_lanes: int) -> None:
+def refuse(
+    job: Job, stages: Sequence[StagePrograms], data_bytes: int, num_lanes: int, *, keeps_draws: bool = False
+) -> None:
     """Refuse a job before it starts if a proven lower bound of what it needs is above what the machine has.
 
     The bound counts what is in memory at the same time in any case: for each lane its state and the slots for its
@@ -265,6 +267,8 @@ def refuse(job: Job, stages: Sequence[StagePrograms], data_bytes: int, num_lanes
         Bytes of the rows on one device.
     num_lanes : int
         Number of lanes of all jobs.
+    keeps_draws : bool
+        Whether all draws stay in memory instead of being written to a store.
 
     Raises
     ------
@@ -281,9 +285,13 @@ def refuse(job: Job, stages: Sequence[StagePrograms], data_bytes: int, num_lanes
     each = max(lane(stage) for stage in stages)
     on_device = -(-num_lanes // jax.device_count()) * each + data_bytes
     cpu = jax.default_backend() == "cpu"
-    need = num_lanes * each + jax.device_count() * data_bytes if cpu else on_device
-    limit = host_limit() if cpu else device_limit()
-    if need > limit:
+    last = stages[-1]
+    draws = num_lanes * last.schedule.num_samples * size_of(last.draw_shape) if keeps_draws else 0
+    on_host = draws + (num_lanes * each + jax.device_count() * data_bytes if cpu else 0)
+    limits = [(on_host, host_limit()), *([] if cpu else [(on_device, device_limit())])]
+    for need, limit in limits:
+        if need <= limit:
+            continue
         raise NeverFits(
             f"out of memory before it started: {num_lanes} chains x {stages[-1].dim:,} weights and the data need at least "
             f"{in_bytes(need)}, and there are {in_bytes(limit)} in all: use {REMEDY}, or limits.memory=off to try it all "

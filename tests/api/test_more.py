@@ -140,12 +140,15 @@ def test_a_fit_leaves_the_folder_and_a_users_hydra_alone(tmp_path, monkeypatch):
 
 
 def test_what_a_store_does_not_keep_is_said_beforehand(store_path):
-    """Several targets, a place that is none, methods of one's own; nothing is written."""
+    """A place that is none, and a fit that needs more memory than there is. Nothing is written or sampled."""
     x, y = rows()
-    for words, given in (("store keeps runs of one target", {"y": np.column_stack([y, y + x[:, 0]])}),
-                         ("store is a int: give the path", {"y": y, "store": 3})):  # fmt: skip
-        with pytest.raises(ConfigError, match=words):
-            bdl.fit(NET, x, **{"store": store_path, **given}, **MAP)
+    with pytest.raises(ConfigError, match="store is a int: give the path"):
+        bdl.fit(NET, x, y, store=3, **MAP)
+    many = {"inference": "sgld", "step_size": 1e-6, "num_warmup": 1, "num_samples": 10**9, "progress": False}
+    with pytest.raises(ConfigError, match="out of memory before it started: 4 chains .* or limits.memory=off"):
+        bdl.fit(NET, x, y, thinning=1, batch_size=None, num_chains=4, **many)
+    with pytest.raises(ConfigError, match=r"limits.memory='maybe'"):
+        bdl.fit(NET, x, y, options={"limits.memory": "maybe"}, **MAP)
     assert not list(store_path.parent.iterdir())
 
 
@@ -174,8 +177,8 @@ def test_ctrl_c_leaves_no_part_of_a_stored_fit(known, store_path, monkeypatch, r
 
 
 @pytest.mark.slow
-def test_several_targets_have_noise_of_their_own():
-    """For each draw the joint log density is the sum over the targets. Each target has its own prediction."""
+def test_several_targets_have_noise_of_their_own(store_path):
+    """For each draw the joint log density is the sum over the targets. Each has its own prediction, from a store too."""
     x, y = rows()
     targets = np.column_stack([y, 1000 * x[:, 1]])
     for likelihood in ("gaussian", "heteroscedastic"):
@@ -194,6 +197,11 @@ def test_several_targets_have_noise_of_their_own():
     assert {"lppd", "lppd[0]", "rmse[1]"} <= set(table.columns)
     with pytest.raises(ConfigError, match=r"targets of shape \(\)"):
         p.log_prob(y)
+    kept = bdl.fit(NET, x, targets, likelihood="heteroscedastic", store=store_path, **MAP)
+    (run_id,) = Store(store_path).finished()
+    for posterior in (kept, bdl.load(run_id, store=store_path, trust=True)):
+        # Weights are mapped back and forth, with a rounding each way.
+        np.testing.assert_allclose(posterior.predict(x).mean, p.mean, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.slow
