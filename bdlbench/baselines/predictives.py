@@ -1,7 +1,7 @@
 """Distributions of y that a baseline predicts, one for each row."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy import special, stats
@@ -10,6 +10,7 @@ _EDGE = 1e-9
 """How far inside its level an interval of split conformal prediction begins, so that rounding cannot move a row."""
 
 
+@runtime_checkable
 class RealPredictive(Protocol):
     """Distributions of a real y at n rows.
 
