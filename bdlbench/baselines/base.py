@@ -6,7 +6,7 @@ distribution of y at each row. A run of it is stored and scored as any other run
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,7 +155,7 @@ def smoothed(probs: np.ndarray, count: float) -> np.ndarray:
     return (probs * count + 1) / (count + probs.shape[1])
 
 
-def from_labels(columns: np.ndarray, classes: Sequence[int], num_classes: int) -> np.ndarray:
+def from_labels(columns: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
     """Probabilities (n, K) of all classes from those of the classes that a library has seen; the others have 0."""
     out = np.zeros((len(columns), num_classes))
     out[:, np.asarray(classes, int)] = columns
