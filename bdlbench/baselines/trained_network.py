@@ -58,10 +58,11 @@ def train(problem: Problem, rows: np.ndarray, *, learning_rate: float, num_steps
     if not found.ok.all():
         raise FloatingPointError("the log density of the network became non-finite: use a smaller learning_rate")
     theta, classes = found.theta[0], problem.task == "classification"
+    rows_seen = jax.numpy.asarray(x), jax.numpy.asarray(y)
 
     @jax.jit
     def at(new: Any) -> Any:
-        target = network.make_target(numbers, x, y)
+        target = network.make_target(numbers, *rows_seen)
         p = target.predictive(theta, new)
         if not classes:
             return p.mean
@@ -70,7 +71,7 @@ def train(problem: Problem, rows: np.ndarray, *, learning_rate: float, num_steps
         return jax.numpy.log(class_probabilities(p))
 
     def predictive(new: np.ndarray) -> np.ndarray:
-        parts = [at(new[start : start + ROWS_AT_ONCE]) for start in range(0, len(new), ROWS_AT_ONCE)]
+        parts = [at(jax.numpy.asarray(new[start : start + ROWS_AT_ONCE])) for start in range(0, len(new), ROWS_AT_ONCE)]
         out = np.concatenate([np.asarray(part, np.float64) for part in parts])
         if not np.isfinite(out).all():
             raise FloatingPointError("a prediction of the network is not finite: use a smaller learning_rate")
