@@ -18,7 +18,9 @@ class RealPredictive(Protocol):
     log density), ``variance``, ``crps``.
     """
 
-    lacks: dict[str, str]
+    @property
+    def lacks(self) -> dict[str, str]:
+        """The quantities that do not exist, each with the reason."""
 
     @property
     def mean(self) -> np.ndarray:

@@ -49,6 +49,7 @@ def referral_cost(y: ArrayLike, probs: ArrayLike, *, costs: list[list[float]] | 
 
 
 def _matrix(costs: list[list[float]], num_classes: int) -> Floats:
+    table: Floats
     try:
         table = np.asarray(costs, np.float64)
     except (TypeError, ValueError):

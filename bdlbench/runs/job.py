@@ -347,12 +347,13 @@ def _check_baseline(job: Job, baseline: Baseline) -> Job:
     import jax
 
     def build() -> Any:
-        target = job.program.make_target(job.numbers, jax.numpy.asarray(train.x), jax.numpy.asarray(train.y))
+        x, y = jax.numpy.asarray(train.x), jax.numpy.asarray(train.y)
+        target = job.program.make_target(job.numbers, x, y)
         if target.needs_key:
             raise ConfigError(
                 f"inference={name} needs a log likelihood that is the same number each time: use another model."
             )
-        return target.log_density(jax.numpy.zeros(target.dim), Data(train.x, train.y, len(train.y)))
+        return target.log_density(jax.numpy.zeros(target.dim), Data(x, y, len(train.y)))
 
     jax.eval_shape(build)
     observed.check_values(job.program, job.numbers, job.dataset)

@@ -98,6 +98,7 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     job = load_job(store, run_id, trust=trust, draws_needed=False) if job is None else seen(job)
     metrics = make_metrics(wanted)
     with computing_in(job.precision):
+        mixtures: Mapping[str, scores.Predictive]
         if job.baseline:
             mixtures = baselines.fitted(job).mixtures
         else:
@@ -181,7 +182,7 @@ def _refuse_linearised(run_id: str, job: Job, shared: Any, lane: Any) -> None:
         )
 
 
-def _mixtures(store: Store, run_id: str, job: Job, *, each: bool) -> dict[str, scores.Predictive]:
+def _mixtures(store: Store, run_id: str, job: Job, *, each: bool) -> dict[str, PredictiveMixture]:
     """Return the predictive mixture of all finite draws for each place, computed as in a run."""
     shared, lane, test, apart = arrange([job])
     if test is None:

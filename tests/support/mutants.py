@@ -110,7 +110,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
                 "scores(metrics, mixture, dataset, y), own, y)",
                 REGRESSION,
             ),
-            ("return evaluate(metrics, original(y, dataset), here)", "return evaluate(metrics, y, here)", REGRESSION),
+            (
+                "return evaluate(forms_of(metrics, mixture), original(y, dataset), here)",
+                "return evaluate(metrics, y, here)",
+                REGRESSION,
+            ),
             ('"entropy_of_mean" if', '"mean_entropy" if', CLASSIFICATION),
             ('else "model_variance"', 'else "variance"', REGRESSION),
         ),
