@@ -57,7 +57,7 @@ def train(problem: Problem, rows: np.ndarray, *, learning_rate: float, num_steps
     found = sampler((x, y), jax.random.key(problem.seed), numbers=numbers)
     if not found.ok.all():
         raise FloatingPointError("the log density of the network became non-finite: use a smaller learning_rate")
-    theta, classes = found.theta[0], problem.task == "classification"
+    theta, classes = jax.numpy.asarray(found.theta[0]), problem.task == "classification"
     rows_seen = jax.numpy.asarray(x), jax.numpy.asarray(y)
 
     @jax.jit
