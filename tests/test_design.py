@@ -48,6 +48,7 @@ ORDER = (
     {"types", "options", "signals"},
     {"data", "networks", "metrics", "references", "store", "sampling"},
     {"model", "inference"},
+    {"baselines"},
     {"runs"},
     {"evaluation", "api"},
     {"report", "sklearn"},

@@ -233,6 +233,11 @@ def _inference(
         f"schedule.{name}" if name in SCHEDULE else name: plain(f"inference.{name}", v) for name, v in options.items()
     }
     if isinstance(inference, str):
+        if configuration.names_baseline(configuration.preset("inference", inference)):
+            raise ConfigError(
+                f"inference={inference!r} is a baseline without a posterior, which only the command bdlbench runs: choose "
+                "another method, or use scikit-learn."
+            )
         nodes["inference"] = configuration.preset("inference", inference, given)
         labels["inference"] = inference
     elif isinstance(inference, Mapping):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "results/store"
 _LISTED = ("id", "status", "data", "inference", "network", "seed", "split", "lppd", "warnings", "created")
+_HEADLINE = "such as lppd or rmse (default: the headline metric of the data sets, lppd for most)"
 _WIDE = 400  # columns of the output to a file or a pipe
 
 
@@ -106,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--markdown", action="store_true", help="print Markdown")
     table.add_argument("--aggregate", action="store_true", help="means over splits and seeds, with standard errors")
     compared = add("compare", _compare, "say which methods are better, over splits and data sets", store, filters)
-    compared.add_argument("--metric", required=True, metavar="NAME", help="such as lppd or rmse")
+    compared.add_argument("--metric", metavar="NAME", help=_HEADLINE)
     compared.add_argument(
         "--delta", required=True, type=float, help="the difference that matters, in the metric's unit"
     )
@@ -121,9 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     printed = add(
         "paper", _paper, "print tables for a paper: means and errors over splits, the best marked", store, filters
     )
-    printed.add_argument(
-        "--metric", required=True, nargs="+", action="extend", metavar="NAME", help="such as lppd or rmse"
-    )
+    printed.add_argument("--metric", nargs="+", action="extend", metavar="NAME", help=_HEADLINE)
     printed.add_argument(
         "--columns", choices=["data", "metric"], default="data", help="what the columns are (default: %(default)s)"
     )
@@ -133,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=["markdown", "latex", "csv"], default="markdown", help="(default: %(default)s)"
     )
     ranked = add("ranks", _ranks, "rank methods over data sets, with the posterior of ranks", store, filters)
-    ranked.add_argument("--metric", required=True, metavar="NAME", help="such as lppd or rmse")
+    ranked.add_argument("--metric", metavar="NAME", help=_HEADLINE)
     ranked.add_argument("--by", metavar="SETTING", help="ranks for each value of it, as in --by prior.weight_scale")
     ranked.add_argument("--problems", choices=["tuning", "judging"], help="only data sets of this list")
     ranked.add_argument("--rho", type=float, help="correlation of two splits (default: the share of test rows)")
@@ -232,13 +231,14 @@ def _table(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     from bdlbench.report import verdicts
+    from bdlbench.report.headline import headline
 
     records = _records(Store(arguments.store), arguments)
     if not records:
         return
     leagues = verdicts.compare(
         records,
-        metric=arguments.metric,
+        metric=arguments.metric or headline(records),
         delta=arguments.delta,
         by_data=arguments.by == "data",
         baseline=arguments.baseline,
@@ -251,22 +251,26 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _paper(arguments: argparse.Namespace) -> None:
     from bdlbench.report import paper
+    from bdlbench.report.headline import headline
 
     records = _records(Store(arguments.store), arguments)
     if not records:
         return
-    found = paper.paper(records, metrics=arguments.metric, columns=arguments.columns, rho=arguments.rho)
+    found = paper.paper(
+        records, metrics=arguments.metric or [headline(records)], columns=arguments.columns, rho=arguments.rho
+    )
     show = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}
     print(show[arguments.format](found), end="")
 
 
 def _ranks(arguments: argparse.Namespace) -> None:
     from bdlbench.report import ranks
+    from bdlbench.report.headline import headline
 
     records = _records(Store(arguments.store), arguments)
     if not records:
         return
-    found = ranks.ranking(records, metric=arguments.metric, rho=arguments.rho, by=arguments.by)
+    found = ranks.ranking(records, metric=arguments.metric or headline(records), rho=arguments.rho, by=arguments.by)
     print(ranks.as_markdown(found), end="")
     if arguments.figure:
         _save([ranks.figure(one) for one in found], arguments.figure)

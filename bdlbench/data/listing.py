@@ -8,7 +8,10 @@ from bdlbench.errors import ConfigError
 
 
 class Entry(NamedTuple):
-    """One data set as its yaml describes it: ``n`` is the number of rows, ``d`` that of features or their shape."""
+    """One data set as its yaml describes it: ``n`` is the number of rows, ``d`` that of features or their shape.
+
+    ``headline`` is the metric by which methods are compared on it, empty if that is LPPD.
+    """
 
     name: str
     n: str
@@ -17,6 +20,7 @@ class Entry(NamedTuple):
     licence: str
     source: str
     note: str = ""
+    headline: str = ""
 
 
 def folder() -> Path:
@@ -46,7 +50,7 @@ def _entry(yaml: Path) -> Entry:
             break
         key, _, value = line[1:].partition(":")
         head[key.strip()] = value.strip()
-    missing = [key for key in Entry._fields[1:-1] if not head.get(key)]
+    missing = [key for key in Entry._fields[1:-2] if not head.get(key)]
     if missing:
         raise ConfigError(f"{yaml} says nothing of {', '.join(missing)}: head it with lines such as '# n: 442'.")
     return Entry(yaml.stem, *(head.get(key, "") for key in Entry._fields[1:]))

@@ -43,6 +43,11 @@ def between(store: Store, run_id: str, against: str) -> Between:
         If the runs were scored at different rows, stored no predictions, or a chain has no finite value.
     """
     records = [store.record(one) for one in (run_id, against)]
+    for name, record in zip((run_id, against), records, strict=True):
+        if "schedule" not in record["config"]["inference"]:
+            raise ConfigError(
+                f"--against: run '{name}' is a baseline, which has no draws: choose runs of other methods."
+            )
     if records[0].get("test_checksum") is None or len({one.get("test_checksum") for one in records}) > 1:
         raise ConfigError(
             f"--against: runs '{run_id}' and '{against}' have other test rows, or none: choose two of one set."

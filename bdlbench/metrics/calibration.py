@@ -174,6 +174,11 @@ def interval_score(y: ArrayLike, loc: ArrayLike, scale: ArrayLike, *, level: flo
     """
     lower, upper = _central_interval(loc, scale, level)
     y, lower, upper = per_point(y=y, lower=lower, upper=upper)
+    return winkler_score(y, lower, upper, level)
+
+
+def winkler_score(y: Floats, lower: Floats, upper: Floats, level: float) -> float:
+    """The score of :func:`interval_score` from the ends of the intervals (n,), which may be infinite."""
     missed = np.maximum(lower - y, 0) + np.maximum(y - upper, 0)
     return float(np.mean(upper - lower + 2 / (1 - level) * missed))
 

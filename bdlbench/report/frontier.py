@@ -61,7 +61,9 @@ def gather(store: Store, records: Sequence[Record], *, tuning: bool) -> list[Fro
     """
     complete = [record for record in records if record["status"] == "complete"]
     out = []
-    for target in dict.fromkeys(record.get("target_id") for record in complete):
+    # A record of an earlier version may lack its target; one of a baseline has none, and no curve.
+    complete_with_target = [record for record in complete if record.get("target_id", "") is not None]
+    for target in dict.fromkeys(record.get("target_id") for record in complete_with_target):
         own = [record for record in complete if record.get("target_id") == target]
         groups = tables.grouped(own)
         names = tables.method_names([group[0] for group in groups], ignore_runs=True)

@@ -25,6 +25,7 @@ UNITS = {
     "lppd": "nats a point, in the unit of the target", "lppd_gaussian": "nats a point, in the unit of the target",
     "joint_log_loss": "nats a point, in the unit of the target",
     "rmse": _OF_TARGET, "crps": _OF_TARGET, "interval_width_90": _OF_TARGET, "interval_score_90": _OF_TARGET,
+    "referral_cost": "in the unit of the costs",
     "accuracy": "a share", "brier": "from 0 to 2", "ece": "a share", "coverage_50": "a share", "coverage_80": "a share",
     "coverage_90": "a share", "coverage_95": "a share",
 }  # fmt: skip

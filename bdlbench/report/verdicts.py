@@ -18,6 +18,7 @@ Record = Mapping[str, Any]
 DIRECTIONS = {
     "lppd": 1, "lppd_gaussian": 1, "accuracy": 1,
     "rmse": -1, "crps": -1, "brier": -1, "ece": -1, "interval_score_90": -1, "joint_log_loss": -1,
+    "referral_cost": -1,
 }  # fmt: skip
 """Metrics that say which method is better, with 1 where more is better and -1 where less is."""
 BY_SET = ("rmse", "crps", "interval_score_90")  # in the units of the target, and compared in its standard deviations

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdlbench import options
+from bdlbench.baselines.base import is_baseline
 from bdlbench.errors import ConfigError
 from bdlbench.options import at_least, non_negative, positive, static_names
 from bdlbench.runs.outcome import no_entry
@@ -287,14 +288,26 @@ def checked(node: Mapping[str, Any], path: str) -> dict[str, Any]:
     ConfigError
         If an option is unknown to the factory, a required option is missing, or a value has the wrong type.
     """
-    reserved: tuple[str, ...] = STAGE_KEYS if path.split(".")[0] == "inference" else ()
+    factory = target_of(node, path)
+    staged = path.split(".")[0] == "inference" and not is_baseline(factory)
+    reserved: tuple[str, ...] = STAGE_KEYS if staged else ()
     if path in ("network", "model") and ROWS_INTERACT in node:
         reserved = (ROWS_INTERACT,)
         if not isinstance(node[ROWS_INTERACT], bool):
             raise ConfigError(f"{path}.{ROWS_INTERACT}={node[ROWS_INTERACT]!r} must be true or false.")
     # The sections of a program are built for the model, and the places of files are known to the run.
     provided = PROGRAM_SECTIONS if path == "model" else ("files",) if path.split(".")[0] == "data" else ()
-    return options.coerced(node, path, target_of(node, path), reserved=reserved, provided=provided)
+    return options.coerced(node, path, factory, reserved=reserved, provided=provided)
+
+
+def names_baseline(inference: Any) -> bool:
+    """Whether the section ``inference`` names a baseline, which has no schedule and no stages."""
+    if not isinstance(inference, Mapping) or not isinstance(inference.get("_target_"), str):
+        return False
+    try:
+        return is_baseline(target_of(inference, "inference"))
+    except ConfigError:  # the caller says that the factory does not exist
+        return False
 
 
 def _first_line(error: BaseException) -> str:
@@ -420,7 +433,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
         node = config[name]
         if node is not None and not (isinstance(node, Mapping) and isinstance(node.get("_target_"), str)):
             raise ConfigError(f"{name} has no factory: choose one with {name}=<option>, or give {name}._target_=...")
-    if not isinstance(config["inference"].get("schedule", {}), Mapping) or "schedule" not in config["inference"]:
+    lacks = not isinstance(config["inference"].get("schedule", {}), Mapping) or "schedule" not in config["inference"]
+    if lacks and not names_baseline(config["inference"]):
         given = config["inference"].get("schedule")
         raise ConfigError(f"inference.schedule={given!r} must be a schedule with {', '.join(Schedule._fields)}.")
     path = config["store"]["path"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from bdlbench import signals
 from bdlbench.errors import ConfigError
-from bdlbench.runs import checkpoint, configuration, memory, rescore, warm_start
+from bdlbench.runs import baselines, checkpoint, configuration, memory, rescore, warm_start
 from bdlbench.runs.against import Beside
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.job import Job, check_job, make_job
@@ -156,6 +156,12 @@ def _run_group(
                 progress.note(f"{job.id}: failed: {records[job.id]['reason']}")
         mine = [job for job in jobs if job.id in writers]
         clock = Clock()
+        if mine and mine[0].baseline:
+            with signals.deferred() as stop:
+                for job in mine:
+                    stop.check()
+                    records[job.id] = baselines.run(job, writers[job.id], progress, setup_seconds)
+            return [records[job.id] for job in jobs]
         try:
             for part in checkpoint.parts(mine, writers, progress.note):
                 clock = Clock()

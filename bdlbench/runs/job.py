@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bdlbench.baselines.base import Baseline
 from bdlbench.data.dataset import Dataset, default_dtype
 from bdlbench.errors import ConfigError
 from bdlbench.inference import schedules
@@ -28,6 +29,7 @@ from bdlbench.runs.configuration import (
     coerced,
     fill,
     identity_of,
+    names_baseline,
     refuse_missing,
     split,
     target_of,
@@ -50,7 +52,7 @@ class Job:
     id : str
         The id of the run, ``<data>-<inference>-s<seed>-<hash>``.
     target_id : str
-        The hash of the posterior, see :func:`name_of_target`.
+        The hash of the posterior, see :func:`name_of_target`; empty for a baseline, which has none.
     config, labels : mapping
         The resolved configuration, and the chosen option of each group.
     program : Program
@@ -62,6 +64,8 @@ class Job:
         Metrics by name.
     parent : Parent or None
         The stored run from which this run starts.
+    baseline : Baseline or None
+        What is fitted in place of a chain. Its program has no stages.
     """
 
     id: str
@@ -74,16 +78,17 @@ class Job:
     dataset: Dataset
     metrics: Mapping[str, Callable[..., Any]]
     parent: warm_start.Parent | None = None
+    baseline: Baseline | None = None
 
     @property
     def num_chains(self) -> int:
-        """The number of chains, which is the same in all stages."""
-        return self.program.stages[-1].schedule.num_chains
+        """The number of chains, which is the same in all stages; 1 for a baseline."""
+        return 1 if self.baseline else self.program.stages[-1].schedule.num_chains
 
     @property
     def independent(self) -> bool:
         """Whether the draws of a chain are independent, because they are drawn from a fitted distribution."""
-        return self.program.stages[-1].schedule.thinning == 0
+        return self.baseline is None and self.program.stages[-1].schedule.thinning == 0
 
     @property
     def precision(self) -> Precision:
@@ -109,7 +114,8 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Data
     refuse_missing(config)
     if config["inference"].get("init") is not None and config.get("warm_start") is not None:
         raise ConfigError("inference.init and warm_start both say where chains start: give one of them.")
-    config = {**config, "inference": with_init(config["inference"])}
+    if not names_baseline(config["inference"]):
+        config = {**config, "inference": with_init(config["inference"])}
     check_options(config)
     tuned.check_tuned_for(config)
     with computing_in(precision_of(config)):
@@ -119,11 +125,14 @@ def make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Data
 def _make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dataset | None) -> Job:
     config = {**coerced(config, ""), "temperature": coerce("temperature", config["temperature"], float)}
     dataset = load_data(config) if dataset is None else dataset
+    baseline = None
+    if names_baseline(config["inference"]):
+        baseline, config, labels = _baseline(config, labels)
     config, parent = warm_start.resolve(config, dataset.checksum)
     program_half, numbers = split(config)
     numbers["temperature"] = config["temperature"]
     program = make_program(program_half, numbers, dataset)
-    target_id = name_of_target(program_half, numbers, dataset)
+    target_id = "" if baseline else name_of_target(program_half, numbers, dataset)
     metrics = make_metrics(config["metrics"])
     identity = {
         "version": RESULT_VERSION,
@@ -140,7 +149,27 @@ def _make_job(config: Mapping[str, Any], labels: Mapping[str, str], dataset: Dat
     digest = short_hash(json.dumps(identity, sort_keys=True))
     name = "-".join(labels.get(part, part) for part in ("data", "inference"))
     run_id = f"{name}-s{config['seed']}-{digest}"
-    return Job(run_id, target_id, config, labels, program, numbers, config["seed"], dataset, metrics, parent)
+    return Job(run_id, target_id, config, labels, program, numbers, config["seed"], dataset, metrics, parent, baseline)
+
+
+def _baseline(config: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Baseline, dict[str, Any], dict[str, str]]:
+    """Make the baseline of a configuration, and leave out the sections of the model if it does not use them.
+
+    A sweep over networks then has one run of it, and its record names no network.
+    """
+    name = labels.get("inference", "inference")
+    if config.get("warm_start") is not None:
+        raise ConfigError(
+            f"warm_start={config['warm_start']}: {name} is a baseline, which starts from no draws: use null."
+        )
+    if config["temperature"] != 1:
+        raise ConfigError(
+            f"temperature={config['temperature']:g}: {name} is a baseline, which has no posterior to be tempered: use 1."
+        )
+    made = typing.cast(Baseline, call(config["inference"], "inference", partial=False))
+    unused = () if made.uses_network else TARGET_SECTIONS
+    kept = {key: value for key, value in config.items() if key not in unused}
+    return made, kept, {key: value for key, value in labels.items() if key not in unused}
 
 
 def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset) -> str:
@@ -221,7 +250,7 @@ def make_program(program: Mapping[str, Any], numbers: Numbers, dataset: Dataset)
             f"data '{dataset.name}' has no rows to learn from: choose a regression or classification set."
         )
     inference = program["inference"]
-    all_stages = make_stages(inference, numbers)
+    all_stages = () if names_baseline(inference) else make_stages(inference, numbers)
     key = {
         "program": {name: identity_of(node, name) for name, node in program.items()},
         "task": dataset.task,
@@ -310,7 +339,38 @@ def check_job(job: Job) -> Job:
         If something does not fit, before anything is compiled for the run or written. The message is one sentence.
     """
     with computing_in(job.precision):
-        return _check_job(job)
+        return _check_baseline(job, job.baseline) if job.baseline else _check_job(job)
+
+
+def _check_baseline(job: Job, baseline: Baseline) -> Job:
+    """Raise ConfigError if a baseline does not fit the data, before anything is fitted or written."""
+    train, task, name = job.dataset.train, job.dataset.task, job.labels.get("inference", "inference")
+    if task not in baseline.tasks:
+        raise ConfigError(
+            f"inference={name} is for {' or '.join(baseline.tasks)}, and data '{job.dataset.name}' is a {task}: "
+            "choose another method or data set."
+        )
+    if train.y.ndim > 1:
+        raise ConfigError(
+            f"inference={name} predicts one target, and data '{job.dataset.name}' has {train.y.shape[1]}: choose one."
+        )
+    baseline.check(len(train.y), math.prod(train.x.shape[1:]), task)
+    if not baseline.uses_network:
+        return job
+    import jax
+
+    def build() -> Any:
+        x, y = jax.numpy.asarray(train.x), jax.numpy.asarray(train.y)
+        target = job.program.make_target(job.numbers, x, y)
+        if target.needs_key:
+            raise ConfigError(
+                f"inference={name} needs a log likelihood that is the same number each time: use another model."
+            )
+        return target.log_density(jax.numpy.zeros(target.dim), Data(x, y, len(train.y)))
+
+    jax.eval_shape(build)
+    observed.check_values(job.program, job.numbers, job.dataset)
+    return seen(job)
 
 
 def _check_representable(numbers: Numbers) -> None:
@@ -383,5 +443,7 @@ def _check_job(job: Job) -> Job:
 
 def seen(job: Job) -> Job:
     """The job with its rows as its model sees them: rows that a mask hides are not scored, and the model's notes."""
+    if job.baseline and not job.baseline.uses_network:
+        return job
     with computing_in(job.precision):
         return dataclasses.replace(job, dataset=observed.as_seen(job.program, job.numbers, job.dataset))

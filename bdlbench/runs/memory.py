@@ -96,8 +96,8 @@ def jobs_that_fit(jobs: Sequence[Job], share: float = 1.0) -> int:
     share : float
         The fraction of this machine's free memory that they may use: 1/n if n processes run at the same time.
     """
-    if len(jobs) < 2:
-        return 1
+    if len(jobs) < 2 or jobs[0].baseline:  # baselines are fitted one after another
+        return len(jobs)
     try:
         need = footprint(jobs)
     except Exception:  # a program that cannot be traced fails in the run itself, and the record says why

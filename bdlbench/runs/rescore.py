@@ -13,7 +13,7 @@ from bdlbench.errors import ConfigError
 from bdlbench.metrics.evaluate import needs_each_draw
 from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.references import artefacts
-from bdlbench.runs import against, scores
+from bdlbench.runs import against, baselines, scores
 from bdlbench.runs.arrangement import arrange
 from bdlbench.runs.configuration import compose
 from bdlbench.runs.job import Job, make_metrics, seen
@@ -95,10 +95,14 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
         raise ConfigError(f"id: run '{run_id}' failed and has no draws to score: run it again.")
     if faults := store.verify(run_id):  # changed draws would give wrong values
         raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
-    job = load_job(store, run_id, trust=trust) if job is None else seen(job)
+    job = load_job(store, run_id, trust=trust, draws_needed=False) if job is None else seen(job)
     metrics = make_metrics(wanted)
     with computing_in(job.precision):
-        mixtures = _mixtures(store, run_id, job, each=needs_each_draw(metrics))
+        mixtures: Mapping[str, scores.Predictive]
+        if job.baseline:
+            mixtures = baselines.fitted(job).mixtures
+        else:
+            mixtures = _mixtures(store, run_id, job, each=needs_each_draw(metrics))
         found, none = (
             all_scores(metrics, mixtures, job.dataset),
             scores.lacking(metrics, mixtures[""], job.dataset.task),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bdlbench.baselines.scoring import ClosedPredictive, closed_forms
 from bdlbench.data import Dataset
 from bdlbench.metrics.calibration import interval_width, interval_width_mcse
 from bdlbench.metrics.evaluate import evaluate, not_existing
@@ -20,6 +21,7 @@ STANDARDISED = ("lppd", "lppd_gaussian", "rmse", "crps", "joint_log_loss")
 """Metrics that have units. A record states them in standardised units too."""
 MCSE: dict[Any, Callable[..., Any]] = {crps: crps_mcse, interval_width: interval_width_mcse}
 """Metrics that use the components of the draws, with the function that estimates their Monte Carlo error."""
+Predictive = PredictiveMixture | ClosedPredictive
 DETECTION = {"auroc": ood_auroc, "aupr": ood_aupr, "fpr95": ood_fpr95}
 
 
@@ -28,15 +30,13 @@ def original(y: np.ndarray, dataset: Dataset) -> np.ndarray:
     return y if dataset.y_scaler is None else np.asarray(dataset.y_scaler.original(y), np.float64)
 
 
-def scores(
-    metrics: Metrics, mixture: PredictiveMixture, dataset: Dataset, y: np.ndarray | None = None
-) -> dict[str, float]:
+def scores(metrics: Metrics, mixture: Predictive, dataset: Dataset, y: np.ndarray | None = None) -> dict[str, float]:
     """Compute metrics in original units.
 
     Parameters
     ----------
     metrics : mapping from name to metric
-    mixture : PredictiveMixture
+    mixture : PredictiveMixture or ClosedPredictive
         Predictions of the standardised targets at the rows of ``y``.
     dataset : Dataset
         Its scaler converts to original units.
@@ -54,15 +54,22 @@ def scores(
         return {}
     scaler = dataset.y_scaler
     here = mixture.ingredients() if scaler is None else mixture.to_original(float(scaler.loc), float(scaler.scale))
-    return evaluate(metrics, original(y, dataset), here)
+    return evaluate(forms_of(metrics, mixture), original(y, dataset), here)
 
 
-def lacking(metrics: Metrics, mixture: PredictiveMixture, task: str) -> dict[str, str]:
+def forms_of(metrics: Metrics, mixture: Predictive) -> Metrics:
+    """The metrics in the form in which they are computed from a predictive."""
+    return closed_forms(metrics) if isinstance(mixture, ClosedPredictive) else metrics
+
+
+def lacking(metrics: Metrics, mixture: Predictive, task: str) -> dict[str, str]:
     """The metrics that do not exist for the likelihood, with the reason; none of a mixture without draws."""
+    if isinstance(mixture, ClosedPredictive):
+        return mixture.lacking(metrics)
     return {} if mixture.num_draws == 0 else not_existing(metrics, mixture.ingredients(), task)
 
 
-def detection(inside: PredictiveMixture, outside: PredictiveMixture, task: str) -> dict[str, float]:
+def detection(inside: Predictive, outside: Predictive, task: str) -> dict[str, float]:
     """Score how well the uncertainty separates out-of-distribution rows from test rows.
 
     The uncertainty is the entropy of the mean prediction (classification) or the variance of the predicted mean over the draws
@@ -100,7 +107,7 @@ def errors_of(metrics: Metrics) -> dict[str, Callable[..., Any]]:
 
 def all_scores(
     metrics: Metrics,
-    mixtures: Mapping[str, PredictiveMixture],
+    mixtures: Mapping[str, Predictive],
     dataset: Dataset,
     plain: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
@@ -123,11 +130,11 @@ def all_scores(
         ``standardized``, ``shifted`` and ``ood``.
     """
 
-    def both_units(plain: Mapping[str, float], mixture: PredictiveMixture, y: np.ndarray) -> dict[str, Any]:
+    def both_units(plain: Mapping[str, float], mixture: Predictive, y: np.ndarray) -> dict[str, Any]:
         if not plain or dataset.y_scaler is None:
             return dict(plain)
         chosen = {name: metrics[name] for name in STANDARDISED if name in metrics}
-        return {**plain, "standardized": evaluate(chosen, y, mixture.ingredients())}
+        return {**plain, "standardized": evaluate(forms_of(chosen, mixture), y, mixture.ingredients())}
 
     own = mixtures[""]
     plain = scores(metrics, own, dataset) if plain is None else plain

@@ -83,9 +83,10 @@ class Storage:
             return
         scale, loc = self._units()
         top = {name: values[:, :, : self.rows] for name, values in own.items()}
-        # A log density has no large offset, so that it loses no digits in the precision in which it was computed.
-        log_lik = (top["log_lik"].astype(np.float64) - math.log(scale)).astype(top["log_lik"].dtype)
-        self._write("log_likelihood_test", "y", log_lik, look.first_draw, look.shown)
+        if "log_lik" in top:  # intervals have no density
+            # A log density has no large offset, so that it loses no digits in the precision in which it was computed.
+            log_lik = (top["log_lik"].astype(np.float64) - math.log(scale)).astype(top["log_lik"].dtype)
+            self._write("log_likelihood_test", "y", log_lik, look.first_draw, look.shown)
         if "probs" in top:
             self._write("predictions", "probs", top["probs"], look.first_draw, look.shown)
             if "sample" in top:

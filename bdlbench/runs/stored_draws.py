@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdlbench.data.description import without_rows
+from bdlbench.runs.configuration import names_baseline
 from bdlbench.runs.job import Job, make_job, seen
 from bdlbench.runs.trust import refuse_untrusted
 from bdlbench.sampling.devices import computing_in, setup_jax
@@ -16,7 +17,9 @@ from bdlbench.store import Store
 from bdlbench.types import ConfigError
 
 
-def load_job(store: Store, run_id: str, *, trust: bool = False, rows_needed: bool = True) -> Job:
+def load_job(
+    store: Store, run_id: str, *, trust: bool = False, rows_needed: bool = True, draws_needed: bool = True
+) -> Job:
     """The job of a stored run, built again from the configuration in its record.
 
     Parameters
@@ -25,6 +28,8 @@ def load_job(store: Store, run_id: str, *, trust: bool = False, rows_needed: boo
         The run.
     trust : bool
         Whether factories that are not part of this package may be called, such as that of your own network.
+    draws_needed : bool
+        Whether a baseline, which has no draws of weights, is refused.
     rows_needed : bool
         If False, a run whose data have changed or are gone gets training rows that hold zeros in the shapes of its own,
         with the scalers, names and classes that its record holds: see :func:`has_rows`.
@@ -35,6 +40,10 @@ def load_job(store: Store, run_id: str, *, trust: bool = False, rows_needed: boo
         If the data have changed since the run, or the configuration names a factory that is not trusted.
     """
     record = store.record(run_id)
+    if draws_needed and names_baseline(record["config"].get("inference")):
+        raise ConfigError(
+            f"id: run '{run_id}' is a baseline, which has no draws of weights: choose a run of another method."
+        )
     if not trust:
         refuse_untrusted(record["config"], run_id)
     setup_jax()
@@ -63,7 +72,7 @@ def _found(config: Mapping[str, Any], store: Store) -> dict[str, Any]:
 
     out = dict(config)
     for section, name in (("data", "path"), ("model", "weights")):
-        node = out[section]
+        node = out.get(section, {})
         if name in node and out["data"]["_target_"] == "bdlbench.data.files.rows":
             out[section] = {**node, name: place(node[name])}
     return out

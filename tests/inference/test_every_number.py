@@ -47,6 +47,7 @@ NUMBERS = once()
 ZERO = {
     "weight_decay": "no decay",
     "momentum": "plain gradient descent",
+    "num_restarts": "one start of an optimiser, at given numbers",
     "decay": "a constant step",
     "collect_after": "points from the first step on",
     "init_scale": "ChEES's particles begin at one point; everything else starts a width at it",

@@ -54,6 +54,54 @@ FIT = "api/test_fit.py"
 MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "units and signs of scores": (
         *of(
+            "baselines/linear_models.py",
+            (
+                "noise * (1 + leverage)",
+                "noise * leverage",
+                "baselines/test_methods.py::test_least_squares_is_the_posterior_predictive_of_the_normal_linear_model",
+            ),
+            ("as_table(x) - centre", "as_table(x)", "baselines/test_methods.py::test_ridge_maximises_the_evidence"),
+            ("C=1 / penalty", "C=penalty", "baselines/test_methods.py::test_logistic_regression_is_a_mode"),
+        ),
+        *of(
+            "baselines/gaussian_processes.py",
+            (
+                "normalize_y=True",
+                "normalize_y=False",
+                "baselines/test_methods.py::test_the_gaussian_process_is_that_of_a_cholesky_factor",
+            ),
+        ),
+        *of(
+            "baselines/temperature_scaling.py",
+            (
+                "mean(own - np",
+                "mean(np.abs(own) - np",
+                "baselines/test_methods.py::test_the_temperature_has_no_slope_and_recovers_a_known_one",
+            ),
+        ),
+        *of(
+            "baselines/predictives.py",
+            (
+                "inside / (len(self.errors) + 1)",
+                "inside / len(self.errors)",
+                "baselines/test_predictives.py::test_the_conformal_guarantee",
+            ),
+            (
+                "(df + z**2) / (df - 1) - spread",
+                "(df + z**2) / df - spread",
+                "baselines/test_predictives.py::test_crps_and_density_are_those_of_libraries",
+            ),
+        ),
+        *of(
+            "runs/baselines.py",
+            ('"warmup": price', '"warmup": 0.0', "baselines/test_runs.py::test_a_run_is_stored_scored_and_found"),
+        ),
+        *of(
+            "metrics/decisions.py",
+            ("probs @ table", "probs @ table.T", "metrics/test_decisions.py::test_each_row_takes_its_bayes_decision"),
+            ("> referral, referral", ">= referral, referral", "metrics/test_decisions.py::test_ties"),
+        ),
+        *of(
             "runs/scores.py",
             ("known, unknown = inside", "unknown, known = inside", REGRESSION),
             ("y = dataset.shifted[place].y", "y = dataset.test.y", REGRESSION),
@@ -62,7 +110,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
                 "scores(metrics, mixture, dataset, y), own, y)",
                 REGRESSION,
             ),
-            ("return evaluate(metrics, original(y, dataset), here)", "return evaluate(metrics, y, here)", REGRESSION),
+            (
+                "return evaluate(forms_of(metrics, mixture), original(y, dataset), here)",
+                "return evaluate(metrics, y, here)",
+                REGRESSION,
+            ),
             ('"entropy_of_mean" if', '"mean_entropy" if', CLASSIFICATION),
             ('else "model_variance"', 'else "variance"', REGRESSION),
         ),

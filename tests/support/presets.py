@@ -14,7 +14,11 @@ from laws import declared, families
 from bdlbench.runs.configuration import conf_dir
 from bdlbench.store import Store
 
-PRESETS = sorted(path.stem for path in (conf_dir() / "inference").glob("*.yaml"))
+FILES = sorted((conf_dir() / "inference").glob("*.yaml"))
+PRESETS = [path.stem for path in FILES if "\nschedule:" in path.read_text()]
+"""The methods that take steps and draws."""
+BASELINES = [path.stem for path in FILES if path.stem not in PRESETS]
+"""The methods that are fitted once."""
 
 
 def mostly(names: Iterable[Any], *always: Any) -> list[Any]:
