@@ -37,7 +37,7 @@ from bdlbench.runs.configuration import (
 from bdlbench.runs.start import with_init
 from bdlbench.sampling.devices import computing_in
 from bdlbench.sampling.programs import Numbers, Program
-from bdlbench.types import Data, Method, Precision, Schedule, Stage, Target, Task
+from bdlbench.types import Data, Method, Precision, Schedule, Stage, Target
 
 RESULT_VERSION = 3
 """A part of the identity of every run. It is increased when the same configuration gives different results."""
@@ -186,7 +186,7 @@ def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Datase
     return short_hash(json.dumps(parts | rest, sort_keys=True))
 
 
-def _likelihood_of(node: Mapping[str, Any], task: Task) -> Mapping[str, Any]:
+def _likelihood_of(node: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     """Return the configuration of a likelihood, in which ``auto`` is replaced by the one that it stands for."""
     if node.get("_target_") != "bdlbench.model.likelihoods.auto":
         return node

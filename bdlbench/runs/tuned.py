@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bdlbench.errors import ConfigError
-from bdlbench.types import Task
 
 PARTS = ("network", "prior", "likelihood")
 NONE = "none"
@@ -51,7 +50,7 @@ def check_tuned_for(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"tuning_num_grads={price!r} must be a number of gradients, zero or more, or null.")
 
 
-def warnings(config: Mapping[str, Any], labels: Mapping[str, str], task: Task) -> list[str]:
+def warnings(config: Mapping[str, Any], labels: Mapping[str, str], task: str) -> list[str]:
     """Return one warning if the run's network, prior or likelihood differs from ``tuned_for``, otherwise none.
 
     Parts and options that ``tuned_for`` does not name are not compared. The likelihood ``auto`` is compared as the one
@@ -69,7 +68,7 @@ def warnings(config: Mapping[str, Any], labels: Mapping[str, str], task: Task) -
     return [f"the settings were tuned for {theirs}, not for {ours}"]
 
 
-def _of_task(part: Mapping[str, Any], task: Task) -> Mapping[str, Any]:
+def _of_task(part: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     if part.get("name") != "auto":
         return part
     return {"name": "categorical"} if task == "classification" else {**part, "name": "gaussian"}
