@@ -133,7 +133,7 @@ def checksum(path: Path) -> dict[str, int | str]:
         If a file in it is no regular file or cannot be read.
     """
     top = os.fspath(path)
-    if os.path.isfile(top):
+    if not os.path.isdir(top):
         digest, size = _digest(top)
         return {"sha256": digest, "bytes": size}
     # Strings are faster than Path objects, and a sweep looks up each file of each run here.
