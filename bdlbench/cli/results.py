@@ -186,7 +186,7 @@ def _list(arguments: argparse.Namespace) -> None:
         held = [(id, store.holder(id)) for id in store.unfinished()]
         held = [(id, by) for id, by in held if by or arguments.unfinished]
         if held:
-            cells = [[id, f"running ({by})" if by else "interrupted", last_look(store, id)] for id, by in held]
+            cells = [[id, f"running ({by})" if by else "interrupted", _last_look(store, id)] for id, by in held]
             _print(_grid(["id", "state", "last look"], cells))
         else:
             print(f"No {'running' if arguments.running else 'unfinished'} runs in {arguments.store}.")
@@ -201,6 +201,13 @@ def _list(arguments: argparse.Namespace) -> None:
     if unfinished:
         print(f"{len(unfinished)} unfinished (in progress or interrupted): {', '.join(unfinished[:5])}", end="")
         print(", ..." if len(unfinished) > 5 else "")
+
+
+def _last_look(store: Store, id: str) -> str:
+    try:
+        return last_look(store, id)
+    except StoreError as error:  # one damaged run must not hide the others
+        return printable(str(error))
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -392,7 +399,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
             if reference is not None:
                 rescore.compare(store, row["id"], reference, trust=arguments.trust)
             print(f"{row['id']}: {', '.join([*lacks, *([] if reference is None else ['fidelity'])])}")
-        except (ConfigError, RunBusy) as error:
+        except (ConfigError, RunBusy, StoreError) as error:
             refused += 1
             print(printable(f"{row['id']}: not rescored: {error}"))
     print(f"{_runs(len(rows) - refused)} rescored or complete, {refused} refused.")

@@ -14,6 +14,7 @@ from bdlbench.errors import ConfigError
 from bdlbench.report.escaping import printable
 from bdlbench.store import Store
 from bdlbench.store.errors import StoreError
+from bdlbench.store.files import open_regular, read_regular
 from bdlbench.store.records import decode_line
 
 
@@ -77,8 +78,16 @@ def last_look(store: Store, id: str) -> str:
 
 
 def _inference(store: Store, id: str) -> dict[str, Any]:
-    text = (store.path / id / "config.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text).get("inference", {})
+    path = store.path / id / "config.yaml"
+    try:
+        inference = yaml.safe_load(read_regular(path).decode()).get("inference", {})
+        if isinstance(inference, dict):
+            return inference
+        error: Exception | str = "inference is no group"
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as found:
+        error = found
+    reason = printable(str(error)).splitlines()[0]
+    raise StoreError(f"The configuration '{path}' cannot be read ({reason}); delete its run and run it again.")
 
 
 def _checkpoint(store: Store, id: str) -> str | None:
@@ -89,9 +98,16 @@ def _checkpoint(store: Store, id: str) -> str | None:
     """
     try:
         path = store.path / id / "checkpoint" / "state.npz"
-        with open(path, "rb") as stored, np.load(stored, allow_pickle=False) as arrays:
+        with open_regular(path) as stored, np.load(stored, allow_pickle=False) as arrays:
             stage, cycle, phase, done, _ = json.loads(str(arrays["array/position/place"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # the run itself reports a damaged file
+    except (
+        OSError,
+        StoreError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+    ):  # the run itself reports the damage
         return None
     inference = _inference(store, id)
     stages = [*(inference.get("before") or []), inference]
@@ -107,12 +123,12 @@ def _checkpoint(store: Store, id: str) -> str | None:
 
 def _looks(store: Store, id: str) -> list[dict[str, Any]]:
     try:
-        text = (store.path / id / "curve.jsonl").read_bytes()
+        text = read_regular(store.path / id / "curve.jsonl")
     except FileNotFoundError:
         return []
     try:
         return [decode_line(line) for line in text.split(b"\n")[:-1]]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"The curve of run {id} is damaged ({error}); delete its run and run it again.") from error
 
 

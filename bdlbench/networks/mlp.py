@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+MOST_LAYERS = 200
+"""Largest depth. Layers are not repeated by a loop, so that the time of compilation is proportional to their number."""
 NARROW = 32
 """Networks whose first hidden layer has fewer units are computed with the rows as the last axis, which is faster.
 
@@ -55,6 +57,8 @@ class MLP(nnx.Module):
     ) -> None:
         if width < 1 or depth < 0:
             raise ConfigError(f"network.width={width}, network.depth={depth}: give a width >= 1 and a depth >= 0.")
+        if depth > MOST_LAYERS:
+            raise ConfigError(f"network.depth={depth} must be at most {MOST_LAYERS}: each layer is compiled by itself.")
         if activation not in ACTIVATIONS:
             raise ConfigError(f"network.activation={activation!r} is unknown: use one of {', '.join(ACTIVATIONS)}.")
         sizes = [in_features, *[width] * depth]

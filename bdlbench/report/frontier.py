@@ -11,7 +11,7 @@ from bdlbench.errors import ConfigError
 from bdlbench.evaluation import frontiers
 from bdlbench.evaluation.frontiers import Curve
 from bdlbench.report import tables
-from bdlbench.store import Store
+from bdlbench.store import Store, StoreError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,11 @@ def gather(store: Store, records: Sequence[Record], *, tuning: bool) -> list[Fro
             if tuning and any(record.get("tuning_num_grads") is None for record in group):
                 notes.append(f"{name}: no price of tuning is known, or its settings are not tuned; none is added.")
             for record in group:
-                look = store.curve(record["id"])
+                try:
+                    look = store.curve(record["id"])
+                except (ConfigError, StoreError) as error:
+                    notes.append(f"{record['id']} is left out: {error}")
+                    continue
                 key = record["seed"] if "seed" in record else record["labels"].get("seed"), tables.split_of(record)
                 for metric, price in itertools.product(frontiers.METRICS, frontiers.PRICES):
                     curve = _curve(look, metric, price, (record.get("tuning_num_grads") or 0) if tuning else 0)

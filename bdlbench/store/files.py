@@ -17,30 +17,38 @@ MOST_RECORD_BYTES = 2**28
 """A longer record or curve is refused. The record of one run is far below this limit of 256 MiB."""
 
 
-def read_regular(path: str | Path, most: int = MOST_RECORD_BYTES) -> bytes:
-    """Read a regular file. Anything else is refused without waiting, as opening a named pipe would wait.
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a regular file to read it. Anything else is refused without waiting, as opening a named pipe would wait.
 
     Raises
     ------
-    OSError
-        If there is no such file, or it cannot be read.
+    FileNotFoundError, NotADirectoryError
+        If there is no such file.
     StoreError
-        If it is a folder, a pipe, a device or a link, or longer than ``most`` bytes.
+        If it is a folder, a pipe, a device or a link, or cannot be read.
     """
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise StoreError(
-            f"'{path}' is a symbolic link, and links inside a store are not followed; remove it."
-        ) from error
-    with open(number, "rb") as file:
-        about = os.fstat(number)
-        if not stat.S_ISREG(about.st_mode):
-            raise StoreError(f"'{path}' is no regular file; remove it.")
-        if about.st_size > most:
-            raise StoreError(f"'{path}' has {about.st_size} bytes, more than the {most} that are read; remove it.")
+        if error.errno == errno.ELOOP:
+            raise StoreError(
+                f"'{path}' is a symbolic link, and links inside a store are not followed; remove it."
+            ) from error
+        raise StoreError(f"'{path}' cannot be read ({error.strerror}); make it readable, or remove it.") from error
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise StoreError(f"'{path}' is no regular file; remove it.")
+    return open(number, "rb")
+
+
+def read_regular(path: str | Path, most: int = MOST_RECORD_BYTES) -> bytes:
+    """Read a file that :func:`open_regular` opens. A file longer than ``most`` bytes is refused with StoreError."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise StoreError(f"'{path}' has {size} bytes, more than the {most} that are read; remove it.")
         return file.read()
 
 
@@ -118,9 +126,14 @@ def checksum(path: Path) -> dict[str, int | str]:
     ``find . -type f -printf '%P\n' | LC_ALL=C sort | xargs sha256sum | sha256sum``
 
     gives the same value inside the folder. A lost, added, renamed or changed file changes the value.
+
+    Raises
+    ------
+    StoreError
+        If a file in it is no regular file or cannot be read.
     """
     top = os.fspath(path)
-    if os.path.isfile(top):
+    if not os.path.isdir(top):
         digest, size = _digest(top)
         return {"sha256": digest, "bytes": size}
     # Strings are faster than Path objects, and a sweep looks up each file of each run here.
@@ -135,7 +148,7 @@ def checksum(path: Path) -> dict[str, int | str]:
 
 
 def _digest(path: str) -> tuple[str, int]:
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
 
 

@@ -244,8 +244,8 @@ class Store:
             if number == 0 or size != stored["bytes"]:
                 return record, f"'{path}' has {size} bytes, not {stored['bytes']}."
             self._read += size + number * FILE_COST
-            if self._read <= VERIFIED_BYTES and checksum(path) != stored:
-                return record, f"'{path}' does not fit its checksum."
+            if self._read <= VERIFIED_BYTES and (fault := _unlike(path, stored)):
+                return record, fault
         return record, None
 
     def has_checkpoint(self, id: str) -> bool:
@@ -341,7 +341,7 @@ class Store:
             raise ConfigError(f"id: the store '{self.path}' has no curve of a run '{id}'; list the runs.") from None
         try:
             return pd.DataFrame([records.decode_line(line) for line in text.split(b"\n")[:-1]])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"The curve '{path}' is damaged ({error}); delete its run and run it again.") from error
 
     def verify(self, id: str) -> list[str]:
@@ -363,8 +363,8 @@ class Store:
             path = self._folder(id) / name
             if not path.exists():
                 faults.append(f"'{path}' is missing.")
-            elif checksum(path) != stored:
-                faults.append(f"'{path}' does not fit its checksum.")
+            elif fault := _unlike(path, stored):
+                faults.append(fault)
         return faults
 
     def amend(self, id: str, change: Callable[[records.Record], records.Record]) -> records.Record:
@@ -467,3 +467,15 @@ class Store:
                 yield from (entry for entry in entries if _ID.fullmatch(entry.name) and entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return
+
+
+def _unlike(path: Path, stored: Mapping[str, Any]) -> str | None:
+    """A sentence that a file or folder does not fit its stored checksum or cannot be read; None if it fits."""
+    if path.is_dir() and path.suffix != ".zarr":  # an empty folder has the checksum of an empty file
+        return f"'{path}' is a folder, not a file."
+    try:
+        return None if checksum(path) == stored else f"'{path}' does not fit its checksum."
+    except FileNotFoundError:
+        return f"'{path}' is missing."
+    except StoreError as error:
+        return str(error)

@@ -24,6 +24,7 @@ from bdlbench.store.files import (
     FolderLock,
     Synced,
     checksum,
+    open_regular,
     read_regular,
     refuse_link,
     replace_file,
@@ -361,7 +362,7 @@ class RunWriter:
         if not self._checkpoint_path.exists():
             return None
         try:
-            with open(self._checkpoint_path, "rb") as stored, np.load(stored, allow_pickle=False) as file:
+            with open_regular(self._checkpoint_path) as stored, np.load(stored, allow_pickle=False) as file:
                 arrays = {name.removeprefix("array/"): file[name] for name in file.files if name != "progress"}
                 progress = json.loads(str(file["progress"]))
             before = (self.folder / "curve.jsonl").read_bytes()[: progress["curve_bytes"]]

@@ -46,7 +46,7 @@ NUMBERS = [
     *each("", "data.validation_fraction", [*NO_NUMBER, *NOT_FINITE, "-0.1", "1", "1.5"]),
     *each("", "data.n_train", ["foo", "true", "[1]", "''", "1.5", "nan", "0", "-1", "100000"]),
     *each("", "network.width", [*NO_WHOLE, "0", "-1"]),
-    *each("", "network.depth", [*NO_WHOLE, "-1"]),
+    *each("", "network.depth", [*NO_WHOLE, "-1", "100000"]),
     *each("prior=iid", "prior.scale", [*NO_NUMBER, *NOT_FINITE, "0", "-1", "1e39"]),
     *each("", "store.predictive_rows", [*NO_WHOLE, "0", "-1"]),
     *each("", "store.checkpoint_seconds", ["foo", "true", "[1]", "''", *NOT_FINITE, "-1"]),

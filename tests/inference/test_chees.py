@@ -142,6 +142,17 @@ def test_each_particle_is_a_chain_of_the_store(store_path):
     assert record["metrics"]["rhat_max"] is not None
 
 
+def test_particles_begin_around_theta():
+    """They are theta + s N(0, I): mean and variance of 64 times D standard normals, each within five standard errors."""
+    target, data = target_of(gaussian(3, 10))
+    theta = jnp.full(target.dim, 3.0)
+    method = chees_module.chees(target, Schedule(1, 10, 10, 1), **(CHEES | {"num_particles": 64, "init_scale": 0.5}))
+    begun = method.init(jax.random.key(0), theta, data).chains.position
+    z = np.asarray((begun - theta) / 0.5, np.float64).reshape(-1)
+    assert abs(z.mean()) < 5 / np.sqrt(z.size)
+    assert abs(z.var() - 1) < 5 * np.sqrt(2 / z.size)
+
+
 def test_particles_are_followed():
     """Draws (C, n P) are reordered to (C P, n)."""
     values = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # chain, draw, particle

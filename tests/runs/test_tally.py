@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from bdlbench.metrics.diagnostics import psis_khat
+from bdlbench.metrics.mixture import PredictiveMixture
 from bdlbench.runs import configuration
 from bdlbench.runs.job import make_job
 from bdlbench.runs.look import Look, as_chains, look_at
 from bdlbench.runs.record import common_fields, failed_record
+from bdlbench.runs.scores import detection
 from bdlbench.runs.tally import Tally
 from bdlbench.sampling.loop import Block
 from bdlbench.sampling.programs import NEVER
@@ -57,6 +59,25 @@ def test_draws_after_a_bad_step_do_not_count(population):
     good = own_look(population, bad=5).good
     assert good[:population].sum(1).tolist() == [5] * population
     assert good[population:].all()
+
+
+def test_only_the_draws_of_good_chains_are_pooled():
+    """The mean of a mixture is that of the draws that are shown, to the rounding of sums in double precision."""
+    look = own_look(PARTICLES, bad=5)
+    mixture = PredictiveMixture()
+    look.pool("", mixture)
+    assert mixture.num_draws == look.shown.sum() < look.shown.size
+    expected = look.predictions[""]["mean"][look.shown].mean(0)
+    np.testing.assert_allclose(mixture.ingredients()["mean"], expected, rtol=1e-12, atol=1e-13)
+
+
+def test_what_is_unknown_is_the_variance_of_the_mean():
+    """Rows of large noise on which all draws agree are no out-of-distribution rows, and rows of disagreement are."""
+    draws = np.array([[-1.0], [1.0]]) * np.ones((2, ROWS))
+    inside, outside = PredictiveMixture(), PredictiveMixture()
+    for mixture, mean, noise in ((inside, 0.1 * draws, 9.0), (outside, draws, 1.0)):
+        mixture.update({"log_lik": draws, "mean": mean, "variance": np.full((2, ROWS), noise)})
+    assert detection(inside, outside, "regression")["auroc"] == 1.0
 
 
 @pytest.mark.parametrize("population", [1, PARTICLES])

@@ -114,7 +114,7 @@ def test_the_same_seed_repeats_and_another_does_not(name):
 
 @pytest.mark.slow
 def test_more_draws_begin_with_the_same_ones():
-    """The number of draws changes none of them, and thinning keeps every k-th state of the same chain."""
+    """The number of draws changes none of them, and thinning keeps every k-th state of the same chain. No slot stays empty."""
     plain = lambda samples, thinning: (
         sample(
             program(
@@ -131,6 +131,7 @@ def test_more_draws_begin_with_the_same_ones():
     every = plain(60, 1)
     np.testing.assert_array_equal(every[:, :30], plain(30, 1))
     np.testing.assert_array_equal(every[:, 2::3], plain(20, 3))
+    assert np.any(every != 0, axis=-1).all()
 
 
 @pytest.mark.slow

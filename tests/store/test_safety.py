@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -56,7 +57,7 @@ def spoil_as_pipe(path):
 
 
 def spoil_as_depth(path):
-    path.write_text("[" * 100_000 + "]" * 100_000)
+    path.write_text("[" * 100_000 + "]" * 100_000 + "\n")
 
 
 def spoil_as_huge(path):
@@ -84,6 +85,31 @@ def test_one_bad_record_is_named_and_hides_no_other(store, how):
     with pytest.raises(StoreError):
         store.record("one")
     assert store.verify("one")
+
+
+@pytest.mark.parametrize("how", [spoil_as_folder, spoil_as_loop, spoil_as_pipe, spoil_as_depth])
+@pytest.mark.parametrize("name", ["curve.jsonl", "config.yaml"])
+def test_a_file_that_cannot_be_read_stops_no_command(store, how, name, capsys):
+    """Commands that read curves and configurations name the run, neither wait nor fail, and show the other runs."""
+    for id in ("half", "sound"):
+        with pytest.raises(KeyboardInterrupt), store.writer(id, {"inference": {}}) as writer:
+            writer.append_curve({"phase": "sample", "num_draws": 4, "num_grads": 3.0, "seconds": 1.0})
+            raise KeyboardInterrupt
+    for id in ("half", "one"):
+        how(store.path / id / name)
+    expected = [
+        (["tail", "half"], 1, None), (["tail", "sound"], 0, "sampling, 4"), (["list", "--unfinished"], 0, "sampling, 4"),
+        (["verify"], 1, "1 damaged"), (["frontier"], 0, "one is left out" if name == "curve.jsonl" else ""),
+    ]  # fmt: skip
+    for command, code, words in expected:
+        assert results([*command, "--store", str(store.path)]) == code
+        told = capsys.readouterr()
+        if words is None:
+            assert re.fullmatch(
+                rf"bdlbench-results: .*{name}.*\.\n|bdlbench-results: The curve of run half .*\n", told.err
+            )
+        else:
+            assert words in told.out + told.err
 
 
 ODD = [

@@ -116,7 +116,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
                 REGRESSION,
             ),
             ('"entropy_of_mean" if', '"mean_entropy" if', CLASSIFICATION),
-            ('else "model_variance"', 'else "variance"', REGRESSION),
+            ('else "model_variance"', 'else "variance"', f"{TALLY}::test_what_is_unknown_is_the_variance_of_the_mean"),
         ),
         *of(
             "runs/storage.py",
@@ -179,7 +179,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         *of(
             "runs/look.py",
-            ("self.shown.T.reshape(-1)", "self.shown.reshape(-1)", TALLY),
+            (
+                "self.shown.T.reshape(-1)",
+                "self.shown.reshape(-1)",
+                f"{TALLY}::test_only_the_draws_of_good_chains_are_pooled",
+            ),
             (
                 "np.swapaxes(split, 1, 2).reshape(-1, split",
                 "split.reshape(-1, split",
@@ -364,8 +368,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             (
                 "theta + init_scale * spread",
                 "theta - 0 * spread",
-                "inference/test_chees.py::test_each_particle_is_a_chain_of_the_store",
-                "inference/test_chees.py::TestLaws::test_a_preset_obeys_its_law[chees]",
+                "inference/test_chees.py::test_particles_begin_around_theta",
             ),
         ),
         *of(
