@@ -3,6 +3,7 @@
 A cell is one fit of one method on one data set. Its results are summarised over data sets.
 """
 
+import argparse
 import csv
 import json
 import math
@@ -64,14 +65,34 @@ def _identity(cell: Cell) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every experiment has beside its size."""
+    parser.add_argument("--cells", type=Path, default=KEPT, help="folder in which finished cells are kept")
+    parser.add_argument("--tables", type=Path, default=TABLES, help="folder of the tables")
+    parser.add_argument(
+        "--kept", action="store_true", help="compute nothing, and write the tables of the cells that are kept"
+    )
+
+
 def compute(
-    cells: Sequence[Cell], kept: Cells, run: Callable[[Cell], dict[str, Any]], cpu_minutes: float
-) -> list[dict[str, Any]]:
-    """Compute the cells that are not kept yet, in their order, and return the results of all.
+    cells: Sequence[Cell],
+    kept: Cells,
+    run: Callable[[Cell], dict[str, Any]],
+    cpu_minutes: float,
+    *,
+    only_kept: bool = False,
+) -> tuple[list[Cell], list[dict[str, Any]]]:
+    """Compute the cells that are not kept yet, in their order, and return all cells with their results.
+
+    With ``only_kept`` nothing is computed, and the cells that are not kept are left out.
 
     The price is printed first. ``cpu_minutes`` is the measured price of all cells, in minutes of one core; the cells that
     are left are assumed to cost the average.
     """
+    if only_kept:
+        there = [cell for cell in cells if kept.get(cell) is not None]
+        print(f"{len(there)} of {len(cells)} cells are kept in {kept.path.name}.", flush=True)
+        return there, [kept.found[_identity(cell)] for cell in there]
     left = sum(kept.get(cell) is None for cell in cells)
     price = cpu_minutes * left / len(cells)
     print(
@@ -90,7 +111,7 @@ def compute(
             words = " ".join(str(value) for name, value in cell.items() if name != "options")
             print(f"{done}/{left} {words}: {result['cpu_seconds']:.1f} s of one core", flush=True)
         results.append(result)
-    return results
+    return list(cells), results
 
 
 def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:

@@ -53,7 +53,9 @@ class Size(NamedTuple):
     Attributes
     ----------
     data_sets : int
-    truths, models : tuple of str
+    truths : tuple of str
+    fits : tuple of (model, method)
+        In the order in which they are computed: those that share a program follow each other.
     methods : dict
         The options of each method.
     cpu_minutes : float
@@ -62,24 +64,41 @@ class Size(NamedTuple):
 
     data_sets: int
     truths: tuple[str, ...]
-    models: tuple[str, ...]
+    fits: tuple[tuple[str, str], ...]
     methods: Mapping[str, Mapping[str, Any]]
     cpu_minutes: float
 
 
+METHODS = ("map", "deep_ensemble", "svi", "nuts")
+FITS = tuple(
+    (model, method)
+    for model in (
+        "v^2 / (2 mu g)",
+        "v^2 / (2 mu g) + t v",
+        "ReLU network, scale 3",
+        "ReLU network, scale 1",
+        "v^2 / (2 mu g) + tanh network",
+        "tanh network, scale 1",
+        "tanh network, scale 3",
+        "v^2 / (2 mu g) + ReLU network",
+    )
+    for method in METHODS
+    if not (method == "deep_ensemble" and model in ("v^2 / (2 mu g)", "v^2 / (2 mu g) + t v"))
+)
+"""Without ensembles of physics alone, whose members would find the same mode."""
 POINT = {"map": {"num_warmup": 3000}, "deep_ensemble": {"num_chains": 5, "num_warmup": 3000, "batch_size": None}}
 SIZES = {
     "small": Size(
         2,
         ("physics and reaction",),
-        ("v^2 / (2 mu g)", "v^2 / (2 mu g) + t v"),
-        {"nuts": {"num_warmup": 200, "num_samples": 200, "max_tree_depth": 5}},
+        (("tanh network, scale 1", "map"), ("v^2 / (2 mu g) + t v", "nuts")),
+        {"map": {"num_warmup": 1000}, "nuts": {"num_warmup": 200, "num_samples": 200, "max_tree_depth": 5}},
         0.5,
     ),
     "medium": Size(
-        10,
+        20,
         tuple(TRUTHS),
-        MODELS,
+        FITS,
         POINT
         | {
             "svi": {"num_warmup": 10000, "num_samples": 500},
@@ -90,7 +109,7 @@ SIZES = {
     "full": Size(
         20,
         tuple(TRUTHS),
-        MODELS,
+        FITS,
         POINT | {"svi": {"num_warmup": 40000, "num_samples": 1000}, "nuts": {"num_warmup": 1500, "num_samples": 1500}},
         160.0,
     ),
@@ -274,33 +293,16 @@ def least_squares(model: str, data: Rows, v: np.ndarray, y: np.ndarray) -> dict[
     }
 
 
-ORDER = (
-    "v^2 / (2 mu g)",
-    "v^2 / (2 mu g) + t v",
-    "tanh network, scale 1",
-    "tanh network, scale 3",
-    "ReLU network, scale 3",
-    "ReLU network, scale 1",
-    "v^2 / (2 mu g) + tanh network",
-    "v^2 / (2 mu g) + ReLU network",
-)
-"""The order in which models are computed: those that share a program follow each other."""
-
-
 def every_cell(size: Size) -> list[Cell]:
-    """The cells of a size in the order in which they are computed: those of one program follow each other."""
-    fits = [
-        {"model": model, "method": method, "options": dict(options)}
-        for model in sorted(size.models, key=ORDER.index)
-        for method, options in size.methods.items()
-        if not (method == "deep_ensemble" and model in ("v^2 / (2 mu g)", "v^2 / (2 mu g) + t v"))
-    ]
+    """The cells of a size in the order in which they are computed: five data sets of all fits, then five more."""
+    fits = [{"model": model, "method": method, "options": dict(size.methods[method])} for model, method in size.fits]
     baselines = [{"model": model, "method": "least squares", "options": {}} for model in LEAST_SQUARES]
     return [
         {"truth": truth, **one, "data_set": data_set}
+        for start in range(0, size.data_sets, 5)
         for one in [*baselines, *fits]
         for truth in size.truths
-        for data_set in range(size.data_sets)
+        for data_set in range(start, min(start + 5, size.data_sets))
     ]
 
 
@@ -345,7 +347,7 @@ def chains_table(file: Path = TABLE) -> str:
     found = cells.read(file)
     lines = []
     for model in MODELS:
-        for method in ("map", "deep_ensemble", "svi", "nuts"):
+        for method in METHODS:
             groups = [group for group in found.groups() if group[1:] == (model, method)]
             if groups:
                 words = [
@@ -379,12 +381,11 @@ def summary(size: Size, every: list[Cell], results: list[dict[str, Any]]) -> lis
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--cells", type=Path, default=cells.KEPT, help="folder in which finished cells are kept")
-    parser.add_argument("--tables", type=Path, default=cells.TABLES, help="folder of the tables")
+    cells.add_options(parser)
     given = parser.parse_args(argv)
     size = SIZES[given.size]
-    every = every_cell(size)
-    results = cells.compute(every, Cells(given.cells / f"driving-{given.size}.jsonl"), run_cell, size.cpu_minutes)
+    file = given.cells / f"driving-{given.size}.jsonl"
+    every, results = cells.compute(every_cell(size), Cells(file), run_cell, size.cpu_minutes, only_kept=given.kept)
     folder = given.cells if given.size == "small" else given.tables
     stem = "driving-small" if given.size == "small" else "driving"
     file = folder / f"{stem}.csv"

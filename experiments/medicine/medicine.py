@@ -93,19 +93,15 @@ SIZES = {
         1,
         False,
         {name: SIMPLE[name] for name in (AGAINST, "boosting")}
-        | {
-            "Bayesian logistic regression, NUTS": Method(
-                "linear", "nuts", LINEAR | {"num_warmup": 100, "num_samples": 100, "max_tree_depth": 5}
-            )
-        },
-        0.5,
+        | {"network, MAP": Method("network", "map", NETWORK | {"num_warmup": 500})},
+        0.3,
     ),
     "medium": Size(
         TRAINING_SETS,
-        3,
+        1,
         True,
-        _methods({"num_warmup": 400, "num_samples": 400}, {"num_warmup": 10000}, {"num_warmup": 10000}),
-        30.0,
+        _methods({"num_warmup": 300, "num_samples": 300}, {"num_warmup": 10000}, {"num_warmup": 10000}),
+        15.0,
     ),
     "full": Size(
         TRAINING_SETS,
@@ -212,7 +208,12 @@ def calibrated(method: Method, rows: Rows, seed: int, x: np.ndarray) -> np.ndarr
 
 def run_cell(cell: Cell, methods: Mapping[str, Method]) -> dict[str, Any]:
     """Train one method on one training set; its probabilities of a malignant tumour at the test rows."""
-    rows, (_, test), method, seed = training_rows(cell["training_set"]), patients(), methods[cell["method"]], cell["seed"]
+    rows, (_, test), method, seed = (
+        training_rows(cell["training_set"]),
+        patients(),
+        methods[cell["method"]],
+        cell["seed"],
+    )
     rhat = None
     if method.kind == "calibrated":
         p = calibrated(method, rows, seed, test.x)
@@ -227,9 +228,10 @@ def run_cell(cell: Cell, methods: Mapping[str, Method]) -> dict[str, Any]:
 
 def every_cell(size: Size) -> list[Cell]:
     """The cells of a size in the order in which they are computed."""
-    sets: list[int | None] = [*range(size.training_sets), *([None] if size.all_rows else [])]
+    parts: list[list[int | None]] = [list(range(size.training_sets)), [None] if size.all_rows else []]
     return [
         {"method": name, "training_set": k, "seed": seed, "options": {"kind": method.kind, **method.options}}
+        for sets in parts
         for name, method in size.methods.items()
         for k in sets
         for seed in range(1 if method.kind.startswith("logistic") else size.seeds)
@@ -316,7 +318,9 @@ def summary(every: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> list
                 out.append(Summary((name, method), "rhat", *cells.interval(rhats), len(rhats)))
         for method, found in scores.items():
             if method != AGAINST:
-                out += [line(method, f"{metric} - {AGAINST}", found[metric] - scores[AGAINST][metric]) for metric in found]
+                out += [
+                    line(method, f"{metric} - {AGAINST}", found[metric] - scores[AGAINST][metric]) for metric in found
+                ]
     return out
 
 
@@ -353,9 +357,7 @@ def differences(rows: str, file: Path = TABLE) -> str:
     for group in found.groups():
         if group[0] == rows and group[1] != AGAINST:
             metrics = [*(f"cost {c:g}" for c in SHOWN), "nll"]
-            lines.append(
-                [group[1], *(found.shown(group, f"{m} - {AGAINST}", 3, with_interval=True) for m in metrics)]
-            )
+            lines.append([group[1], *(found.shown(group, f"{m} - {AGAINST}", 3, with_interval=True) for m in metrics)])
     return cells.markdown(header, lines, 1)
 
 
@@ -396,13 +398,12 @@ def price_table(file: Path = TABLE) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--cells", type=Path, default=cells.KEPT, help="folder in which finished cells are kept")
-    parser.add_argument("--tables", type=Path, default=cells.TABLES, help="folder of the tables")
+    cells.add_options(parser)
     given = parser.parse_args(argv)
     size = SIZES[given.size]
-    every = every_cell(size)
     run: Callable[[Cell], dict[str, Any]] = functools.partial(run_cell, methods=size.methods)
-    results = cells.compute(every, Cells(given.cells / f"medicine-{given.size}.jsonl"), run, size.cpu_minutes)
+    kept = Cells(given.cells / f"medicine-{given.size}.jsonl")
+    every, results = cells.compute(every_cell(size), kept, run, size.cpu_minutes, only_kept=given.kept)
     small = given.size == "small"
     file = given.cells / "medicine-small.csv" if small else given.tables / "medicine.csv"
     cells.write(file, BY, given.size, summary(every, results))
