@@ -163,15 +163,21 @@ class Table(NamedTuple):
         """The groups in their order in the file."""
         return list(dict.fromkeys(group for group, _ in self.lines))
 
-    def shown(self, group: tuple[str, ...], metric: str, digits: int, *, with_interval: bool = False) -> str:
-        """A mean as text, with its interval in brackets if asked for; a dash where there is none."""
+    def shown(
+        self, group: tuple[str, ...], metric: str, digits: int, *, with_interval: bool = False, most: float = math.inf
+    ) -> str:
+        """A mean as text, with its interval in brackets if asked for; a dash where there is none.
+
+        ``most`` is the largest possible value of a score that is at least 0. An interval is cut there.
+        """
         line = self.lines.get((group, metric))
         if line is None:
             return "–"
         mean = f"{line.mean:.{digits}f}"
         if not with_interval or math.isnan(line.low):
             return mean
-        return f"{mean} [{line.low:.{digits}f}, {line.high:.{digits}f}]"
+        low, high = (line.low, line.high) if most == math.inf else (max(line.low, 0.0), min(line.high, most))
+        return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def read(path: Path) -> Table:
