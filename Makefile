@@ -58,8 +58,8 @@ notebooks: .venv/ready  ## execute the notebooks again
 data: .venv/ready  ## download every data set beforehand
 	$(BIN)/python -m bdlbench.data.fetch
 
-readme: .venv/ready  ## write the README's table of results again
-	$(BIN)/python -m tools.readme README.md
+readme: .venv/ready  ## write the tables of the README and of the experiments' pages again
+	$(BIN)/python -m tools.readme
 
 drawing: .venv/ready  ## draw the packages and what imports what again
 	$(BIN)/python -m tools.drawing docs/packages.svg

@@ -1,5 +1,12 @@
-"""Write the table of results in the README again from the store: ``python -m tools.readme README.md``."""
+"""Write tables in READMEs again: ``python -m tools.readme [FILE ...]``, without names all of the project's.
 
+The table of results in README.md is made from the store. READMEs of experiments hold blocks between a marker that names a
+function, as ``<!-- experiments.driving.driving:reaction_table, written by `make readme` -->``, and ``<!-- end -->``. The
+function returns the Markdown between them, and makes it from a file of results.
+"""
+
+import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,18 +26,44 @@ END = "<!-- end of results -->"
 Record = Mapping[str, Any]
 
 
+BLOCK = re.compile(r"(<!-- ([\w.]+):(\w+), written by `make readme` -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+"""A block that a function writes: its begin marker, module, function, content and end marker."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite the table in a README (default: ``README.md``) from the configuration and the store beside it."""
+    """Rewrite the tables in READMEs; without arguments those of ``README.md`` and of all experiments that have blocks."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    readme = Path(arguments[0] if arguments else "README.md")
-    try:
-        records = compared(Store(readme.parent / "results" / "store"))
+    code = 0
+    for readme in [Path(name) for name in arguments] or [Path("README.md"), *with_blocks(Path("experiments"))]:
         text = readme.read_text(encoding="utf-8")
-        readme.write_text(replaced(text, section(records), readme.name), encoding="utf-8")
-    except (ConfigError, StoreError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        try:
+            if BLOCK.search(text):
+                text = with_new_blocks(text)
+            else:
+                records = compared(Store(readme.parent / "results" / "store"))
+                text = replaced(text, section(records), readme.name)
+        except (ConfigError, StoreError) as error:
+            print(f"Error: {error}", file=sys.stderr)
+            code = 1
+        else:
+            readme.write_text(text, encoding="utf-8")
+    return code
+
+
+def with_blocks(folder: Path) -> list[Path]:
+    """The READMEs of experiments that have blocks."""
+    return [file for file in sorted(folder.glob("*/README.md")) if BLOCK.search(file.read_text(encoding="utf-8"))]
+
+
+def with_new_blocks(text: str) -> str:
+    """``text`` with the content of each block made again by the function that its marker names."""
+
+    def made(found: re.Match[str]) -> str:
+        begin, module, function, _, end = found.groups()
+        content = getattr(importlib.import_module(module), function)()
+        return f"{begin}\n{content}\n\n{end}"
+
+    return BLOCK.sub(made, text)
 
 
 def compared(store: Store) -> list[Record]:
