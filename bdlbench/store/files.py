@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +18,7 @@ MOST_RECORD_BYTES = 2**28
 """A longer record or curve is refused. The record of one run is far below this limit of 256 MiB."""
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file to read it. Anything else is refused without waiting, as opening a named pipe would wait.
 
     Raises
