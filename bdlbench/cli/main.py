@@ -1,8 +1,15 @@
 """The entry points of the commands. They set the signal handlers before they import the slow modules."""
 
-import importlib
 import signal
 import sys
+
+if (  # From its first statement on, a command that receives Ctrl-C ends without a traceback. main() sets its own handlers.
+    sys.argv[0].endswith(("bdlbench", "bdlbench-results", "bdlbench-references"))
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import importlib
 import threading
 from typing import Any
 

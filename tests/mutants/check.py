@@ -60,7 +60,20 @@ def run_pytest(folder: str, arguments: list[str], output: str) -> None:
 
 def run_tests(folder: Path, tests: tuple[str, ...], *, mutated: bool) -> tuple[int, str]:
     """Run tests in a copy. Return pytest's exit code, negative if they took too long, and the output."""
-    plain = ["-q", "-n", "0", "-m", "", "-p", "no:cacheprovider", "--tb=line", *(["-x"] if mutated else [])]
+    plain = [
+        "-q",
+        "-n",
+        "0",
+        "-m",
+        "",
+        "--timeout",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "--tb=line",
+        *(["-x"] if mutated else []),
+    ]
+    # Without pytest's own limit of time, which would count as a failure of the test.
     plain += ["-W", "ignore:Module already imported"]  # pytest would rewrite the assertions in some of LIBRARIES
     output = folder.with_suffix(".txt")
     process = multiprocessing.Process(target=run_pytest, args=(str(folder), [*plain, *tests], str(output)))
