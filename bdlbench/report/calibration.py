@@ -17,7 +17,6 @@ from bdlbench.evaluation.calibration import (
     smallest_found,
     twins,
 )
-from bdlbench.metrics.uniformity import envelope
 from bdlbench.report.printing import as_csv
 
 if TYPE_CHECKING:
@@ -161,40 +160,15 @@ def _found(num: int, each: float, probability: float) -> str:
 def draw(fitted: Mapping[str, Calibration], alpha: float) -> "Figure":
     """For each method the empirical distribution of u less the uniform one, for each quantity, with the envelope.
 
-    Draws that are too wide give a falling line through the middle, draws that are too narrow a rising one, and a shift a
+    Draws that are too wide give a rising line through the middle, draws that are too narrow a falling one, and a shift a
     hump to one side (Säilynoja, Bürkner & Vehtari 2022).
     """
-    import matplotlib.pyplot as plt
+    from bdlbench.report.calibration_figures import ecdf_differences
 
-    from bdlbench.report.figures import COLOURS, DASHES, styled
-
-    num = len(next(iter(fitted.values())).failed)
-    z, low, high = envelope(num, level(fitted, alpha))
-    quantities = list(dict.fromkeys(quantity for one in fitted.values() for quantity in one.u))
-    columns = min(4, len(fitted))
-    height = -(-len(fitted) // columns)
-    with styled():
-        figure, axes = plt.subplots(
-            height, columns, figsize=(2.1 * columns + 0.6, 1.75 * height + 0.9), sharex=True, sharey=True, squeeze=False
-        )
-        for ax, (name, one) in zip(axes.flat, fitted.items(), strict=False):
-            ax.fill_between(z, low - z, high - z, color="0.88", lw=0, step="mid", label="exact draws")
-            for place, quantity in enumerate(quantities):
-                if quantity in one.u:
-                    share = np.searchsorted(np.sort(one.u[quantity]), z, side="right") / num
-                    ax.plot(
-                        z, share - z, color=COLOURS[place % len(COLOURS)], ls=DASHES[place % len(DASHES)], lw=1.1,
-                        label=quantity,
-                    )  # fmt: skip
-            ax.set_title(name)
-        for ax in axes.flat[len(fitted) :]:
-            ax.set_axis_off()
-        figure.supxlabel("place u of the truth among the draws", fontsize=9)
-        figure.supylabel("share of data sets up to u, less u", fontsize=9)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", ncols=4)
-        figure.tight_layout(rect=(0, 0, 1, 1 - 0.6 / (1.75 * height + 0.9)))
-        return figure
+    return ecdf_differences(
+        {name: one.u for name, one in fitted.items()}, level=level(fitted, alpha),
+        xlabel="place u of the truth among the draws", ylabel="share of data sets up to u, less u", inside="exact draws",
+    )  # fmt: skip
 
 
 def _median(ess: np.ndarray) -> float:

@@ -71,7 +71,7 @@ def predictive_bands(
         If a level is missing from the quantiles.
     """
     with styled():
-        ax = _axes(ax, (6.0, 3.6))
+        ax = given_or_new(ax, (6.0, 3.6))
         x = np.asarray(x, np.float64).reshape(-1)
         at = {level: _level(prediction, level) for level in (0.025, 0.25, 0.75, 0.975)}
         mean = prediction["mean_quantiles"]
@@ -89,7 +89,7 @@ def predictive_bands(
             ax.plot(*rows, ls="", marker="o", ms=2.6, mfc=BLACK, mec="white", mew=0.3, alpha=0.8, label="training data")
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
         ax.margins(x=0)
-        return _figure(ax)
+        return figure_of(ax)
 
 
 def compare_bands(
@@ -152,7 +152,7 @@ def curves(
         The axes to draw into. None makes a new figure.
     """
     with styled():
-        ax = _axes(ax, (6.0, 3.6))
+        ax = given_or_new(ax, (6.0, 3.6))
         for place, (name, curve) in enumerate(runs.items()):
             style: dict[str, Any] = {"color": COLOURS[place % 7], "ls": DASHES[place % 7], "marker": MARKERS[place % 7]}
             ax.plot(curve[price], curve[metric], ms=3.5, lw=1.3, label=name, **style)
@@ -166,7 +166,7 @@ def curves(
             ax.set_ylim(ylim)
         ax.grid(alpha=0.25, lw=0.5)
         ax.legend()
-        return _figure(ax)
+        return figure_of(ax)
 
 
 def frontier(
@@ -256,7 +256,7 @@ def rank_diagram(
     num, order = len(names), np.argsort(expected, kind="stable").tolist()
     half = (num + 1) // 2
     with styled():
-        ax = _axes(None, (7.0, 1.2 + 0.26 * (half + len(groups) + num)))
+        ax = given_or_new(None, (7.0, 1.2 + 0.26 * (half + len(groups) + num)))
         top = len(groups) + 1.0
         ax.set(xlim=(0.3 - 0.3 * num, num + 0.7 + 0.3 * num), ylim=(-num - 0.5, top + half + 0.5))
         ax.hlines(0, 1, num, color=BLACK, lw=1.2)
@@ -296,7 +296,7 @@ def rank_diagram(
         ax.annotate(meaning, (0.5, 0), xycoords="axes fraction", ha="center", va="top", fontsize=7)
         ax.set_axis_off()
         ax.set_title(title)
-        return _figure(ax)
+        return figure_of(ax)
 
 
 def convergence_bars(records: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> "Figure":
@@ -382,13 +382,15 @@ def _level(prediction: Mapping[str, np.ndarray], level: float) -> int:
     return int(found[0])
 
 
-def _axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
+def given_or_new(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
+    """The axes that were given, or those of a new figure of this size in inches."""
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=size)[1] if ax is None else ax
 
 
-def _figure(ax: "Axes") -> "Figure":
+def figure_of(ax: "Axes") -> "Figure":
+    """The figure to which axes belong."""
     figure = ax.get_figure()
     assert figure is not None
     return figure.get_figure(root=True) or figure  # type: ignore[return-value]
