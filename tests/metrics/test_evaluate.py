@@ -21,9 +21,9 @@ CONF = Path(__file__).parents[2] / "conf" / "metrics"
 YAMLS = sorted(CONF.glob("*.yaml"))
 NAMES = {
     "lppd", "lppd_gaussian", "rmse", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95",
-    "interval_width_90", "interval_score_90", "accuracy", "brier", "ece", "joint_log_loss",
+    "interval_width_90", "interval_score_90", "accuracy", "brier", "ece", "joint_log_loss", "referral_cost",
 }  # fmt: skip
-CLASSIFICATION = {"accuracy", "brier", "ece"}
+CLASSIFICATION = {"accuracy", "brier", "ece", "referral_cost"}
 
 
 def offered():

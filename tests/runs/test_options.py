@@ -1,7 +1,7 @@
 """Every option of a group makes a job with the other groups at their defaults."""
 
 import pytest
-from presets import FIRST, PRESETS, mostly
+from presets import BASELINES, FIRST, PRESETS, mostly
 
 from bdlbench.errors import ConfigError
 from bdlbench.runs import configuration
@@ -24,9 +24,13 @@ KIN = {f"inference={preset}" for preset in PRESETS} - {f"inference={preset}" for
 @pytest.mark.parametrize("option", mostly(OPTIONS, *[option for option in OPTIONS if option not in KIN]))
 def test_a_group_option_makes_a_job(option):
     """Each option, with the other groups at their defaults and fitting data, gives a program that can be traced."""
-    overrides = [*(LABELLED if option == "likelihood=categorical" else SMALL), option]
-    job = make_job(*configuration.compose(overrides))
     group, name = option.split("=")
+    labelled = option == "likelihood=categorical"
+    if name in BASELINES:
+        made = configuration.call(configuration.preset("inference", name), "inference", partial=False)
+        labelled = "regression" not in made.tasks
+    overrides = [*(LABELLED if labelled else SMALL), option]
+    job = make_job(*configuration.compose(overrides))
     assert job.labels[group] == name
     assert set(job.numbers) >= {"temperature"}
     check_job(job)
