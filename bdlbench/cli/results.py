@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_STORE = "results/store"
 _LISTED = ("id", "status", "data", "inference", "network", "seed", "split", "lppd", "warnings", "created")
 _HEADLINE = "such as lppd or rmse (default: the headline metric of the data sets, lppd for most)"
+_PLOTS = ("worth", "beside", "trace", "rank", "pit", "coverage", "reliability")
 _WIDE = 400  # columns of the output to a file or a pipe
 
 
@@ -148,6 +149,15 @@ def _parser() -> argparse.ArgumentParser:
     edge.add_argument(
         "--figure", metavar="FILE", help="draw it as PNG; of several posteriors with -2, -3, ... in the name"
     )
+    drawn = add("plot", _plot, "draw a figure of stored runs", store, filters)
+    drawn.add_argument("kind", choices=_PLOTS, help="what is drawn")
+    drawn.add_argument(
+        "ids", nargs="*", metavar="ID", help="ids or unique beginnings (default: all that fit the filter)"
+    )
+    drawn.add_argument(
+        "--figure", required=True, metavar="FILE", help="a PNG file; further figures have -2, -3, ... in the name"
+    )
+    drawn.add_argument("--trust", action="store_true", help="call factories that bdlbench does not ship")
     near = add("fidelity", _fidelity, "say how many draws of another run the draws of a run are worth", store)
     near.add_argument("id", help="its id or a unique beginning")
     near.add_argument("--against", required=True, metavar="ID", help="the run that stands for the truth")
@@ -294,6 +304,15 @@ def _frontier(arguments: argparse.Namespace) -> None:
     print(frontier.in_words(found, arguments.price), end="")
     if arguments.figure:
         _save([frontier.figure(one) for one in found if one.curves], arguments.figure)
+
+
+def _plot(arguments: argparse.Namespace) -> None:
+    from bdlbench.report.pictures import KINDS
+
+    store = Store(arguments.store)
+    records = [record for record in _records(store, arguments) if record["status"] != "failed"]
+    if records:
+        _save(KINDS[arguments.kind](store, records, trust=arguments.trust), arguments.figure)
 
 
 def _fidelity(arguments: argparse.Namespace) -> None:

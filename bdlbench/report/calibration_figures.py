@@ -39,9 +39,7 @@ def reliability(
         for place, (name, (y, probs)) in enumerate(runs.items()):
             confidence, accuracy, num = calibration.reliability(y, probs, num_bins=num_bins)
             right = np.rint(accuracy * num).astype(int)
-            ends = [
-                binomtest(int(k), int(n)).proportion_ci(method="wilson") for k, n in zip(right, num, strict=True)
-            ]
+            ends = [binomtest(int(k), int(n)).proportion_ci(method="wilson") for k, n in zip(right, num, strict=True)]
             low, high = np.array(ends).T
             beside = np.maximum([accuracy - low, high - accuracy], 0.0)  # rounding can leave -1e-17
             ax.errorbar(

@@ -11,6 +11,7 @@ from bdlbench.report.figures import BLACK, COLOURS, DASHES, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 def trace(functions: Mapping[str, np.ndarray], *, diverging: np.ndarray | None = None, title: str = "") -> "Figure":
     """Values of functions draw by draw, a panel each and a line for each chain, by ``arviz_plots.plot_trace``.
 
@@ -58,8 +59,7 @@ def rank(functions: Mapping[str, np.ndarray], *, title: str = "") -> "Figure":
     with styled():
         found = azp.plot_rank(
             _tree(_groups(functions)), backend="matplotlib",
-            visuals={"title": _TITLE, "xlabel": False, "remove_axis": False, "suspicious_points": {"size": 6},
-                     "p_value_text": {"size": 7}},
+            visuals={"title": _TITLE, "xlabel": False, "remove_axis": False},
             **_panels(functions),
         )  # fmt: skip
         return _finished(found, "relative rank", "share up to it, less it", title)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bdlbench.data.dataset import units_of
 from bdlbench.errors import ConfigError
 from bdlbench.metrics.evaluate import needs_each_draw
 from bdlbench.metrics.mixture import PredictiveMixture
@@ -154,6 +155,42 @@ def compare(store: Store, run_id: str, name: str, *, job: Job | None = None, tru
         price = sum(record["num_grads"].values())
         found = against.compared(name, values, price, independent=job.independent, population=population)
     return store.amend(run_id, lambda now: {**now, "fidelity": found})
+
+
+def ingredients(store: Store, run_id: str, *, trust: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the targets of all test rows and the ingredients of metrics there, in original units.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`rescore`.
+    """
+    job = load_job(store, run_id, trust=trust, draws_needed=False)
+    if job.dataset.test is None:
+        raise ConfigError(f"id: run '{run_id}' has no test rows to be scored at.")
+    with computing_in(job.precision):
+        mixture = baselines.fitted(job).mixtures[""] if job.baseline else _mixtures(store, run_id, job, each=True)[""]
+        scaler, y = job.dataset.y_scaler, np.asarray(job.dataset.test.y)
+        if scaler is None:
+            return y, mixture.ingredients()
+        loc, scale = units_of(scaler)
+        return loc + scale * np.asarray(y, np.float64), mixture.to_original(loc, scale)
+
+
+def values_at_reference(store: Store, run_id: str, *, trust: bool = False) -> np.ndarray:
+    """Return what the reference of a run's posterior keeps, for the run's own draws: (C, n, M), in original units.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`compare`, and if no shipped reference has the posterior of the run.
+    """
+    name, fault = against.reference_of(str(store.record(run_id).get("target_id")))
+    if name is None or fault is not None:
+        raise ConfigError(f"id: run '{run_id}' has no reference{': ' + fault if fault else ''}.")
+    job = load_job(store, run_id, trust=trust)
+    with computing_in(job.precision):
+        return _stored_values(store, run_id, job, artefacts.load(name))[0]
 
 
 def _stored_values(store: Store, run_id: str, job: Job, reference: artefacts.Reference) -> tuple[np.ndarray, int]:
