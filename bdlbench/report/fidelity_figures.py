@@ -142,5 +142,5 @@ def beside_reference(
         figure.suptitle(title, fontsize=10)
         figure.supxlabel(xlabel, fontsize=9)
         figure.supylabel("share of draws up to it", fontsize=9)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, columns))
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, columns))
         return figure

@@ -113,7 +113,7 @@ def _names(records: Sequence[Record]) -> list[str]:
 
 def _label(quantity: Mapping[str, Any]) -> str:
     named = quantity.get("site") or quantity["quantity"]
-    return f"{named} {quantity['point']}" if "point" in quantity else str(named)
+    return f"{named}, point {quantity['point']}" if "point" in quantity else str(named)
 
 
 def _functions(store: Store, record: Record) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
