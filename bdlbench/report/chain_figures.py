@@ -105,5 +105,5 @@ def _finished(found: Any, xlabel: str, ylabel: str, title: str) -> "Figure":
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
     labels = [f"chain {place + 1}" for place in range(len(lines))]
-    figure.legend(lines, labels, loc="outside upper center", ncols=4)
+    figure.legend(lines, labels, loc="outside right upper")
     return figure

@@ -30,6 +30,7 @@ def worth(names: Sequence[str], blocks: Sequence[Mapping[str, Any]], *, title: s
     title : str
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     kinds = [kind for kind in KINDS if any(kind in block for block in blocks)]
     ceiling = blocks[0][kinds[0]]["num_reference"]
@@ -52,6 +53,12 @@ def worth(names: Sequence[str], blocks: Sequence[Mapping[str, Any]], *, title: s
         left.set_ylim(len(names) - 0.5, -0.5)
         for ax, label in ((left, "worth (exact draws)"), (right, "gradients an exact draw")):
             ax.set(xscale="log", xlabel=label)
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            ax.xaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+            )
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.tick_params(axis="x", labelsize=7)
             ax.grid(alpha=0.25, lw=0.5)
         figure.suptitle(title, fontsize=10)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
@@ -142,5 +149,5 @@ def beside_reference(
         figure.suptitle(title, fontsize=10)
         figure.supxlabel(xlabel, fontsize=9)
         figure.supylabel("share of draws up to it", fontsize=9)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, columns))
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
         return figure
