@@ -71,11 +71,11 @@ def _found(config: Mapping[str, Any], store: Store) -> dict[str, Any]:
         return str(beside) if isinstance(path, str) and not Path(path).is_file() and beside.is_file() else path
 
     out = dict(config)
-    for section in ("data", "model", "inference"):
+    for section in ("data", "inference"):
         if not isinstance(out.get(section), Mapping):
             raise ConfigError(f"{section}: the stored configuration has no such group, so this is no run of bdlbench.")
     for section, name in (("data", "path"), ("model", "weights")):
-        node = out.get(section, {})
+        node = out.get(section) or {}
         if name in node and out["data"]["_target_"] == "bdlbench.data.files.rows":
             out[section] = {**node, name: place(node[name])}
     return out

@@ -384,8 +384,8 @@ BAD = {
     ),
     "argument": (lambda: bdl.fit(NET, X, Y, options={"seed": 1}), "give the argument seed=... of fit"),
     "kept": (
-        lambda: bdl.fit(NET, X, Y, options={"limits.memory": "off"}),
-        "limits.memory belongs to a run that is kept",
+        lambda: bdl.fit(NET, X, Y, options={"limits.attempts": "off"}),
+        "limits.attempts belongs to a run that is kept",
     ),
     "warm": (lambda: bdl.fit(NET, X, Y, warm_start="a"), "warm_start names a run in a store"),
     "of_the_store": (
