@@ -40,12 +40,12 @@ def load_job(
         If the data have changed since the run, or the configuration names a factory that is not trusted.
     """
     record = store.record(run_id)
+    if not trust:  # before a factory is imported
+        refuse_untrusted(record["config"], run_id)
     if draws_needed and names_baseline(record["config"].get("inference")):
         raise ConfigError(
             f"id: run '{run_id}' is a baseline, which has no draws of weights: choose a run of another method."
         )
-    if not trust:
-        refuse_untrusted(record["config"], run_id)
     setup_jax()
     # The run that it started from may be gone, and what is read here does not depend on it.
     config = {**_found(record["config"], store), "warm_start": None}

@@ -6,7 +6,9 @@ import pytest
 
 from bdlbench.errors import ConfigError
 from bdlbench.runs.configuration import compose
+from bdlbench.runs.stored_draws import load_job
 from bdlbench.runs.trust import is_trusted, refuse_untrusted, shipped_targets, untrusted
+from bdlbench.store import Store
 
 PAYLOADS = (
     "pandas.read_pickle",
@@ -46,6 +48,23 @@ def test_a_name_that_is_refused_is_not_imported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     assert not is_trusted("payload_of_the_working_folder.go")
     assert "payload_of_the_working_folder" not in sys.modules
+
+
+@pytest.mark.parametrize("section", ["inference", "network", "data"])
+def test_opening_a_run_imports_nothing_that_it_names(section, tmp_path, monkeypatch, store_path):
+    """The run is refused before any of its factories is imported."""
+    (tmp_path / "payload_of_a_run.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config, labels = compose(["inference=map"])
+    config[section] = {**config[section], "_target_": "payload_of_a_run.go"}
+    with Store(store_path).writer("foreign", config) as run:
+        empty = dict.fromkeys(("metrics", "seconds", "num_grads", "versions"), {})
+        run.finish(
+            {"status": "complete", "labels": labels, "data_checksum": "x", "device": "cpu", "warnings": [], **empty}
+        )
+    with pytest.raises(ConfigError, match=f"{section}._target_=payload_of_a_run.go"):
+        load_job(Store(store_path), "foreign")
+    assert "payload_of_a_run" not in sys.modules
 
 
 @pytest.mark.parametrize(
