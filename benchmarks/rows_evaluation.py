@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bdlbench.metrics.fidelity import Reference, fidelity
-from benchmarks.rows_sweep import _cost, _timed
+from benchmarks.rows_sweep import cost_of_process, timed
 from benchmarks.rows_whole import environment, need_hydra
 from benchmarks.timing import Options, Row
 
@@ -46,7 +46,7 @@ def looks(options: Options) -> list[Row]:
             for seed in range(2 if options.quick else 4):
                 words = [f"inference={method}", "reference=diabetes", f"seed={seed}", "progress=off"]
                 words += [f"store.path={store}", *(short if options.quick else ())]
-                with _timed({against.Beside: ("values",), member.Member: ("append_curve",)}) as seconds:
+                with timed({against.Beside: ("values",), member.Member: ("append_curve",)}) as seconds:
                     record = run(words)
                     spent.append(seconds())
                 shares.append(
@@ -78,12 +78,12 @@ def verdicts(options: Options) -> list[Row]:
                         })  # fmt: skip
         words = ["compare", "--store", str(store.path), "--metric", "lppd", "--delta", "0.02"]
         env = environment() | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
-        costs = [_cost(["-c", _COMPARE, *words], env) for _ in range(2 if options.quick else 4)]
+        costs = [cost_of_process(["-c", _COMPARE, *words], env) for _ in range(2 if options.quick else 4)]
     what = f"verdicts, {splits} splits x {methods} methods x {sets} sets: whole command, warm"
     return [Row(what, "s", [cost.wall for cost in costs[1:]], 15.0, "", {"cold": costs[0].wall})]
 
 
 def check(options: Options) -> list[Row]:
     """``bdlbench-references check`` of all shipped references: checksums and certificates, without sampling."""
-    values = [_cost(["-c", _CHECK], environment()).wall for _ in range(1 if options.quick else 3)]
+    values = [cost_of_process(["-c", _CHECK], environment()).wall for _ in range(1 if options.quick else 3)]
     return [Row("all references' check: whole command", "s", values, 5.0)]

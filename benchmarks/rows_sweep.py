@@ -63,7 +63,7 @@ def nuts_splits(options: Options) -> list[Row]:
         cold = _command(folder, "a", sweep)
         warm = _command(folder, "b", sweep)
         env = {name: value for name, value in environment().items() if name != "JAX_COMPILATION_CACHE_DIR"}
-        theirs = _cost(["-c", NUMPYRO, str(splits), str(steps)], env)
+        theirs = cost_of_process(["-c", NUMPYRO, str(splits), str(steps)], env)
     detail = {"cold": cold._asdict(), "warm": warm._asdict(), "numpyro": theirs._asdict()}
     what = f"{splits} splits of yacht, NUTS 2 x ({steps} + {steps}): whole command, seconds a second of NumPyro's MCMC"
     elsewhere = f"{theirs.wall:.0f} s of {splits} MCMC.run in one process, each compiled anew"
@@ -158,7 +158,7 @@ def overhead(options: Options) -> list[Row]:
                 )
                 for seed in range(jobs)
             ]  # fmt: skip
-            with _timed(names) as inside:
+            with timed(names) as inside:
                 start = time.perf_counter()
                 records = sweep.run_sweep([(*each, "") for each in made], Outcome(), max_lanes=256)
                 wall = time.perf_counter() - start
@@ -251,7 +251,7 @@ class Cost(NamedTuple):
     cores: float
 
 
-def _cost(arguments: list[str], env: dict[str, str]) -> Cost:
+def cost_of_process(arguments: list[str], env: dict[str, str]) -> Cost:
     before, start = os.times(), time.perf_counter()
     in_process(arguments, env)
     wall, after = time.perf_counter() - start, os.times()
@@ -263,7 +263,7 @@ def _command(folder: str, store: str, overrides: tuple[str, ...], *, multirun: b
     """``bdlbench [-m] ...`` in a process of its own; the cache is the folder's."""
     env = environment() | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
     words = [*(["-m"] if multirun else []), *overrides, f"store.path={folder}/{store.replace(' ', '_')}"]
-    return _cost(["-c", _COMMAND, *words], env)
+    return cost_of_process(["-c", _COMMAND, *words], env)
 
 
 def _state(store: Any) -> dict[str, int]:
@@ -272,7 +272,7 @@ def _state(store: Any) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _timed(names: Mapping[Any, tuple[str, ...]]) -> Iterator[Any]:
+def timed(names: Mapping[Any, tuple[str, ...]]) -> Iterator[Any]:
     """Seconds spent in these methods meanwhile, the outermost call of each nest alone."""
     total, depth = [0.0], [0]
     originals = {(owner, name): getattr(owner, name) for owner, methods in names.items() for name in methods}

@@ -171,8 +171,7 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
     clock = Clock()
     shared, lane, _, _ = arrange([job])
     last = len(job.program.stages) - 1
-    active = lane._replace(active=np.ones(job.num_chains, bool))
-    stages = [loop.stage_programs(job.program, index, shared, active) for index in range(last + 1)]
+    stages = loop.every_stage(job.program, shared, lane)
     try:
         memory.refuse(job, stages, size_of(shared), job.num_chains, keeps_draws=True)
     except memory.NeverFits as error:
@@ -181,7 +180,7 @@ def sample(job: Job, progress: Progress, *, theta: np.ndarray | None = None, pos
     first = job.dataset.train
     num_rows, every, thinning = len(first.y), slice(0, job.num_chains), job.program.stages[last].schedule.thinning
     gaussian = is_gaussian(job.program, job.numbers, first.x, first.y)
-    markov = loop.is_markov(job.program, shared, lane)
+    markov = stages[last].markov
     tally = Tally(job.num_chains, [], gaussian=gaussian)
     method = stages[last]
     lengths = [num_steps(stage.schedule) for stage in job.program.stages]

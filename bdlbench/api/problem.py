@@ -233,12 +233,13 @@ def _inference(
         f"schedule.{name}" if name in SCHEDULE else name: plain(f"inference.{name}", v) for name, v in options.items()
     }
     if isinstance(inference, str):
-        if configuration.names_baseline(configuration.preset("inference", inference)):
+        plainly = configuration.preset("inference", inference)
+        if configuration.names_baseline(plainly):
             raise ConfigError(
                 f"inference={inference!r} is a baseline without a posterior, which only the command bdlbench runs: choose "
                 "another method, or use scikit-learn."
             )
-        nodes["inference"] = configuration.preset("inference", inference, given)
+        nodes["inference"] = configuration.with_options("inference", plainly, given)
         labels["inference"] = inference
     elif isinstance(inference, Mapping):
         if "_target_" not in inference or "schedule" not in inference:

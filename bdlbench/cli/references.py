@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parts.add_argument("run", help="its id or a unique beginning")
     parts.add_argument("--store", default="results/store", metavar="PATH", help="the store (default: %(default)s)")
     parts.add_argument("--trust", action="store_true", help="call factories that bdlbench does not ship")
+    parts.add_argument("--figure", metavar="FILE", help="draw it as PNG")
     parts.set_defaults(command=_ledger)
     score = commands.add_parser("score", help="compare function draws of any library with a reference")
     score.add_argument("name")
@@ -149,6 +150,10 @@ def _ledger(arguments: argparse.Namespace) -> None:
         print(f"  {name:<24}{value:<30}{'' if change is None else f'{-change:+.4f}'}  {note}".rstrip())
     print(f"  {'the rest':<24}{found.rest:.4f}")
     print(f"The repetitions took {found.num_grads:,.0f} gradients.")
+    if arguments.figure:
+        from bdlbench.report import fidelity_figures, figures
+
+        print(figures.save(fidelity_figures.ledger(found, title=run), arguments.figure))
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -100,15 +100,8 @@ def _checkpoint(store: Store, id: str) -> str | None:
         path = store.path / id / "checkpoint" / "state.npz"
         with open_regular(path) as stored, np.load(stored, allow_pickle=False) as arrays:
             stage, cycle, phase, done, _ = json.loads(str(arrays["array/position/place"]))
-    except (
-        OSError,
-        StoreError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-    ):  # the run itself reports the damage
-        return None
+    except (OSError, StoreError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # the run itself reports the damage
     inference = _inference(store, id)
     stages = [*(inference.get("before") or []), inference]
     own = stages[stage] if stage < len(stages) else {}
@@ -128,7 +121,7 @@ def _looks(store: Store, id: str) -> list[dict[str, Any]]:
         return []
     try:
         return [decode_line(line) for line in text.split(b"\n")[:-1]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise StoreError(f"The curve of run {id} is damaged ({error}); delete its run and run it again.") from error
 
 

@@ -78,7 +78,7 @@ class Dataset:
     ood : dict of Rows
         Out-of-distribution rows. A model is not scored on their labels.
     num_outputs : int
-        1 for regression, with any number of targets; the number of classes K for classification; 0 for a density.
+        The number of targets for regression, of classes for classification; 0 for a density.
     x_scaler, y_scaler : Scaler or None
         Fitted on ``train`` alone, or fixed constants (pixels). None if the rows are in the source's units.
     feature_names : tuple of str
@@ -197,7 +197,8 @@ def make_dataset(
         if standardize is True or standardize == "y":
             fitted_y = _fit(y, (target_name,))
             parts = {key: (x, fitted_y.standardise(y)) for key, (x, y) in parts.items()}
-    num_outputs = {"regression": 1, "classification": num_classes or len(class_names), "density": 0}[task]
+    several = train[1].shape[1] if task == "regression" and np.ndim(train[1]) > 1 else 1
+    num_outputs = {"regression": several, "classification": num_classes or len(class_names), "density": 0}[task]
     if task == "classification":
         _check_labels(name, parts, num_outputs)
 

@@ -272,8 +272,7 @@ def rows(*, path: str) -> Dataset:
         notes=tuple(notes),
         dtype=_floating(held["x"], held["y"]),
     )
-    several = {"num_outputs": held["y"].shape[1]} if held["y"].ndim > 1 else {}
-    return dataclasses.replace(made, y_scaler=y, **several)
+    return dataclasses.replace(made, y_scaler=y)
 
 
 def _floating(*arrays: np.ndarray) -> np.dtype | None:

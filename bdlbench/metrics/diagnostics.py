@@ -69,7 +69,7 @@ def function_diagnostics(
         bulk.append(mixing.ess_bulk(block))
         tail.append(mixing.ess_tail(block, _TAIL))
         if num_chains > 1:
-            rhat.append(_rhat(block))
+            rhat.append(rhat_of_columns(block))
     out["num_constant"] = num_constant
     if bulk:
         all_bulk = np.concatenate(bulk)
@@ -170,8 +170,8 @@ def _read(read_columns: Callable[[int, int], ArrayLike], start: int, stop: int, 
     return block
 
 
-def _rhat(block: Floats) -> Floats:
-    """Return rank-normalised split R-hat (k,) of varying columns (C, S, k)."""
+def rhat_of_columns(block: Floats) -> Floats:
+    """Return rank-normalised split R-hat (k,) of columns (C, S, k), infinite where each half of each chain is constant."""
     half = block.shape[1] // 2
     halves = np.concatenate([block[:, :half], block[:, -half:]])
     still = (np.ptp(halves, axis=1) == 0).all(axis=0)

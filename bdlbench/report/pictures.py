@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bdlbench.errors import ConfigError
+from bdlbench.metrics.diagnostics import MIN_DRAWS, rhat_of_columns
 from bdlbench.report import calibration_figures, chain_figures, fidelity_figures, tables
 from bdlbench.store import Store
 
@@ -53,7 +54,7 @@ def beside(store: Store, records: Sequence[Record], *, trust: bool) -> "list[Fig
         places = places[np.linspace(0, len(places) - 1, min(2 * PANELS, len(places))).round().astype(int)]
         labels = [_label(reference.certificate["quantities"][place]) for place in places]
         draws = {
-            title: values_at_reference(store, record["id"], trust=trust)[..., places]
+            title: values_at_reference(store, record["id"], name, trust=trust)[..., places]
             for title, record in zip(_names(some), some, strict=True)
         }
         title = f"draws beside the reference {name}, at {kind} points"
@@ -118,8 +119,6 @@ def _label(quantity: Mapping[str, Any]) -> str:
 
 def _functions(store: Store, record: Record) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Function values (C, S) at test rows, those with the largest split R-hat, and which draws diverged."""
-    import arviz as az
-
     with store.posterior(record["id"]) as tree:
         if "predictions" not in tree.children:
             raise ConfigError(
@@ -133,10 +132,12 @@ def _functions(store: Store, record: Record) -> tuple[dict[str, np.ndarray], np.
     if name == "probs":
         values = values[..., 0]
     values = values.reshape(*values.shape[:2], -1)
-    if len(values) < 2:
+    if len(values) < 2 or values.shape[1] < MIN_DRAWS:
         chosen, disagreement = np.arange(min(PANELS, values.shape[-1])), None
     else:
-        every = np.array([float(az.rhat(values[..., row])) for row in range(values.shape[-1])])
+        varies = np.ptp(values, axis=(0, 1)) > 0
+        every = np.full(values.shape[-1], np.nan)
+        every[varies] = rhat_of_columns(values[..., varies])
         chosen, disagreement = np.argsort(-every, kind="stable")[:PANELS], every
     of = {"mean": "E[y | x, theta]", "probs": "P(first class | x, theta)"}[name]
     return {

@@ -310,6 +310,25 @@ def names_baseline(inference: Any) -> bool:
         return False
 
 
+def without_auto(likelihood: Mapping[str, Any], task: str, key: str) -> Mapping[str, Any]:
+    """Return a likelihood in which ``auto`` is replaced by the one that it stands for.
+
+    Parameters
+    ----------
+    likelihood : mapping
+        Its options, and under ``key`` its name or the path of its factory.
+    task : str
+    key : str
+    """
+    name = likelihood.get(key)
+    if name not in ("auto", "bdlbench.model.likelihoods.auto"):
+        return likelihood
+    module = name.removesuffix("auto")
+    if task == "classification":  # it has no option
+        return {key: f"{module}categorical"}
+    return {**likelihood, key: f"{module}gaussian"}
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return " ".join(text.splitlines()[0].split())
@@ -433,9 +452,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
         node = config[name]
         if node is not None and not (isinstance(node, Mapping) and isinstance(node.get("_target_"), str)):
             raise ConfigError(f"{name} has no factory: choose one with {name}=<option>, or give {name}._target_=...")
-    lacks = not isinstance(config["inference"].get("schedule", {}), Mapping) or "schedule" not in config["inference"]
-    if lacks and not names_baseline(config["inference"]):
-        given = config["inference"].get("schedule")
+    given = config["inference"].get("schedule")
+    if not isinstance(given, Mapping) and not names_baseline(config["inference"]):
         raise ConfigError(f"inference.schedule={given!r} must be a schedule with {', '.join(Schedule._fields)}.")
     path = config["store"]["path"]
     if not isinstance(path, str) or not path.strip():

@@ -188,8 +188,7 @@ def _run_lanes(part: checkpoint.Part, progress: Progress, clock: Clock) -> list[
     jobs, program, first = part.jobs, part.jobs[0].program, part.jobs[0].dataset
     assert first.task != "density"  # make_program refuses it
     shared, lane, test, apart = arrange(jobs)
-    active = lane._replace(active=np.ones(len(lane.dataset), bool))
-    stages = [loop.stage_programs(program, index, shared, active) for index in range(len(program.stages))]
+    stages = loop.every_stage(program, shared, lane)
     memory.refuse(jobs[0], stages, size_of(shared), len(lane.dataset))
     shared = lanes.replicate(shared)  # once, for sampling and predictions
     gaussian = is_gaussian(program, jobs[0].numbers, first.train.x, first.train.y)

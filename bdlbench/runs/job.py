@@ -33,6 +33,7 @@ from bdlbench.runs.configuration import (
     refuse_missing,
     split,
     target_of,
+    without_auto,
 )
 from bdlbench.runs.start import with_init
 from bdlbench.sampling.devices import computing_in
@@ -180,19 +181,10 @@ def name_of_target(program: Mapping[str, Any], numbers: Numbers, dataset: Datase
     """
     filled = {name: fill(program[name], numbers) for name in TARGET_SECTIONS if name in program}
     if "likelihood" in filled:
-        filled["likelihood"] = _likelihood_of(filled["likelihood"], dataset.task)
+        filled["likelihood"] = without_auto(filled["likelihood"], dataset.task, "_target_")
     parts = {name: identity_of(node, name) for name, node in filled.items()}
     rest = {"temperature": numbers["temperature"], "task": dataset.task, "rows": dataset.rows_checksum}
     return short_hash(json.dumps(parts | rest, sort_keys=True))
-
-
-def _likelihood_of(node: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-    """Return the configuration of a likelihood, in which ``auto`` is replaced by the one that it stands for."""
-    if node.get("_target_") != "bdlbench.model.likelihoods.auto":
-        return node
-    if task == "classification":
-        return {"_target_": "bdlbench.model.likelihoods.categorical"}
-    return {**node, "_target_": "bdlbench.model.likelihoods.gaussian"}
 
 
 def short_hash(text: str) -> str:

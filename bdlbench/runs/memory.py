@@ -96,7 +96,9 @@ def jobs_that_fit(jobs: Sequence[Job], share: float = 1.0) -> int:
     share : float
         The fraction of this machine's free memory that they may use: 1/n if n processes run at the same time.
     """
-    if len(jobs) < 2 or jobs[0].baseline:  # baselines are fitted one after another
+    if len(jobs) < 2:
+        return 1
+    if jobs[0].baseline:  # baselines are fitted one after another
         return len(jobs)
     try:
         need = footprint(jobs)
@@ -290,13 +292,12 @@ def refuse(
     on_host = draws + (num_lanes * each + jax.device_count() * data_bytes if cpu else 0)
     limits = [(on_host, host_limit()), *([] if cpu else [(on_device, device_limit())])]
     for need, limit in limits:
-        if need <= limit:
-            continue
-        raise NeverFits(
-            f"out of memory before it started: {num_lanes} chains x {stages[-1].dim:,} weights and the data need at least "
-            f"{in_bytes(need)}, and there are {in_bytes(limit)} in all: use {REMEDY}, or limits.memory=off to try it all "
-            "the same."
-        )
+        if need > limit:
+            raise NeverFits(
+                f"out of memory before it started: {num_lanes} chains x {last.dim:,} weights and the data need at least "
+                f"{in_bytes(need)}, and there are {in_bytes(limit)} in all: use {REMEDY}, or limits.memory=off to try it "
+                "all the same."
+            )
 
 
 # ---- memory of the machine

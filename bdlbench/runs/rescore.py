@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from bdlbench.data.dataset import units_of
 from bdlbench.errors import ConfigError
 from bdlbench.metrics.evaluate import needs_each_draw
 from bdlbench.metrics.mixture import PredictiveMixture
@@ -94,16 +93,11 @@ def rescore(store: Store, run_id: str, wanted: Options, *, job: Job | None = Non
     record = store.record(run_id)
     if record["status"] == "failed":
         raise ConfigError(f"id: run '{run_id}' failed and has no draws to score: run it again.")
-    if faults := store.verify(run_id):  # changed draws would give wrong values
-        raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
+    _refuse_damaged(store, run_id)
     job = load_job(store, run_id, trust=trust, draws_needed=False) if job is None else seen(job)
     metrics = make_metrics(wanted)
     with computing_in(job.precision):
-        mixtures: Mapping[str, scores.Predictive]
-        if job.baseline:
-            mixtures = baselines.fitted(job).mixtures
-        else:
-            mixtures = _mixtures(store, run_id, job, each=needs_each_draw(metrics))
+        mixtures = _mixtures(store, run_id, job, each=needs_each_draw(metrics))
         found, none = (
             all_scores(metrics, mixtures, job.dataset),
             scores.lacking(metrics, mixtures[""], job.dataset.task),
@@ -147,8 +141,7 @@ def compare(store: Store, run_id: str, name: str, *, job: Job | None = None, tru
         If another process is writing the run.
     """
     record = store.record(run_id)
-    if faults := store.verify(run_id):
-        raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
+    _refuse_damaged(store, run_id)
     job = load_job(store, run_id, trust=trust) if job is None else seen(job)
     with computing_in(job.precision):
         values, population = _stored_values(store, run_id, job, artefacts.load(name))
@@ -165,32 +158,36 @@ def ingredients(store: Store, run_id: str, *, trust: bool = False) -> tuple[np.n
     ConfigError
         As :func:`rescore`.
     """
+    _refuse_damaged(store, run_id)
     job = load_job(store, run_id, trust=trust, draws_needed=False)
-    if job.dataset.test is None:
-        raise ConfigError(f"id: run '{run_id}' has no test rows to be scored at.")
     with computing_in(job.precision):
-        mixture = baselines.fitted(job).mixtures[""] if job.baseline else _mixtures(store, run_id, job, each=True)[""]
-        scaler, y = job.dataset.y_scaler, np.asarray(job.dataset.test.y)
-        if scaler is None:
-            return y, mixture.ingredients()
-        loc, scale = units_of(scaler)
-        return loc + scale * np.asarray(y, np.float64), mixture.to_original(loc, scale)
+        mixture = _mixtures(store, run_id, job, each=True)[""]
+        if job.dataset.test is None:
+            raise _no_test_rows(run_id)
+        return scores.original(job.dataset.test.y, job.dataset), scores.ingredients(mixture, job.dataset)
 
 
-def values_at_reference(store: Store, run_id: str, *, trust: bool = False) -> np.ndarray:
-    """Return what the reference of a run's posterior keeps, for the run's own draws: (C, n, M), in original units.
+def values_at_reference(store: Store, run_id: str, name: str, *, trust: bool = False) -> np.ndarray:
+    """Return what a reference keeps, for the draws of a run of its posterior: (C, n, M), in original units.
 
     Raises
     ------
     ConfigError
-        As :func:`compare`, and if no shipped reference has the posterior of the run.
+        As :func:`compare`.
     """
-    name, fault = against.reference_of(str(store.record(run_id).get("target_id")))
-    if name is None or fault is not None:
-        raise ConfigError(f"id: run '{run_id}' has no reference{': ' + fault if fault else ''}.")
+    _refuse_damaged(store, run_id)
     job = load_job(store, run_id, trust=trust)
     with computing_in(job.precision):
         return _stored_values(store, run_id, job, artefacts.load(name))[0]
+
+
+def _refuse_damaged(store: Store, run_id: str) -> None:
+    if faults := store.verify(run_id):  # changed draws would give wrong values
+        raise ConfigError(f"id: run '{run_id}' is damaged and is not scored: {faults[0]}")
+
+
+def _no_test_rows(run_id: str) -> ConfigError:
+    return ConfigError(f"id: run '{run_id}' has no test rows to be scored at.")
 
 
 def _stored_values(store: Store, run_id: str, job: Job, reference: artefacts.Reference) -> tuple[np.ndarray, int]:
@@ -219,11 +216,13 @@ def _refuse_linearised(run_id: str, job: Job, shared: Any, lane: Any) -> None:
         )
 
 
-def _mixtures(store: Store, run_id: str, job: Job, *, each: bool) -> dict[str, PredictiveMixture]:
+def _mixtures(store: Store, run_id: str, job: Job, *, each: bool) -> Mapping[str, scores.Predictive]:
     """Return the predictive mixture of all finite draws for each place, computed as in a run."""
+    if job.baseline:
+        return baselines.fitted(job).mixtures
     shared, lane, test, apart = arrange([job])
     if test is None:
-        raise ConfigError(f"id: run '{run_id}' has no test rows to be scored at.")
+        raise _no_test_rows(run_id)
     _refuse_linearised(run_id, job, shared, lane)
     shared, first = lanes.replicate(shared), lanes.first_of(lane)
     rows = {"": test, **apart}

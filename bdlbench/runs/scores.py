@@ -52,9 +52,13 @@ def scores(metrics: Metrics, mixture: Predictive, dataset: Dataset, y: np.ndarra
         y = dataset.test.y
     if y is None or mixture.num_draws == 0:
         return {}
+    return evaluate(forms_of(metrics, mixture), original(y, dataset), ingredients(mixture, dataset))
+
+
+def ingredients(mixture: Predictive, dataset: Dataset) -> dict[str, Any]:
+    """The ingredients of metrics in original units."""
     scaler = dataset.y_scaler
-    here = mixture.ingredients() if scaler is None else mixture.to_original(float(scaler.loc), float(scaler.scale))
-    return evaluate(forms_of(metrics, mixture), original(y, dataset), here)
+    return mixture.ingredients() if scaler is None else mixture.to_original(float(scaler.loc), float(scaler.scale))
 
 
 def forms_of(metrics: Metrics, mixture: Predictive) -> Metrics:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bdlbench.errors import ConfigError
+from bdlbench.runs.configuration import without_auto
 
 PARTS = ("network", "prior", "likelihood")
 NONE = "none"
@@ -60,18 +61,12 @@ def warnings(config: Mapping[str, Any], labels: Mapping[str, str], task: str) ->
     pairs = [
         pair
         for part, wanted in (config.get("tuned_for") or {}).items()
-        for pair in _differing(part, _of_task(wanted, task), _of_task(own[part], task))
+        for pair in _differing(part, without_auto(wanted, task, "name"), without_auto(own[part], task, "name"))
     ]
     if not pairs:
         return []
     theirs, ours = (" and ".join(side) for side in zip(*pairs, strict=True))
     return [f"the settings were tuned for {theirs}, not for {ours}"]
-
-
-def _of_task(part: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-    if part.get("name") != "auto":
-        return part
-    return {"name": "categorical"} if task == "classification" else {**part, "name": "gaussian"}
 
 
 def _differing(path: str, wanted: Any, own: Any) -> Iterator[tuple[str, str]]:

@@ -126,6 +126,12 @@ def stage_programs(program: Program, index: int, shared: Shared, lane: Lane) -> 
     return _PROGRAMS.get(program, index, shared, lane)
 
 
+def every_stage(program: Program, shared: Shared, lane: Lane) -> list[StagePrograms]:
+    """Return the programs of all stages, for lanes that are all active."""
+    active = lane._replace(active=np.ones(np.shape(lane.dataset), bool))
+    return [stage_programs(program, index, shared, active) for index in range(len(program.stages))]
+
+
 def is_markov(program: Program, shared: Shared, lane: Lane) -> bool:
     """Whether the draws of each chain in the last stage are a Markov chain."""
     lane = lane._replace(active=np.ones(np.shape(lane.dataset), bool))

@@ -115,10 +115,19 @@ def encode_line(values: Mapping[str, Any]) -> bytes:
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
-    """The values of one line of ``curve.jsonl``."""
-    values = json.loads(line)
-    for pointer, spelled in values.pop("nonfinite", {}).items():
-        values[pointer[1:].replace("~1", "/").replace("~0", "~")] = _SPELLED[spelled]
+    """The values of one line of ``curve.jsonl``.
+
+    Raises
+    ------
+    ValueError
+        If the line is not what a run writes.
+    """
+    try:
+        values = json.loads(line)
+        for pointer, spelled in values.pop("nonfinite", {}).items():
+            values[pointer[1:].replace("~1", "/").replace("~0", "~")] = _SPELLED[spelled]
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
     return values
 
 

@@ -341,7 +341,7 @@ class Store:
             raise ConfigError(f"id: the store '{self.path}' has no curve of a run '{id}'; list the runs.") from None
         try:
             return pd.DataFrame([records.decode_line(line) for line in text.split(b"\n")[:-1]])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except ValueError as error:
             raise StoreError(f"The curve '{path}' is damaged ({error}); delete its run and run it again.") from error
 
     def verify(self, id: str) -> list[str]:

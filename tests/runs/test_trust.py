@@ -58,7 +58,7 @@ def test_opening_a_run_imports_nothing_that_it_names(section, tmp_path, monkeypa
     config, labels = compose(["inference=map"])
     config[section] = {**config[section], "_target_": "payload_of_a_run.go"}
     with Store(store_path).writer("foreign", config) as run:
-        empty = dict.fromkeys(("metrics", "seconds", "num_grads", "versions"), {})
+        empty = {name: {} for name in ("metrics", "seconds", "num_grads", "versions")}
         run.finish(
             {"status": "complete", "labels": labels, "data_checksum": "x", "device": "cpu", "warnings": [], **empty}
         )

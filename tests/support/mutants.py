@@ -111,8 +111,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
                 REGRESSION,
             ),
             (
-                "return evaluate(forms_of(metrics, mixture), original(y, dataset), here)",
-                "return evaluate(metrics, y, here)",
+                "return evaluate(forms_of(metrics, mixture), original(y, dataset), ingredients(mixture, dataset))",
+                "return evaluate(metrics, y, ingredients(mixture, dataset))",
                 REGRESSION,
             ),
             ('"entropy_of_mean" if', '"mean_entropy" if', CLASSIFICATION),
