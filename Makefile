@@ -23,7 +23,7 @@ python:
 compare: .venv/ready  ## NUTS, SVI and SGLD on the diabetes data, in one table with their distance from exact draws
 	$(BIN)/bdlbench -m inference=nuts,svi,sgld reference=diabetes
 
-test: .venv/ready  ## the tests of a change: some eight minutes on 2 cores
+test: .venv/ready  ## the tests of a change: some eleven minutes on 2 cores
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 tests
 
 test-quick: .venv/ready  ## for every commit: one law a family of methods, and what is fast

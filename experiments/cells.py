@@ -86,7 +86,7 @@ def compute(
 
     With ``only_kept`` nothing is computed, and the cells that are not kept are left out.
 
-    The price is printed first. ``cpu_minutes`` is the measured price of all cells, in minutes of one core; the cells that
+    The price is printed first. ``cpu_minutes`` is the estimated price of all cells, in minutes of one core; the cells that
     are left are assumed to cost the average.
     """
     if only_kept:

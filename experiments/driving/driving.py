@@ -59,7 +59,7 @@ class Size(NamedTuple):
     methods : dict
         The options of each method.
     cpu_minutes : float
-        The measured price in minutes of one core, with all programs compiled.
+        The estimated price in minutes of one core, with all programs compiled.
     """
 
     data_sets: int

@@ -54,7 +54,7 @@ class Size(NamedTuple):
         Whether the methods are trained on all 300 rows too.
     methods : dict of Method
     cpu_minutes : float
-        The measured price in minutes of one core, with all programs compiled.
+        The estimated price in minutes of one core, with all programs compiled.
     """
 
     training_sets: int
